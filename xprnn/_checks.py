@@ -1,0 +1,128 @@
+"""Errors of the public layer: every argument is checked from its metadata, once, before any work is done.
+
+A message names the argument, what was expected, what came, and a hint where there is one.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from xprnn import _xp
+from xprnn._xp import Array, Home
+
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Per parameter, its shape in axis letters and in numbers."""
+
+
+def positive_int(name: str, value: Any) -> None:
+    """Raise unless `value` is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}")
+
+
+def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raise unless `value` is among `allowed`; True is not 1 here."""
+    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def flag(name: str, value: Any) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}")
+
+
+def finite(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"`{name}` must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, got {value}")
+
+
+def positive(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number above 0."""
+    finite(name, value)
+    if value <= 0:
+        raise ValueError(f"`{name}` must be above 0, got {value}")
+
+
+def home(name: str, a: Any) -> Home:
+    """Return where the array `a` lives, or raise unless it is a float32 or float64 array."""
+    if not _xp.is_array(a):
+        raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
+    place = _xp.home(a)
+    if place.dtype not in (place.xp.float32, place.xp.float64):
+        raise TypeError(f"`{name}` must be float32 or float64, got {_xp.dtype_name(place.dtype)}; cast it first")
+    return place
+
+
+def array(name: str, a: Any, place: Home, letters: str, shape: tuple[int, ...], like: str = "x") -> None:
+    """Raise unless `a` has this shape and lives where `like` lives."""
+    beside(name, a, place, place.dtype, like)
+    if tuple(a.shape) != shape:
+        hint = "; is it transposed?" if shape != shape[::-1] and tuple(a.shape) == shape[::-1] else ""
+        raise ValueError(
+            f"`{name}` must have shape {letters} = {_plain(shape)}, got {_plain(tuple(a.shape))}{hint}"
+        )
+
+
+def beside(name: str, a: Any, place: Home, dtype: Any, like: str = "x") -> None:
+    """Raise unless `a` is an array of this dtype in the namespace and on the device of `like`."""
+    if type(a) is not place.kind or place.xp is not _xp.NUMPY:
+        if not _xp.is_array(a):
+            raise TypeError(f"`{name}` must be a {_xp.library(place.xp)} array like `{like}`, got {_kind(a)}")
+        xp = place.xp if type(a) is place.kind else _xp.namespace(a)
+        if xp is not place.xp:
+            raise TypeError(
+                f"`{name}` must be a {_xp.library(place.xp)} array like `{like}`, got a {_xp.library(xp)} array; "
+                "xprnn.backends.move copies one beside the other"
+            )
+        if place.device is not None and (device := _xp.device(a)) not in (place.device, None):
+            raise ValueError(f"`{name}` must be on {place.device} like `{like}`, got {device}")
+    if a.dtype != dtype:
+        raise TypeError(
+            f"`{name}` must be {_xp.dtype_name(dtype)}{f' like `{like}`' if dtype == place.dtype else ''}, "
+            f"got {_xp.dtype_name(a.dtype)}"
+        )
+
+
+def parameters(path: str, params: Any, shapes: Shapes, place: Home, like: str = "x") -> None:
+    """Raise unless `params` is a dict with exactly these keys, and arrays of these shapes beside x."""
+    keys(path, params, tuple(shapes))
+    for key, (letters, shape) in shapes.items():
+        a = params[key]
+        if type(a) is not place.kind or a.shape != shape or a.dtype != place.dtype or place.xp is not _xp.NUMPY:
+            array(f"{path}[{key!r}]", a, place, letters, shape, like)
+
+
+def keys(path: str, params: Any, expected: tuple[str, ...]) -> None:
+    """Raise unless `params` is a dict with exactly these keys."""
+    if not isinstance(params, dict):
+        raise TypeError(f"`{path}` must be a dict with the keys {list(expected)}, got {_kind(params)}")
+    if params.keys() == set(expected):
+        return
+    if missing := [key for key in expected if key not in params]:
+        raise ValueError(f"`{path}` lacks the key {missing[0]!r}; it must have {list(expected)}")
+    extra = next(key for key in params if key not in expected)
+    raise ValueError(f"`{path}` has the unknown key {extra!r}; it must have {list(expected)}")
+
+
+def _kind(a: Any) -> str:
+    kind = type(a)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return name if a is not None else "None"
+
+
+def _plain(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+
+def fraction(name: str, value: Any) -> None:
+    """Raise unless `value` is a number in [0, 1)."""
+    finite(name, value)
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"`{name}` must lie in [0, 1), got {value}")

@@ -1,0 +1,117 @@
+"""Array libraries by the names that users type, and copies between them."""
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from xprnn import _xp, tree
+from xprnn._xp import Array, Namespace
+from xprnn.tree import Tree
+
+INSTALL = {
+    "numpy": 'pip install "numpy>=2"',
+    "cupy": 'pip install "cupy-cuda13x>=14" (or cupy-cuda12x for CUDA 12)',
+    "torch": "pip install torch",
+    "jax": "pip install jax",
+    "array_api_strict": "pip install array-api-strict",
+}
+"""The backends, and how each is installed."""
+
+
+class BackendError(ImportError):
+    """A backend that is not installed, or has no device to run on."""
+
+
+def available() -> list[str]:
+    """Return the names of the backends that are installed and have a device; loads none but CuPy."""
+    installed = [name for name in INSTALL if importlib.util.find_spec(name) is not None]
+    return [name for name in installed if name != "cupy" or _cupy_fault() is None]
+
+
+def load(name: str) -> Namespace:
+    """Import a backend and return its array namespace.
+
+    Parameters
+    ----------
+    name : {"numpy", "cupy", "torch", "jax", "array_api_strict"}
+
+    Returns
+    -------
+    module
+        Its functions follow the array API standard.
+
+    Raises
+    ------
+    ValueError
+        If there is no backend of this name.
+    BackendError
+        If it is not installed or has no device; the message has the command that installs it.
+
+    Examples
+    --------
+    >>> import xprnn
+    >>> xprnn.backends.load("numpy").zeros(2)
+    array([0., 0.])
+    """
+    if name not in INSTALL:
+        raise ValueError(f"`name` must be one of {', '.join(map(repr, INSTALL))}, got {name!r}")
+    if importlib.util.find_spec(name) is None:
+        raise BackendError(f"the backend {name!r} is not installed; install it with: {INSTALL[name]}")
+    if name == "cupy" and (fault := _cupy_fault()) is not None:
+        raise BackendError(f"the backend 'cupy' has no device to run on: {fault}")
+    return _xp.load(name)
+
+
+def _cupy_fault() -> str | None:
+    """Return why CuPy has no device, or None if it has one."""
+    try:
+        runtime = importlib.import_module("cupy").cuda.runtime
+    except ImportError as error:  # installed, but the CUDA libraries that it needs are not
+        return f"{error}; install it with: {INSTALL['cupy']}"
+    try:
+        return None if runtime.getDeviceCount() else "it finds no CUDA device"
+    except runtime.CUDARuntimeError as error:
+        return f"{error}; a CUDA device and its driver are needed, besides {INSTALL['cupy']}"
+
+
+def to_numpy(a: Array) -> np.ndarray:
+    """Copy an array of any backend to a NumPy array on the host.
+
+    Raises
+    ------
+    TypeError
+        If `a` is no array.
+    """
+    if not _xp.is_array(a):
+        raise TypeError(f"`a` must be an array, got {type(a).__name__}")
+    return _xp.to_numpy(a)
+
+
+def move(arrays: Tree, like: Array) -> Tree:
+    """Copy a nested dict or tuple of arrays beside `like`: to its library and device; every dtype stays.
+
+    Parameters
+    ----------
+    arrays : nested dict or tuple of arrays, or an array
+    like : array
+        Says where to.
+
+    Returns
+    -------
+    like `arrays`
+
+    Raises
+    ------
+    TypeError
+        If `like`, or a leaf, is no array.
+    """
+    if not _xp.is_array(like):
+        raise TypeError(f"`like` must be an array, got {type(like).__name__}")
+    place = _xp.home(like)
+
+    def copy(a: Any) -> Array:
+        host = to_numpy(a)
+        return _xp.from_host(host, place._replace(dtype=getattr(place.xp, host.dtype.name)))
+
+    return tree.map(copy, arrays)

@@ -1,0 +1,47 @@
+"""The equations of one step: a cell is a frozen dataclass of choices, with no loop and no arrays.
+
+Every cell has these, where `p` is a layer's parameters without `W_ih` and `b_ih`, a state is a tuple of arrays
+(B, H), and a_t (B, G*H) is the input's share of the pre-activations, W_ih x_t + b_ih:
+
+- ``forward(p, xp, inner=None) -> step`` and ``step(a_t, prev, drop_t=None) -> (new, kept)``, bound once per scan;
+- ``slopes(kept, prev, new, p, drop=None) -> factors``, for a step, a block of steps or a whole sequence;
+- ``backward(p, xp, inner=None) -> back`` and ``back(dnew, factors_t) -> (out, dprev)``, linear in ``dnew``,
+  where ``out[0]`` is da_t;
+- ``gradients(out, kept, prev, new, p, inner=None) -> dp``, whole-sequence products with exactly the keys of p.
+
+`drop` (B, H) is a factor on the candidate, `inner` (B, H) one on h as W_hh sees it.
+"""
+
+from typing import Any, ClassVar, Protocol
+
+from xprnn._xp import Array, Namespace
+from xprnn.cells.elman import Elman
+from xprnn.cells.gru import GRU
+from xprnn.cells.hidden import Params, States, Step
+from xprnn.cells.lstm import LSTM
+
+
+class Cell(Protocol):
+    """What the scan needs of a cell."""
+
+    gates: ClassVar[int]
+    states: ClassVar[tuple[str, ...]]
+
+    def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
+        """Bind the step."""
+
+    def slopes(
+        self, kept: States, prev: States, new: States, p: Params, drop: Array | None = None
+    ) -> States:
+        """Return the factors of the backward step."""
+
+    def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
+        """Bind the backward step."""
+
+    def gradients(
+        self, out: States, kept: States, prev: States, new: States, p: Params, inner: Array | None = None
+    ) -> dict[str, Any]:
+        """Return the gradients of the recurrent parameters."""
+
+
+__all__ = ["GRU", "LSTM", "Cell", "Elman", "Params", "States", "Step"]

@@ -1,0 +1,85 @@
+"""Initialisers: drawn on the host in float64 from one explicit generator, then cast and moved.
+
+So a seed gives the same numbers on every backend. A weight of several gates is drawn gate by gate where the rule
+looks at its shape (glorot, orthogonal, identity).
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from xprnn import _checks, _xp
+from xprnn._xp import Array, Home
+
+WEIGHTS = ("uniform", "glorot", "orthogonal", "identity")
+"""Initialisers of a weight; "uniform" is PyTorch's U(±1/√H)."""
+
+BIASES = ("uniform", "zeros")
+"""Initialisers of a bias."""
+
+
+def generator(rng: Any) -> np.random.Generator:
+    """Return the generator of a seed, or the generator itself.
+
+    Raises
+    ------
+    TypeError
+        If `rng` is neither an int nor a `numpy.random.Generator`.
+    ValueError
+        If the seed is negative.
+    """
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, bool) or not isinstance(rng, int | np.integer):
+        raise TypeError(f"`rng` must be an int (a seed) or a numpy.random.Generator, got {rng!r}")
+    if rng < 0:
+        raise ValueError(f"`rng` must be a seed of at least 0, got {rng}")
+    return np.random.default_rng(int(rng))
+
+
+def destination(like: Any) -> Home:
+    """Return where new parameters go: beside `like`, or NumPy float64 for None."""
+    return _xp.home(np.empty(0)) if like is None else _checks.home("like", like)
+
+
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> np.ndarray:
+    """Return U(-bound, bound)."""
+    return rng.uniform(-bound, bound, size=shape)
+
+
+def glorot(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Return U(±√(6 / (fan_in + fan_out))): Glorot & Bengio (2010), AISTATS."""
+    return uniform(rng, shape, math.sqrt(6.0 / (shape[0] + shape[1])))
+
+
+def orthogonal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Return a matrix with orthonormal rows or columns: Saxe, McClelland & Ganguli (2014), arXiv:1312.6120."""
+    rows, cols = shape
+    q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
+    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)  # makes the draw uniform (Haar): Mezzadri (2007)
+    return q if rows >= cols else q.T
+
+
+def identity(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Return the identity, or its part: Le, Jaitly & Hinton (2015), arXiv:1504.00941. Draws nothing."""
+    del rng
+    return np.eye(*shape)
+
+
+def weight(name: str, rng: np.random.Generator, gates: int, shape: tuple[int, int], bound: float) -> np.ndarray:
+    """Return a weight (G*H, ·) by the initialiser `name`, `bound` for "uniform"."""
+    if name == "uniform":
+        return uniform(rng, shape, bound)
+    draw = {"glorot": glorot, "orthogonal": orthogonal, "identity": identity}[name]
+    return np.concatenate([draw(rng, (shape[0] // gates, shape[1])) for _ in range(gates)])
+
+
+def bias(name: str, rng: np.random.Generator, n: int, bound: float) -> np.ndarray:
+    """Return a bias (n,) by the initialiser `name`."""
+    return uniform(rng, (n,), bound) if name == "uniform" else np.zeros(n)
+
+
+def deliver(drawn: dict[str, np.ndarray], place: Home) -> dict[str, Array]:
+    """Return the drawn host arrays as arrays that live at `place`."""
+    return {key: _xp.from_host(a, place) for key, a in drawn.items()}

@@ -1,0 +1,165 @@
+"""Twins of the scan, and the only place that chooses between them.
+
+A twin is a faster pair with the signatures of `xprnn.scan.scan` and `scan_backward`; it says what it takes and is
+tested equal to the reference in states, final state and every gradient. The choice depends on the arrays and the
+configuration alone, never on a global or on a failed attempt.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from xprnn import _xp
+from xprnn import scan as reference
+from xprnn._xp import Namespace
+from xprnn.cells import Cell
+from xprnn.kernels.bound import BoundReference
+from xprnn.scan import NOTHING, Around
+
+
+class Kernel(NamedTuple):
+    """A scan pair under a name.
+
+    `takes(cell, around, dtype, shape)` returns why it cannot run, or None; `bind(cell, parts, states, B, home)`
+    makes what a `Stepper` runs, from the parameters and the states (None: zeros) of each layer.
+    """
+
+    name: str
+    scan: Callable[..., Any]
+    scan_backward: Callable[..., Any]
+    takes: Callable[..., str | None]
+    bind: Callable[..., Any]
+
+
+def _reference_takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
+    return None
+
+
+REFERENCE = Kernel("reference", reference.scan, reference.scan_backward, _reference_takes, BoundReference)
+
+
+def _numpy() -> Kernel:
+    from xprnn.kernels import numpy_
+
+    return Kernel("numpy", numpy_.scan, numpy_.scan_backward, numpy_.takes, numpy_.Bound)
+
+
+TWINS = {"numpy": (_xp.is_namespace_numpy, _numpy)}
+"""Per name, which namespaces it runs on, and what loads it; the first that takes a scan runs it."""
+
+NAMES = ("auto", "reference", *TWINS)
+"""What `kernel=` may be."""
+
+
+def check_name(name: str) -> None:
+    """Raise unless `name` is the name of a kernel.
+
+    Raises
+    ------
+    ValueError
+        Naming the kernels that there are.
+    """
+    if name not in NAMES:
+        raise ValueError(f"`kernel` must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
+
+
+def select(
+    cell: Cell,
+    around: Around,
+    xp: Namespace,
+    dtype: Any,
+    shape: tuple[int, ...],
+    kernel: str = "auto",
+) -> tuple[Kernel, str]:
+    """Choose the kernel of a scan.
+
+    Parameters
+    ----------
+    cell, around
+        As given to the scan.
+    xp, dtype
+        The arrays' namespace and dtype.
+    shape : (T, B, H)
+    kernel : str
+        "auto", or the name of the kernel that must run.
+
+    Returns
+    -------
+    kernel : Kernel
+    why : str
+
+    Raises
+    ------
+    ValueError
+        If a kernel asked for by name is unknown or cannot run this scan; the message says why.
+    """
+    check_name(kernel)
+    if kernel == "reference":
+        return REFERENCE, "asked for by name"
+    refusals = []
+    for name, (runs_on, load) in TWINS.items():
+        if kernel not in ("auto", name):
+            continue
+        if not runs_on(xp):
+            why = f"it runs on {name} arrays, not on {_xp.library(xp)} arrays"
+        else:
+            twin = load()
+            why = twin.takes(cell, around, dtype, shape) or ""
+            if not why:
+                return twin, "asked for by name" if kernel == name else f"the arrays are {_xp.library(xp)} arrays"
+        refusals.append(f"{name}: {why}")
+    if kernel != "auto":
+        raise ValueError(f"`kernel` {kernel!r} cannot run this scan: {refusals[0].partition(': ')[2]}")
+    return REFERENCE, "no twin takes this scan; " + "; ".join(refusals)
+
+
+class Explanation(NamedTuple):
+    """Which kernel the scans of a layer take, and why."""
+
+    kernel: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.kernel} ({self.why})"
+
+
+def explain(layer: Any, x: Any, *, training: bool = True, kernel: str = "auto") -> Explanation:
+    """Tell which kernel a call of a recurrent layer takes, and why.
+
+    Parameters
+    ----------
+    layer : RNN, GRU, LSTM or Sequential
+        Of a `Sequential`, its first recurrent layer tells.
+    x : array (T, B, I), (T, I) or, with ``batch_first=True``, (B, T, I)
+        Masks and resets do not change the choice: every twin takes them.
+    training : bool
+        Whether a backward pass is to follow.
+    kernel : str
+        As given to the call.
+
+    Returns
+    -------
+    Explanation
+        Its fields are `kernel` and `why`; `str()` of it is a line to print.
+
+    Raises
+    ------
+    TypeError
+        If the layer has no scan.
+
+    Examples
+    --------
+    >>> import numpy as np, xprnn
+    >>> xprnn.kernels.explain(xprnn.LSTM(8, 32), np.zeros((5, 2, 8))).kernel
+    'numpy'
+    """
+    del training  # every kernel so far runs both alike; the bound is in the signature for those that will not
+    recurrent = [part for part in getattr(layer, "layers", (layer,)) if hasattr(part, "cell")]
+    if not recurrent:
+        raise TypeError(f"`layer` must be a recurrent layer or hold one, got {layer!r}")
+    if not _xp.is_array(x):
+        raise TypeError(f"`x` must be an array, got {type(x).__name__}")
+    first, home = recurrent[0], _xp.home(x)
+    T, B = (x.shape[0], 1) if len(x.shape) == 2 else x.shape[:2]
+    T, B = (B, T) if first.batch_first and len(x.shape) == 3 else (T, B)
+    chosen, why = select(first.cell, NOTHING, home.xp, home.dtype, (T, B, first.hidden_size), kernel)
+    return Explanation(chosen.name, why)

@@ -1,0 +1,174 @@
+"""Losses: each returns the loss, a 0-d array on the device, and its gradient at the prediction.
+
+`mask` and `weights` have the shape of the prediction's steps, ``pred.shape[:-1]``. Where the mask is False the
+target and the prediction may be anything, NaN included. A mean divides by the number of valid elements.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from xprnn import _checks, _xp
+from xprnn._xp import Array, Home
+
+REDUCTIONS = ("mean", "sum")
+
+
+def half_sum_of_squares(
+    pred: Array,
+    target: Array,
+    *,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    reduction: str = "sum",
+) -> tuple[Array, Array]:
+    """Return ½ Σ (pred − target)² and its gradient pred − target.
+
+    Parameters
+    ----------
+    pred, target : array (…, V), float32 or float64
+    mask : bool array (…), optional
+        False steps count nothing.
+    weights : array (…), optional
+        A factor per step.
+    reduction : {"sum", "mean"}
+        "mean" divides by the number of valid elements.
+
+    Returns
+    -------
+    loss : 0-d array
+    dpred : array (…, V)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit `pred`.
+    """
+    loss, diff = _squares(pred, target, mask, weights, reduction)
+    return 0.5 * loss, diff
+
+
+def mse(
+    pred: Array,
+    target: Array,
+    *,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    reduction: str = "mean",
+) -> tuple[Array, Array]:
+    """Return the mean of (pred − target)² over valid elements, and its gradient; as `half_sum_of_squares`."""
+    loss, diff = _squares(pred, target, mask, weights, reduction)
+    return loss, 2.0 * diff
+
+
+def _squares(
+    pred: Array, target: Array, mask: Array | None, weights: Array | None, reduction: str
+) -> tuple[Array, Array]:
+    """Return Σ w d² and w d, d = pred − target, both reduced."""
+    home = _checks.home("pred", pred)
+    _checks.array("target", target, home, "like `pred`", tuple(pred.shape), "pred")
+    mask, weights = _per_step(pred, mask, weights, reduction, home)
+    xp = home.xp
+    diff = pred - target
+    diff = diff if mask is None else xp.where(mask, diff, xp.zeros_like(diff))
+    weighted = diff if weights is None else weights * diff
+    count = _count(mask, reduction, pred.shape, home)
+    return xp.sum(diff * weighted, dtype=home.dtype) / count, weighted / count
+
+
+def softmax_cross_entropy(
+    logits: Array,
+    target: Array,
+    *,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    reduction: str = "mean",
+) -> tuple[Array, Array]:
+    """Return −log softmax(logits)[target], in nats per valid step, and its gradient softmax − one-hot.
+
+    Parameters
+    ----------
+    logits : array (…, V), float32 or float64
+        Of any size: the largest is subtracted first.
+    target : integer array (…), or array (…, V) of probabilities
+        Classes 0 … V−1. On NumPy they are checked by value; on other libraries, where that would wait for the
+        device, a class out of range makes the loss NaN.
+    mask, weights
+        As in `half_sum_of_squares`.
+    reduction : {"mean", "sum"}
+        "mean" divides by the number of valid steps.
+
+    Returns
+    -------
+    loss : 0-d array
+    dlogits : array (…, V)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit `logits`.
+    """
+    home = _checks.home("logits", logits)
+    xp = home.xp
+    if len(logits.shape) < 1 or logits.shape[-1] < 1:
+        raise ValueError(f"`logits` must have shape (…, V) with V of at least 1, got {tuple(logits.shape)}")
+    mask, weights = _per_step(logits, mask, weights, reduction, home)
+    goal = _probabilities(target, mask, logits, home)
+    if mask is not None:
+        logits = xp.where(mask, logits, xp.zeros_like(logits))
+        goal = xp.where(mask, goal, xp.zeros_like(goal))
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    total = xp.sum(xp.exp(shifted), axis=-1, keepdims=True, dtype=home.dtype)
+    loss = -xp.sum(goal * (shifted - xp.log(total)), axis=-1, keepdims=True, dtype=home.dtype)
+    dlogits = xp.sum(goal, axis=-1, keepdims=True, dtype=home.dtype) * (xp.exp(shifted) / total) - goal
+    if weights is not None:
+        loss, dlogits = weights * loss, weights * dlogits
+    count = _count(mask, reduction, (*logits.shape[:-1], 1), home)
+    return xp.sum(loss, dtype=home.dtype) / count, dlogits / count
+
+
+def _probabilities(target: Any, mask: Array | None, logits: Array, home: Home) -> Array:
+    """Return the target as probabilities (…, V); classes become one-hot rows, NaN where out of range."""
+    xp, V = home.xp, logits.shape[-1]
+    if not _xp.is_array(target) or not xp.isdtype(target.dtype, "integral"):
+        _checks.array("target", target, home, "(…, V)", tuple(logits.shape), "logits")
+        return target
+    _checks.array("target", target, home._replace(dtype=target.dtype), "(…)", tuple(logits.shape[:-1]), "logits")
+    inside = xp.logical_and(target >= 0, target < V)
+    if xp is _xp.NUMPY and not (inside if mask is None else inside | ~mask[..., 0]).all():
+        wrong = np.asarray(target)[~inside & (True if mask is None else mask[..., 0])]
+        raise ValueError(f"`target` must be classes of 0 … V-1 = {V - 1}, got {wrong[0]}")
+    classes = xp.astype(_xp.integers(V, logits, xp), target.dtype)
+    one_hot = xp.astype(target[..., None] == classes, home.dtype)
+    return xp.where(inside[..., None], one_hot, one_hot + _nan_like(one_hot))
+
+
+def _nan_like(a: Array) -> Array:
+    """Return NaNs in the form of `a`, made on its device."""
+    return a * float("nan")
+
+
+def _per_step(
+    pred: Array, mask: Array | None, weights: Array | None, reduction: str, home: Home
+) -> tuple[Array | None, Array | None]:
+    """Return mask and weights, checked, with an axis for V."""
+    _checks.one_of("reduction", reduction, REDUCTIONS)
+    steps = tuple(pred.shape[:-1])
+    if mask is not None:
+        _checks.array("mask", mask, home._replace(dtype=home.xp.bool), "like `pred` without V", steps, "pred")
+        mask = mask[..., None]
+    if weights is not None:
+        _checks.array("weights", weights, home, "like `pred` without V", steps, "pred")
+        weights = weights[..., None]
+    return mask, weights
+
+
+def _count(mask: Array | None, reduction: str, shape: tuple[int, ...], home: Home) -> Any:
+    """Return what a mean divides by: the valid elements, at least 1, so that nothing valid gives 0."""
+    if reduction == "sum":
+        return 1.0
+    if mask is None:
+        return float(max(1, int(np.prod(shape))))
+    xp = home.xp
+    valid = xp.sum(xp.astype(mask, home.dtype), dtype=home.dtype) * float(shape[-1])
+    return xp.where(valid < 1.0, xp.ones_like(valid), valid)

@@ -1,0 +1,270 @@
+"""The one loop over time, forward and backward, and what happens around a step.
+
+`scan` and `scan_backward` are the reference, and the signature of every twin in `xprnn.kernels`. The code writes
+into no array and reads no device value, so it runs on read-only arrays and, through `lax.scan`, under `jax.jit`.
+
+Axes: T time, B batch, G gates, H hidden units, n a state's width (H).
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from typing import Any, NamedTuple
+
+from xprnn import _xp
+from xprnn._xp import Array, Namespace
+from xprnn.cells import Cell, Params, States
+
+BLOCK = 32
+"""Steps whose backward factors are made at once: as fast as all at once, and the memory stays bounded."""
+
+
+class Around(NamedTuple):
+    """What happens beside the cell in a step; each None is off, and costs nothing in the loop.
+
+    In step t, for every state s: ``prev = where(reset, fresh, s)``; ``new = cell(a_t, prev)``;
+    ``s = prev + gate*(new - prev)``; ``s = s + noise``; ``s = where(mask, s, prev)``.
+    The T axis of `gate`, `noise` and `drop` may be 1 where it broadcasts.
+    """
+
+    reset: Array | None = None  # (T, B, 1) bool: a segment begins here
+    fresh: States | None = None  # per state (B, n), what a reset state becomes; None: zeros
+    mask: Array | None = None  # (T, B, 1) bool; False: the step is skipped, every state is carried
+    gate: tuple[Array | None, ...] | None = None  # per state, in [0, 1]: leak, zoneout
+    noise: tuple[Array | None, ...] | None = None  # per state, an addend
+    drop: Array | None = None  # (T, B, H), a factor on the candidate
+    inner: Array | None = None  # (B, H), a factor on h as W_hh sees it
+
+
+NOTHING = Around()
+
+
+class Cache(NamedTuple):
+    """What the forward scan leaves for the backward one."""
+
+    around: Around
+    state0: States  # per state (B, n)
+    states: States  # per state (T, B, n)
+    new: States  # the cell's candidates where gate or noise changed them, else `states`
+    kept: States  # what the cell keeps, each (T, B, ·)
+
+
+def scan(
+    cell: Cell, a: Array, state0: States, p: Params, around: Around = NOTHING, *, keep: bool = True
+) -> tuple[States, States, Cache | None]:
+    """Run a cell over time.
+
+    Parameters
+    ----------
+    cell : Cell
+        The equations of a step.
+    a : array (T, B, G*H), float
+        The input's share of the pre-activations, W_ih x_t + b_ih; finite where `around.mask` is False.
+    state0 : tuple of arrays (B, n)
+        The state before the first step.
+    p : dict of arrays
+        The layer's parameters without `W_ih` and `b_ih`.
+    around : Around
+        What happens beside the cell.
+    keep : bool
+        False keeps nothing for a backward pass.
+
+    Returns
+    -------
+    states : tuple of arrays (T, B, n)
+        Every state after every step.
+    final : tuple of arrays (B, n)
+        The state after the last step.
+    cache : Cache or None
+        For `scan_backward`; None with ``keep=False``.
+
+    Notes
+    -----
+    The cache holds `states` and what the cell keeps: per step and row H numbers (Elman), 5H (GRU), 6H (LSTM).
+    """
+    xp = _xp.namespace(a)
+    step = cell.forward(p, xp, around.inner)
+    apart = around.gate is not None or around.noise is not None  # candidates differ from states
+    off = all(field is None for field in (around.reset, around.mask, around.gate, around.noise, around.drop))
+
+    def plain(state: States, inputs: Any) -> tuple[States, Any]:
+        new, kept = step(inputs[0], state)
+        return new, (new, (), kept if keep else ())
+
+    def full(state: States, inputs: Any) -> tuple[States, Any]:
+        a_t, reset, mask, gate, noise, drop = inputs
+        prev = state if reset is None else _restart(reset, around.fresh, state, xp)
+        new, kept = step(a_t, prev, drop)
+        s = new if gate is None else _each(lambda g, s, p: p + g * (s - p), gate, new, prev)
+        s = s if noise is None else _each(lambda e, s: s + e, noise, s)
+        s = s if mask is None else tuple(xp.where(mask, s, p) for s, p in zip(s, prev, strict=True))
+        return s, (s, new if apart and keep else (), kept if keep else ())
+
+    inputs = (a,) if off else (a, around.reset, around.mask, around.gate, around.noise, around.drop)
+    final, (states, new, kept) = _loop(plain if off else full, state0, inputs, a.shape[0], xp)
+    return states, final, Cache(around, state0, states, new or states, kept) if keep else None
+
+
+def scan_backward(
+    cell: Cell,
+    dstates: tuple[Array | None, ...],
+    dfinal: tuple[Array | None, ...],
+    cache: Cache,
+    p: Params,
+    *,
+    want: tuple[str, ...] = (),
+) -> tuple[Array, States, dict[str, Array], Around]:
+    """Run the backward pass of `scan`: a linear recurrence from t = T-1 to 0.
+
+    Parameters
+    ----------
+    cell, p
+        As given to `scan`.
+    dstates : tuple of arrays (T, B, n) or None
+        The gradient of the loss at every state of every step; None is zero.
+    dfinal : tuple of arrays (B, n) or None
+        The gradient at the final state; None is zero.
+    cache : Cache
+        From `scan`.
+    want : tuple of str
+        Fields of `Around` whose gradient is wanted: "fresh", "gate", "noise".
+
+    Returns
+    -------
+    da : array (T, B, G*H)
+    dstate0 : tuple of arrays (B, n)
+    dp : dict of arrays
+        With exactly the keys of `p`.
+    daround : Around
+        The wanted gradients, per state: `fresh` (B, n), `gate` and `noise` (T, B, n).
+    """
+    around, state0, states, new, kept = cache
+    xp = _xp.namespace(states[0])
+    prev = previous(cache, xp)
+    back = cell.backward(p, xp, around.inner)
+    trace = bool(want)
+
+    def factors(block: Any) -> Any:
+        dstates, reset, mask, gate, drop, kept, prev, new = block
+        return dstates, reset, mask, gate, cell.slopes(kept, prev, new, p, drop)
+
+    def body(carry: States, inputs: Any) -> tuple[States, Any]:
+        dstates, reset, mask, gate, factors = inputs
+        ds = tuple(c if d is None else c + d for c, d in zip(carry, dstates, strict=True))
+        skipped = None
+        if mask is not None:  # a select, not a product: 0 * NaN is NaN
+            zeros = tuple(xp.zeros_like(s) for s in ds)
+            skipped = tuple(xp.where(mask, z, s) for z, s in zip(zeros, ds, strict=True))
+            ds = tuple(xp.where(mask, s, z) for z, s in zip(zeros, ds, strict=True))
+        dnew = ds if gate is None else _each(lambda g, s: g * s, gate, ds)
+        out, dprev = back(dnew, factors)
+        if gate is not None:
+            dprev = _each(lambda g, s, d: d + (1.0 - g) * s, gate, ds, dprev)
+        if skipped is not None:
+            dprev = tuple(d + s for d, s in zip(dprev, skipped, strict=True))
+        carry = dprev if reset is None else _restart(reset, None, dprev, xp)
+        return carry, (out, (ds, dprev) if trace else ())
+
+    carry = tuple(xp.zeros_like(s) if d is None else d for d, s in zip(dfinal, state0, strict=True))
+    inputs = (dstates, around.reset, around.mask, around.gate, around.drop, kept, prev, new)
+    T = states[0].shape[0]
+    dstate0, (out, traces) = _loop(body, carry, inputs, T, xp, reverse=True, prepare=factors)
+    dp = cell.gradients(out, kept, prev, new, p, around.inner)
+    return out[0], dstate0, dp, _around_gradients(want, cache, prev, traces, xp) if want else NOTHING
+
+
+def previous(cache: Cache, xp: Namespace) -> States:
+    """Return the state that each step began from, per state (T, B, n)."""
+    around, state0, states = cache.around, cache.state0, cache.states
+    before = tuple(
+        xp.concat([s0[None, ...], s[:-1, ...]], axis=0) for s0, s in zip(state0, states, strict=True)
+    )
+    return before if around.reset is None else _restart(around.reset, around.fresh, before, xp)
+
+
+def _restart(reset: Array, fresh: States | None, state: States, xp: Namespace) -> States:
+    """Return `fresh`, or zeros, where a segment begins."""
+    if fresh is None:
+        return tuple(xp.where(reset, xp.zeros_like(s), s) for s in state)
+    return tuple(xp.where(reset, f, s) for f, s in zip(fresh, state, strict=True))
+
+
+def _each(f: Callable[..., Array], given: tuple[Array | None, ...], state: States, *rest: States) -> States:
+    """Return `f` of every state for which something is given."""
+    return tuple(
+        s if g is None else f(g, s, *r) for g, s, *r in zip(given, state, *rest, strict=True)
+    )
+
+
+def _around_gradients(
+    want: tuple[str, ...], cache: Cache, prev: States, traces: tuple[States, States], xp: Namespace
+) -> Around:
+    ds, dprev = traces
+    reset = cache.around.reset
+
+    def fresh(d: Array) -> Array:
+        zeros = xp.zeros_like(d)
+        return xp.sum(zeros if reset is None else xp.where(reset, d, zeros), axis=0, dtype=d.dtype)
+
+    made = {
+        "noise": lambda: ds,
+        "gate": lambda: tuple(d * (n - p) for d, n, p in zip(ds, cache.new, prev, strict=True)),
+        "fresh": lambda: tuple(fresh(d) for d in dprev),
+    }
+    return NOTHING._replace(**{name: made[name]() for name in want})
+
+
+def _loop(
+    body: Callable[[States, Any], tuple[States, Any]],
+    carry: States,
+    inputs: Any,
+    T: int,
+    xp: Namespace,
+    *,
+    reverse: bool = False,
+    prepare: Callable[[Any], Any] = lambda block: block,
+) -> tuple[States, Any]:
+    """Run `carry, out = body(carry, inputs[t])` over time and stack the outs.
+
+    `inputs` and the outs are nested tuples of arrays, time first; None stays None. `prepare` turns the inputs of
+    a block of steps into what `body` takes. JAX gets `lax.scan`, which it compiles once and not T times.
+    """
+    if _xp.is_namespace_jax(xp):
+        xs = prepare(_map(lambda x: xp.broadcast_to(x, (T, *x.shape[1:])), inputs))
+        result: tuple[States, Any] = _xp.lax().scan(body, carry, xs, length=T, reverse=reverse)
+        return result
+    outs: list[Any] = []
+    starts = range(0, T, BLOCK)
+    for start in reversed(starts) if reverse else starts:
+        stop = min(start + BLOCK, T)
+        cut = slice(start, stop)
+        block = prepare(_map(lambda x, cut=cut: x if x.shape[0] == 1 else x[cut, ...], inputs))
+        steps: Any = _steps(block, stop - start, xp, reverse=reverse)
+        for step_inputs in steps:
+            carry, out = body(carry, step_inputs)
+            outs.append(out)
+    return carry, _stack(outs[::-1] if reverse else outs, xp)
+
+
+def _map(f: Callable[[Array], Array], inputs: Any) -> Any:
+    if isinstance(inputs, tuple):
+        return tuple(_map(f, x) for x in inputs)
+    return None if inputs is None else f(inputs)
+
+
+def _steps(inputs: Any, T: int, xp: Namespace, *, reverse: bool) -> Iterator[Any]:
+    """Yield the inputs of each step."""
+    if isinstance(inputs, tuple):
+        return zip(*(_steps(x, T, xp, reverse=reverse) for x in inputs), strict=False) if inputs else repeat(())
+    if inputs is None:
+        return repeat(None)
+    if inputs.shape[0] == 1:
+        return repeat(inputs[0, ...], T)
+    steps = xp.unstack(inputs)
+    return iter(steps[::-1] if reverse else steps)
+
+
+def _stack(outs: list[Any], xp: Namespace) -> Any:
+    """Stack a list of nested tuples into a nested tuple of arrays, time first."""
+    if isinstance(outs[0], tuple):
+        return tuple(_stack(list(column), xp) for column in zip(*outs, strict=True))
+    return xp.stack(outs)

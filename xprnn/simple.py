@@ -1,0 +1,178 @@
+"""`SimpleRNN`: the class that this project grew from, a thin face on the same scan."""
+
+from typing import Any
+
+import numpy as np
+
+from xprnn import _checks, _xp, init, kernels
+from xprnn._xp import Array, Home
+from xprnn.cells import Elman
+from xprnn.losses import half_sum_of_squares
+from xprnn.scan import NOTHING
+
+CELL = Elman("tanh")
+
+
+class SimpleRNN:
+    """An Elman network with a linear readout at every step, trained by BPTT and gradient descent.
+
+        h_t = tanh(x_t W_xh + h_{t-1} W_hh + b_h),  h_{-1} = 0
+        y_t = h_t W_hy + b_y
+
+    Parameters
+    ----------
+    input_dim, hidden_dim, output_dim : int
+        I, H and O.
+    lr : float
+        The learning rate of gradient descent.
+    rng : int or numpy.random.Generator, optional
+        None draws from NumPy's global generator, so ``np.random.seed(42)`` before it decides.
+    like : array, optional
+        The weights get its library, dtype and device; None is NumPy in float64. Sequences must live there too.
+
+    Attributes
+    ----------
+    W_xh : array (I, H)
+    W_hh : array (H, H)
+    W_hy : array (H, O)
+    b_h : array (H,)
+    b_y : array (O,)
+        Weights are 0.01 times standard normal, drawn in the order W_xh, W_hh, W_hy; biases are zero.
+    input_dim, hidden_dim, output_dim, lr
+        As given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these.
+
+    Examples
+    --------
+    >>> import numpy as np, xprnn
+    >>> x = np.linspace(-1.0, 1.0, 20).reshape(10, 2)
+    >>> model = xprnn.SimpleRNN(2, 8, 1, rng=0)
+    >>> losses = [float(model.train_step(x, x.mean(1, keepdims=True))) for _ in range(200)]
+    >>> losses[-1] < 0.1 * losses[0]
+    True
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        output_dim: int,
+        lr: float = 0.01,
+        *,
+        rng: Any = None,
+        like: Array | None = None,
+    ) -> None:
+        for name, value in (("input_dim", input_dim), ("hidden_dim", hidden_dim), ("output_dim", output_dim)):
+            _checks.positive_int(name, value)
+        _checks.positive("lr", lr)
+        self.input_dim, self.hidden_dim, self.output_dim, self.lr = input_dim, hidden_dim, output_dim, lr
+        place = init.destination(like)
+        normal = np.random.randn if rng is None else _normal(init.generator(rng))
+        draws = {
+            "W_xh": 0.01 * normal(input_dim, hidden_dim),
+            "W_hh": 0.01 * normal(hidden_dim, hidden_dim),
+            "W_hy": 0.01 * normal(hidden_dim, output_dim),
+            "b_h": np.zeros(hidden_dim),
+            "b_y": np.zeros(output_dim),
+        }
+        for name, array in init.deliver(draws, place).items():
+            setattr(self, name, array)
+
+    W_xh: Array
+    W_hh: Array
+    W_hy: Array
+    b_h: Array
+    b_y: Array
+
+    def forward(self, x_seq: Array) -> tuple[Array, Array]:
+        """Run over a sequence x_seq (T, I); return h_seq (T, H) and y_seq (T, O).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x_seq has another shape, dtype, library or device than the weights.
+        """
+        home = self._check("x_seq", x_seq, self.input_dim, "I")
+        h_seq, _ = self._scan(x_seq, home, keep=False)
+        return h_seq, self._readout(h_seq, home)
+
+    def compute_loss(self, y_pred: Array, y_true: Array) -> Array:
+        """Return ½ Σ (y_pred − y_true)², a 0-d array on the device."""
+        return half_sum_of_squares(y_pred, y_true)[0]
+
+    def backward(self, x_seq: Array, h_seq: Array, y_seq: Array, y_true: Array) -> None:
+        """Back-propagate ½ Σ (y_seq − y_true)² through time and take a step of gradient descent.
+
+        Parameters
+        ----------
+        x_seq : array (T, I)
+        h_seq, y_seq : arrays (T, H), (T, O)
+            From `forward`.
+        y_true : array (T, O)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array does not fit the others.
+        """
+        home = self._check("x_seq", x_seq, self.input_dim, "I")
+        T = x_seq.shape[0]
+        _checks.array("h_seq", h_seq, home, "(T, H)", (T, self.hidden_dim), "x_seq")
+        _checks.array("y_seq", y_seq, home, "(T, O)", (T, self.output_dim), "x_seq")
+        _checks.array("y_true", y_true, home, "(T, O)", (T, self.output_dim), "x_seq")
+        _, scanned = self._scan(x_seq, home, keep=True)
+        self._descend(x_seq, h_seq, y_seq - y_true, scanned, home)
+
+    def train_step(self, x_seq: Array, y_true: Array) -> Array:
+        """Run forward, loss and backward once; return the loss before the step."""
+        home = self._check("x_seq", x_seq, self.input_dim, "I")
+        _checks.array("y_true", y_true, home, "(T, O)", (x_seq.shape[0], self.output_dim), "x_seq")
+        h_seq, scanned = self._scan(x_seq, home, keep=True)
+        loss, dy = half_sum_of_squares(self._readout(h_seq, home), y_true)
+        self._descend(x_seq, h_seq, dy, scanned, home)
+        return loss
+
+    def _check(self, name: str, seq: Any, width: int, letter: str) -> Home:
+        home = _xp.home(self.W_hh)
+        _checks.beside(name, seq, home, home.dtype, "like")
+        if len(seq.shape) != 2 or seq.shape[1] != width or seq.shape[0] == 0:
+            raise ValueError(
+                f"`{name}` must have shape (T, {letter}) with T of at least 1 and {letter} = {width}, "
+                f"got {tuple(seq.shape)}"
+            )
+        return home
+
+    def _scan(self, x_seq: Array, home: Home, *, keep: bool) -> tuple[Array, tuple[kernels.Kernel, Any]]:
+        """Return h_seq (T, H), and the kernel with its cache."""
+        xp = home.xp
+        a = (x_seq @ self.W_xh + self.b_h)[:, None, :]
+        p = {"W_hh": xp.matrix_transpose(self.W_hh)}
+        kernel, _ = kernels.select(CELL, NOTHING, xp, home.dtype, (a.shape[0], 1, self.hidden_dim))
+        (h,), _, cache = kernel.scan(CELL, a, (xp.zeros_like(a[0, ...]),), p, keep=keep)
+        return h[:, 0, :], (kernel, cache)
+
+    def _readout(self, h_seq: Array, home: Home) -> Array:
+        return h_seq @ self.W_hy + self.b_y
+
+    def _descend(
+        self, x_seq: Array, h_seq: Array, dy: Array, scanned: tuple[kernels.Kernel, Any], home: Home
+    ) -> None:
+        xp = home.xp
+        kernel, cache = scanned
+        dh = (dy @ xp.matrix_transpose(self.W_hy))[:, None, :]
+        p = {"W_hh": xp.matrix_transpose(self.W_hh)}
+        da, _, dp, _ = kernel.scan_backward(CELL, (dh,), (None,), cache, p)
+        lr = self.lr
+        self.W_hy = self.W_hy - lr * (xp.matrix_transpose(h_seq) @ dy)
+        self.b_y = self.b_y - lr * _xp.sum_time(dy, xp)
+        self.W_xh = self.W_xh - lr * (xp.matrix_transpose(x_seq) @ da[:, 0, :])
+        self.W_hh = self.W_hh - lr * xp.matrix_transpose(dp["W_hh"])
+        self.b_h = self.b_h - lr * _xp.sum_time(da, xp)
+
+
+def _normal(generator: np.random.Generator) -> Any:
+    return lambda *shape: generator.standard_normal(shape)

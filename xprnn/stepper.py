@@ -1,0 +1,102 @@
+"""The bound stepper: one layer, its parameters and a state of its own, for streams."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from xprnn import _checks, _xp
+from xprnn._xp import Array, Home
+from xprnn.cells import States
+
+
+class Bound(Protocol):
+    """What a kernel binds: it runs steps without any checks and owns the state."""
+
+    def run(self, x_t: Array) -> Array:
+        """Return y_t (B, H), an array of the caller's own, for x_t (B, I)."""
+
+    def states(self) -> list[States]:
+        """Return copies of the states, per layer."""
+
+    def restart(self, rows: Any | None) -> None:
+        """Set the states to zero, of all rows or where the host bool array `rows` (B,) is True."""
+
+
+class Stepper:
+    """Runs a recurrent layer step by step: ``y_t = stepper(x_t)``.
+
+    Made by `stepper` of a layer. The one place where an object owns arrays; not safe to share between threads.
+
+    Attributes
+    ----------
+    state : array (L, B, H), for LSTM the pair (h, c)
+        A copy of the state.
+    """
+
+    def __init__(
+        self, bound: Bound, width: int, home: Home, batch: int, write: Callable[[list[States]], Any]
+    ) -> None:
+        self._bound, self._run, self._write = bound, bound.run, write
+        self._home, self._kind, self._dtype = home, home.kind, home.dtype
+        self._shape, self._row = (batch, width), (width,)
+
+    def __call__(self, x_t: Array) -> Array:
+        """Run one step.
+
+        Parameters
+        ----------
+        x_t : array (B, I), or (I,) where the batch is one
+
+        Returns
+        -------
+        y_t : array (B, H), or (H,)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x_t has another shape, dtype, library or device than the parameters.
+        """
+        if type(x_t) is self._kind and x_t.shape == self._shape and x_t.dtype == self._dtype:
+            if self._home.device is not None:
+                self._check(x_t)
+            return self._run(x_t)
+        if _xp.is_array(x_t) and tuple(x_t.shape) == self._row and self._shape[0] == 1:
+            return self(x_t[None, :])[0, ...]
+        self._check(x_t)
+        return self._run(x_t)
+
+    @property
+    def state(self) -> Any:
+        """A copy of the state, in the form that the layer takes."""
+        return self._write(self._bound.states())
+
+    def reset(self, rows: Sequence[int] | None = None) -> None:
+        """Set the state to zeros.
+
+        Parameters
+        ----------
+        rows : sequence of int, optional
+            Which streams; all by default.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `rows` are not integers of 0 … B-1.
+        """
+        if rows is None:
+            self._bound.restart(None)
+            return
+        chosen = np.asarray(rows)
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise TypeError(f"`rows` must be a sequence of row numbers, got {rows!r}")
+        B = self._shape[0]
+        if bad := [int(row) for row in chosen if not 0 <= row < B]:
+            raise ValueError(f"`rows` must lie in 0 … {B - 1}, got {bad[0]}")
+        flags = np.zeros(B, dtype=bool)
+        flags[chosen.astype(np.intp)] = True
+        self._bound.restart(flags)
+
+    def _check(self, x_t: Any) -> None:
+        letters = "(B, I) or (I,)" if self._shape[0] == 1 else "(B, I)"
+        _checks.array("x_t", x_t, self._home, letters, self._shape, "params")
