@@ -55,11 +55,13 @@ def home(name: str, a: Any) -> Home:
         raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
     place = _xp.home(a)
     if place.dtype not in (place.xp.float32, place.xp.float64):
-        raise TypeError(f"`{name}` must be float32 or float64, got {_xp.dtype_name(place.dtype)}; cast it first")
+        raise TypeError(
+            f"`{name}` must be float32 or float64, got {_xp.dtype_name(place.dtype)}; cast it first"
+        )
     return place
 
 
-def array(name: str, a: Any, place: Home, letters: str, shape: tuple[int, ...], like: str = "x") -> None:
+def array(name: str, a: Array, place: Home, letters: str, shape: tuple[int, ...], like: str = "x") -> None:
     """Raise unless `a` has this shape and lives where `like` lives."""
     beside(name, a, place, place.dtype, like)
     if tuple(a.shape) != shape:
@@ -69,9 +71,9 @@ def array(name: str, a: Any, place: Home, letters: str, shape: tuple[int, ...], 
         )
 
 
-def beside(name: str, a: Any, place: Home, dtype: Any, like: str = "x") -> None:
+def beside(name: str, a: Array, place: Home, dtype: Any, like: str = "x") -> None:
     """Raise unless `a` is an array of this dtype in the namespace and on the device of `like`."""
-    if type(a) is not place.kind or place.xp is not _xp.NUMPY:
+    if type(a) is not place.kind or not place.is_numpy:
         if not _xp.is_array(a):
             raise TypeError(f"`{name}` must be a {_xp.library(place.xp)} array like `{like}`, got {_kind(a)}")
         xp = place.xp if type(a) is place.kind else _xp.namespace(a)
@@ -92,9 +94,10 @@ def beside(name: str, a: Any, place: Home, dtype: Any, like: str = "x") -> None:
 def parameters(path: str, params: Any, shapes: Shapes, place: Home, like: str = "x") -> None:
     """Raise unless `params` is a dict with exactly these keys, and arrays of these shapes beside x."""
     keys(path, params, tuple(shapes))
+    host = place.is_numpy
     for key, (letters, shape) in shapes.items():
         a = params[key]
-        if type(a) is not place.kind or a.shape != shape or a.dtype != place.dtype or place.xp is not _xp.NUMPY:
+        if not host or type(a) is not place.kind or a.shape != shape or a.dtype != place.dtype:
             array(f"{path}[{key!r}]", a, place, letters, shape, like)
 
 
@@ -118,7 +121,6 @@ def _kind(a: Any) -> str:
 
 def _plain(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-
 
 
 def fraction(name: str, value: Any) -> None:

@@ -4,6 +4,7 @@ The only module that imports array-api-compat: everything else asks here.
 """
 
 import importlib
+import math
 import sys
 from typing import Any, NamedTuple
 
@@ -27,10 +28,15 @@ class Home(NamedTuple):
     xp: Namespace
     dtype: Any
     device: Any  # None where it is unknown, as under jax.jit
-    kind: type  # the arrays' Python type: of two of one type, one namespace need not be asked for
+    kind: Any  # the arrays' Python type: of two of one type, one namespace need not be asked for
+
+    @property
+    def is_numpy(self) -> bool:
+        """Whether the arrays are NumPy's, which all live on the host."""
+        return issubclass(self.kind, np.ndarray)
 
     def __str__(self) -> str:
-        place = "" if self.device is None or is_namespace_numpy(self.xp) else f" on {self.device}"
+        place = "" if self.device is None else f" on {self.device}"
         return f"{library(self.xp)} {dtype_name(self.dtype)}{place}"
 
 
@@ -47,7 +53,7 @@ def device(a: Array) -> Any:
 def home(a: Array) -> Home:
     """Return namespace, dtype and device of an array."""
     xp = compat.array_namespace(a)
-    return Home(xp, a.dtype, None if xp is NUMPY else compat.device(a), type(a))
+    return Home(xp, a.dtype, None if isinstance(a, np.ndarray) else compat.device(a), type(a))
 
 
 def library(xp: Namespace) -> str:
@@ -82,17 +88,22 @@ def integers(n: int, like: Array, xp: Namespace) -> Array:
     return xp.arange(n, dtype=xp.int64 if not is_namespace_jax(xp) else xp.int32, **options)
 
 
+def _rows(a: Array, xp: Namespace) -> Array:
+    """Return a (…, N) as a matrix (·, N)."""
+    if len(a.shape) == 2:
+        return a
+    shape = (math.prod(a.shape[:-1]), a.shape[-1])
+    return a.reshape(shape) if isinstance(a, np.ndarray) else xp.reshape(a, shape)  # a method call: 0.8 µs less
+
+
 def matmul_time(x: Array, W: Array, xp: Namespace) -> Array:
     """Return `x @ W` for x (…, I), W (I, N) as **one** 2-D product.
 
     NumPy runs a 3-D by 2-D `@` as T small products, up to nine times slower.
     """
-    if len(x.shape) == 2:
+    if len(x.shape) <= 2:
         return x @ W
-    rows = 1
-    for n in x.shape[:-1]:
-        rows *= n
-    return xp.reshape(xp.reshape(x, (rows, x.shape[-1])) @ W, (*x.shape[:-1], W.shape[1]))
+    return xp.reshape(_rows(x, xp) @ W, (*x.shape[:-1], W.shape[1]))
 
 
 def affine_time(x: Array, W: Array, b: Array | None, xp: Namespace) -> Array:
@@ -100,23 +111,20 @@ def affine_time(x: Array, W: Array, b: Array | None, xp: Namespace) -> Array:
     a = matmul_time(x, xp.matrix_transpose(W), xp)
     if b is None:
         return a
-    if xp is NUMPY:
+    if is_namespace_numpy(xp) and a.flags.writeable:
         return np.add(a, b, out=a)  # the product is nobody else's: spare a copy of the largest array there is
     return a + b
 
 
 def outer_time(da: Array, x: Array, xp: Namespace) -> Array:
-    """Return the gradient of a weight: Σ over all leading axes of da (…, N) ⊗ x (…, I), as one product (N, I)."""
-    rows = 1
-    for n in da.shape[:-1]:
-        rows *= n
-    da, x = xp.reshape(da, (rows, da.shape[-1])), xp.reshape(x, (rows, x.shape[-1]))
-    return xp.matrix_transpose(da) @ x
+    """Return a weight's gradient, Σ over the leading axes of da (…, N) ⊗ x (…, I), as one product (N, I)."""
+    return xp.matrix_transpose(_rows(da, xp)) @ _rows(x, xp)
 
 
 def sum_time(da: Array, xp: Namespace) -> Array:
     """Return the gradient of a bias: the sum of da (…, N) over all leading axes, (N,)."""
-    return xp.sum(da, axis=tuple(range(len(da.shape) - 1)), dtype=da.dtype)
+    rows = _rows(da, xp)
+    return np.add.reduce(rows) if isinstance(da, np.ndarray) else xp.sum(rows, axis=0, dtype=da.dtype)
 
 
 def split(a: Array, n: int) -> list[Array]:
@@ -153,6 +161,3 @@ def to_numpy(a: Array) -> np.ndarray:
 def lax() -> Any:
     """Return `jax.lax`; only called when JAX arrays are in hand, so JAX is loaded already."""
     return sys.modules["jax"].lax
-
-
-NUMPY = compat.array_namespace(np.empty(0))

@@ -7,11 +7,12 @@ call invalid, a layer's output and the gradient at its input are 0.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from xprnn import _checks, _xp, init, kernels
-from xprnn._sequence import Form, Sequence, read, select
-from xprnn._xp import Array
+from xprnn._sequence import Form, read, select
+from xprnn._xp import Array, Home
 from xprnn.recurrent import Params, State
 
 
@@ -64,7 +65,8 @@ class LinearCache(NamedTuple):
     """What `Linear.forward` leaves for `backward`; it refers to x."""
 
     layer: "Linear"
-    x: Array  # 0 at invalid steps
+    home: Home
+    x: Array  # with a mask (T, B, I), 0 at invalid steps
     mask: Array | None  # (T, B, 1)
     form: Form | None  # None where x has no time axis to speak of
 
@@ -100,9 +102,14 @@ class Linear(_Stateless):
         _checks.flag("bias", self.bias)
         _checks.flag("batch_first", self.batch_first)
 
+    @cached_property
     def _shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        weight = {"W": ("(V, I)", (self.out_features, self.in_features))}
-        return weight | {"b": ("(V,)", (self.out_features,))} if self.bias else weight
+        shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+            "W": ("(V, I)", (self.out_features, self.in_features))
+        }
+        if self.bias:
+            shapes["b"] = ("(V,)", (self.out_features,))
+        return shapes
 
     def init(self, rng: Any, like: Array | None = None) -> Params:
         """Draw `W` (V, I) and `b` (V,), in this order, from U(-1/√I, 1/√I), PyTorch's rule.
@@ -111,7 +118,7 @@ class Linear(_Stateless):
         """
         generator, place = init.generator(rng), init.destination(like)
         bound = 1.0 / math.sqrt(self.in_features)
-        drawn = {key: init.uniform(generator, shape, bound) for key, (_, shape) in self._shapes().items()}
+        drawn = {key: init.uniform(generator, shape, bound) for key, (_, shape) in self._shapes.items()}
         return init.deliver(drawn, place)
 
     def forward(
@@ -149,18 +156,17 @@ class Linear(_Stateless):
         _check_options(rng, kernel)
         _no_state("state0", state0)
         home = _checks.home("x", x)
-        _checks.parameters("params", params, self._shapes(), home)
+        _checks.parameters("params", params, self._shapes, home)
         if len(x.shape) < 1 or x.shape[-1] != self.in_features:
             raise ValueError(f"`x` must have shape (…, I) with I = {self.in_features}, got {tuple(x.shape)}")
-        sequence = self._read(x, lengths, mask)
-        inner = x if sequence is None else sequence.x
-        y = _xp.affine_time(inner, params["W"], params.get("b"), home.xp) if len(x.shape) > 1 else (
-            _xp.affine_time(inner[None, :], params["W"], params.get("b"), home.xp)[0, ...]
+        if lengths is None and mask is None:
+            y = _xp.affine_time(x, params["W"], params.get("b"), home.xp)
+            return y, (), LinearCache(self, home, x, None, None)
+        x, mask, _, form = read(
+            x, width=self.in_features, batch_first=self.batch_first, lengths=lengths, mask=mask
         )
-        if sequence is None:
-            return y, (), LinearCache(self, x, None, None)
-        y = sequence.form.outward(select(sequence.mask, y, home.xp))
-        return y, (), LinearCache(self, inner, sequence.mask, sequence.form)
+        y = select(mask, _xp.affine_time(x, params["W"], params.get("b"), home.xp), home.xp)
+        return form.outward(y), (), LinearCache(self, home, x, mask, form)
 
     def backward(
         self, params: Params, cache: LinearCache, dy: Array, dstate: State = ()
@@ -169,31 +175,21 @@ class Linear(_Stateless):
         _no_state("dstate", dstate)
         if not isinstance(cache, LinearCache) or cache.layer != self:
             raise ValueError("`cache` must come from this layer's `forward`")
-        home, form = _checks.home("x", cache.x), cache.form
-        xp = home.xp
-        _checks.parameters("params", params, self._shapes(), home)
-        shape = (*cache.x.shape[:-1], self.out_features) if form is None else form.shape(self.out_features)
-        _checks.array("dy", dy, home, "(…, V)", tuple(shape))
-        if form is not None:
-            dy = select(cache.mask, form.inward(dy), xp)
-        x, dy = (cache.x, dy) if len(dy.shape) > 1 else (cache.x[None, :], dy[None, :])
+        _, home, x, mask, form = cache
+        xp, V = home.xp, self.out_features
+        _checks.parameters("params", params, self._shapes, home)
+        _checks.array("dy", dy, home, "(…, V)", (*x.shape[:-1], V) if form is None else form.shape(V))
+        dy = dy if form is None else select(mask, form.inward(dy), xp)
         dparams = {"W": _xp.outer_time(dy, x, xp)}
         if self.bias:
             dparams["b"] = _xp.sum_time(dy, xp)
         dx = _xp.matmul_time(dy, params["W"], xp)
-        if form is not None:
-            return dparams, form.outward(dx), ()
-        return dparams, xp.reshape(dx, cache.x.shape), ()
+        return dparams, dx if form is None else form.outward(dx), ()
 
     def step(self, params: Params, x_t: Array, state: State = ()) -> tuple[Array, State]:
         """Map one step, x_t (…, I)."""
         y_t, state, _ = self.forward(params, x_t, state)
         return y_t, state
-
-    def _read(self, x: Array, lengths: Any, mask: Array | None) -> Sequence | None:
-        if lengths is None and mask is None:
-            return None
-        return read(x, width=self.in_features, batch_first=self.batch_first, lengths=lengths, mask=mask)
 
 
 class LastCache(NamedTuple):
@@ -369,7 +365,8 @@ class Sequential:
         if not isinstance(cache, SequentialCache) or cache.layer != self:
             raise ValueError("`cache` must come from this layer's `forward`")
         dstates = self._read(params, dstate, "dstate")
-        dparams, dinitials = {}, []
+        dparams: Params = {}
+        dinitials: list[State] = []
         for k in reversed(range(len(self.layers))):
             dparams[str(k)], dy, dinitial = self.layers[k].backward(
                 params[str(k)], cache.caches[k], dy, dstates[k]
@@ -409,7 +406,9 @@ class Sequential:
         if state is None:
             return (None,) * len(self.layers)
         if not isinstance(state, tuple | list) or len(state) != len(self.layers):
-            raise TypeError(f"`{name}` must be a tuple with one state per layer, {len(self.layers)}, got {state!r}")
+            raise TypeError(
+                f"`{name}` must be a tuple with one state per layer, {len(self.layers)}, got {state!r}"
+            )
         return tuple(state)
 
 

@@ -20,14 +20,7 @@ def apply(params: Tree, updates: Tree) -> Tree:
     ValueError
         If `updates` does not mirror the trainable part of `params`; the message names the path.
     """
-    new = tree.map(lambda p, u: p + u, tree.trainable(params), updates)
-    return _with_fixed(params, new)
-
-
-def _with_fixed(params: Tree, new: Tree) -> Tree:
-    if not isinstance(params, dict):
-        return new
-    return {key: p if key == "fixed" else _with_fixed(p, new[key]) for key, p in params.items()}
+    return tree.map(lambda p, u: p + u, params, updates, constant="fixed")
 
 
 def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:

@@ -83,10 +83,13 @@ class Recurrent(ABC):
     def _shapes(self) -> tuple[dict[str, tuple[str, tuple[int, ...]]], ...]:
         """Per part, its parameters' shapes in letters and numbers; this fixes the keys and the order of draws."""
         G, H = self.cell.gates, self.hidden_size
-        parts = []
+        parts: list[dict[str, tuple[str, tuple[int, ...]]]] = []
         for k in range(self.num_layers):
             width = ("I", self.input_size) if k == 0 else ("D*H", self._directions * H)
-            part = {"W_ih": (f"(G*H, {width[0]})", (G * H, width[1])), "W_hh": ("(G*H, H)", (G * H, H))}
+            part: dict[str, tuple[str, tuple[int, ...]]] = {
+                "W_ih": (f"(G*H, {width[0]})", (G * H, width[1])),
+                "W_hh": ("(G*H, H)", (G * H, H)),
+            }
             biases = {True: ("b_ih", "b_hh"), "input": ("b_ih",), False: ()}[self.bias]
             part |= {name: ("(G*H,)", (G * H,)) for name in biases}
             parts += [part] * self._directions
@@ -253,7 +256,8 @@ class Recurrent(ABC):
             _checks.array("dy", dy, form.home, form.letters("D*H"), form.shape(width))
             dy = select(cache.mask, form.inward(dy), xp)
         dfinals = self._read_state("dstate", dstate, form.home, form.B if form.batched else None)
-        dparams, dinitials = {}, []
+        dparams: Params = {}
+        dinitials: list[States] = []
         for k in reversed(range(self.num_layers)):
             parts = range(k * self._directions, (k + 1) * self._directions)
             grads = [self._backward_part(params, cache, part, dy, dfinals[part]) for part in parts]
@@ -299,13 +303,20 @@ class Recurrent(ABC):
             for part in range(k * self._directions, (k + 1) * self._directions):
                 reverse = part % self._directions == 1
                 y_part, final, scan = self._forward_part(
-                    params[self._names[part]], y, initials[part], arounds[reverse], form, reverse, kernel, keep
+                    params[self._names[part]],
+                    y,
+                    initials[part],
+                    arounds[reverse],
+                    form,
+                    reverse,
+                    kernel,
+                    keep,
                 )
                 ys.append(select(sequence.mask, y_part, xp))
                 finals.append(final)
                 scans.append(scan)
             y = ys[0] if len(ys) == 1 else xp.concat(ys, axis=-1)
-        if keep and xp is _xp.NUMPY:
+        if keep and form.home.is_numpy:
             y.flags.writeable = False  # it may be the cache's own memory
         cache = Cache(self, form, sequence.mask, tuple(inputs), tuple(scans))
         return form.outward(y), self._write_state(finals, form), cache
@@ -326,7 +337,7 @@ class Recurrent(ABC):
         a = _xp.affine_time(x, p["W_ih"], p.get("b_ih"), xp)
         if state0 is None:
             zeros = xp.zeros_like(a[0, :, : self.hidden_size])
-            state0 = tuple(zeros for _ in self.cell.states)
+            state0 = (zeros,) * len(self.cell.states)
         a = flip(a, xp) if reverse else a
         chosen, _ = kernels.select(self.cell, around, xp, dtype, (form.T, form.B, self.hidden_size), kernel)
         recurrent = {key: value for key, value in p.items() if key not in PROJECTION}
@@ -396,7 +407,9 @@ class Recurrent(ABC):
             h_t = new[0]
         return h_t if batched else h_t[0, ...], self._write_state(finals, form)
 
-    def stepper(self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
+    def stepper(
+        self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto"
+    ) -> Stepper:
         """Bind the layer to parameters and a state of its own, for streams: the quick way to run step by step.
 
         Validates, packs the weights and picks the kernel once.
@@ -429,7 +442,9 @@ class Recurrent(ABC):
         home = _checks.home("params", like)
         self._check_params(params, home, like="params")
         states = self._read_state("state", state, home, batch, like="params")
-        chosen, _ = kernels.select(self.cell, NOTHING, home.xp, home.dtype, (1, batch, self.hidden_size), kernel)
+        chosen, _ = kernels.select(
+            self.cell, NOTHING, home.xp, home.dtype, (1, batch, self.hidden_size), kernel
+        )
         form = Form(home, 1, batch, batched=True, batch_first=False)
         parts = [params[name] for name in self._names]
         bound = chosen.bind(self.cell, parts, states, form.B, home)
@@ -437,7 +452,9 @@ class Recurrent(ABC):
 
     def _refuse_bidirectional(self, name: str) -> None:
         if self.bidirectional:
-            raise ValueError(f"`{name}` needs a layer with bidirectional=False: the reverse direction begins at the end")
+            raise ValueError(
+                f"`{name}` needs a layer with bidirectional=False: the reverse direction begins at the end"
+            )
 
     # -- checks and the form of states ----------------------------------------------------------------------
 
@@ -446,9 +463,7 @@ class Recurrent(ABC):
         for name, shapes in zip(self._names, self._shapes, strict=True):
             _checks.parameters(f"params[{name!r}]", params[name], shapes, home, like)
 
-    def _read_state(
-        self, name: str, state: State, home: Home, B: int | None, like: str = "x"
-    ) -> list[Any]:
+    def _read_state(self, name: str, state: State, home: Home, B: int | None, like: str = "x") -> list[Any]:
         """Return a user's state, checked, as one tuple of arrays (B, H) per part, or None for zeros."""
         parts = len(self._names)
         if state is None:
@@ -462,9 +477,9 @@ class Recurrent(ABC):
                 _checks.array(label, component, home, letters, shape, like)
             elif name != "dstate":
                 raise TypeError(f"`{label}` must be an array {letters}, got None; give both or neither")
-        add_axis = (lambda s: s[None, :]) if B is None else (lambda s: s)
         return [
-            tuple(None if s is None else add_axis(s[part, ...]) for s in components) for part in range(parts)
+            tuple(None if s is None else _state_of(s, part, batched=B is not None) for s in components)
+            for part in range(parts)
         ]
 
     def _components(self, name: str, state: State) -> tuple[Any, ...]:
@@ -476,11 +491,19 @@ class Recurrent(ABC):
 
     def _write_state(self, parts: Any, form: Form) -> State:
         """Return states, one tuple of arrays (B, H) per part, in the user's form."""
-        stack = form.home.xp.stack
-        components = [stack(list(column)) for column in zip(*parts, strict=True)]
+        if len(parts) == 1:
+            components = [s[None, ...] for s in parts[0]]
+        else:
+            stack = form.home.xp.stack
+            components = [stack(list(column)) for column in zip(*parts, strict=True)]
         if not form.batched:
             components = [s[:, 0, ...] for s in components]
         return components[0] if len(components) == 1 else tuple(components)
+
+
+def _state_of(state: Array, part: int, *, batched: bool) -> Array:
+    """Return one part's state as (B, H)."""
+    return state[part, ...] if batched else state[part : part + 1, ...]
 
 
 @dataclass(frozen=True)

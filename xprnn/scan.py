@@ -6,11 +6,11 @@ into no array and reads no device value, so it runs on read-only arrays and, thr
 Axes: T time, B batch, G gates, H hidden units, n a state's width (H).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from xprnn import _xp
+from xprnn import _xp, tree
 from xprnn._xp import Array, Namespace
 from xprnn.cells import Cell, Params, States
 
@@ -190,9 +190,7 @@ def _restart(reset: Array, fresh: States | None, state: States, xp: Namespace) -
 
 def _each(f: Callable[..., Array], given: tuple[Array | None, ...], state: States, *rest: States) -> States:
     """Return `f` of every state for which something is given."""
-    return tuple(
-        s if g is None else f(g, s, *r) for g, s, *r in zip(given, state, *rest, strict=True)
-    )
+    return tuple(s if g is None else f(g, s, *r) for g, s, *r in zip(given, state, *rest, strict=True))
 
 
 def _around_gradients(
@@ -205,7 +203,7 @@ def _around_gradients(
         zeros = xp.zeros_like(d)
         return xp.sum(zeros if reset is None else xp.where(reset, d, zeros), axis=0, dtype=d.dtype)
 
-    made = {
+    made: dict[str, Callable[[], States]] = {
         "noise": lambda: ds,
         "gate": lambda: tuple(d * (n - p) for d, n, p in zip(ds, cache.new, prev, strict=True)),
         "fresh": lambda: tuple(fresh(d) for d in dprev),
@@ -229,38 +227,37 @@ def _loop(
     a block of steps into what `body` takes. JAX gets `lax.scan`, which it compiles once and not T times.
     """
     if _xp.is_namespace_jax(xp):
-        xs = prepare(_map(lambda x: xp.broadcast_to(x, (T, *x.shape[1:])), inputs))
+        xs = prepare(tree.map(lambda x: xp.broadcast_to(x, (T, *x.shape[1:])), inputs))
         result: tuple[States, Any] = _xp.lax().scan(body, carry, xs, length=T, reverse=reverse)
         return result
     outs: list[Any] = []
     starts = range(0, T, BLOCK)
     for start in reversed(starts) if reverse else starts:
         stop = min(start + BLOCK, T)
-        cut = slice(start, stop)
-        block = prepare(_map(lambda x, cut=cut: x if x.shape[0] == 1 else x[cut, ...], inputs))
-        steps: Any = _steps(block, stop - start, xp, reverse=reverse)
-        for step_inputs in steps:
+        block = prepare(_cut(inputs, start, stop))
+        for step_inputs in _steps(block, stop - start, xp, reverse=reverse):
             carry, out = body(carry, step_inputs)
             outs.append(out)
     return carry, _stack(outs[::-1] if reverse else outs, xp)
 
 
-def _map(f: Callable[[Array], Array], inputs: Any) -> Any:
-    if isinstance(inputs, tuple):
-        return tuple(_map(f, x) for x in inputs)
-    return None if inputs is None else f(inputs)
+def _cut(inputs: Any, start: int, stop: int) -> Any:
+    """Return the inputs of a block of steps; what has one step for all stays."""
+    return tree.map(lambda x: x if x.shape[0] == 1 else x[start:stop, ...], inputs)
 
 
-def _steps(inputs: Any, T: int, xp: Namespace, *, reverse: bool) -> Iterator[Any]:
+def _steps(inputs: Any, T: int, xp: Namespace, *, reverse: bool) -> Iterable[Any]:
     """Yield the inputs of each step."""
     if isinstance(inputs, tuple):
-        return zip(*(_steps(x, T, xp, reverse=reverse) for x in inputs), strict=False) if inputs else repeat(())
+        return (
+            zip(*(_steps(x, T, xp, reverse=reverse) for x in inputs), strict=False) if inputs else repeat(())
+        )
     if inputs is None:
         return repeat(None)
     if inputs.shape[0] == 1:
         return repeat(inputs[0, ...], T)
-    steps = xp.unstack(inputs)
-    return iter(steps[::-1] if reverse else steps)
+    steps: tuple[Array, ...] = xp.unstack(inputs)
+    return steps[::-1] if reverse else steps
 
 
 def _stack(outs: list[Any], xp: Namespace) -> Any:

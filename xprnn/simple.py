@@ -8,7 +8,7 @@ from xprnn import _checks, _xp, init, kernels
 from xprnn._xp import Array, Home
 from xprnn.cells import Elman
 from xprnn.losses import half_sum_of_squares
-from xprnn.scan import NOTHING
+from xprnn.scan import NOTHING, Cache
 
 CELL = Elman("tanh")
 
@@ -124,8 +124,10 @@ class SimpleRNN:
         _checks.array("h_seq", h_seq, home, "(T, H)", (T, self.hidden_dim), "x_seq")
         _checks.array("y_seq", y_seq, home, "(T, O)", (T, self.output_dim), "x_seq")
         _checks.array("y_true", y_true, home, "(T, O)", (T, self.output_dim), "x_seq")
-        _, scanned = self._scan(x_seq, home, keep=True)
-        self._descend(x_seq, h_seq, y_seq - y_true, scanned, home)
+        # an Elman cell keeps nothing but its states, so h_seq is the cache of the reference scan
+        h = (h_seq[:, None, :],)
+        cache = Cache(NOTHING, (home.xp.zeros_like(h[0][0, ...]),), states=h, new=h, kept=())
+        self._descend(x_seq, h_seq, y_seq - y_true, (kernels.REFERENCE, cache), home)
 
     def train_step(self, x_seq: Array, y_true: Array) -> Array:
         """Run forward, loss and backward once; return the loss before the step."""

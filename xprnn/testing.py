@@ -121,10 +121,12 @@ def check_gradients(
         del inputs["x"]
     for path, leaf in tree.items(inputs):
         if not _xp.is_array(leaf) or _xp.dtype_name(leaf.dtype) != "float64":
-            raise TypeError(f"`{path}` must be a float64 array, got {getattr(leaf, 'dtype', type(leaf).__name__)}")
+            raise TypeError(
+                f"`{path}` must be a float64 array, got {getattr(leaf, 'dtype', type(leaf).__name__)}"
+            )
 
     def run(inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
-        full = _with_fixed(params, inputs["params"])
+        full = tree.map(lambda _, p: p, params, inputs["params"], constant="fixed")
         result: tuple[Any, Any, Any] = layer.forward(full, inputs.get("x", x), inputs["state0"], **options)
         return result
 
@@ -165,7 +167,9 @@ def directional_derivatives(
             numeric += weight * (loss(ahead) - loss(behind)) / step
         analytic = _dot(same, mine)
         g = _only(same, name) if name != "all inputs" else same
-        scale = max(math.sqrt(_dot(g, g)) * v, abs(numeric))  # a gradient of zeros cannot hide behind its norm
+        scale = max(
+            math.sqrt(_dot(g, g)) * v, abs(numeric)
+        )  # a gradient of zeros cannot hide behind its norm
         rows.append(Row(name, numeric, analytic, abs(numeric - analytic) / scale if scale else 0.0))
     return tuple(rows)
 
@@ -194,12 +198,6 @@ def _same_shape(gradient: Array, a: Array) -> Array:
     if tuple(gradient.shape) != tuple(a.shape):
         raise GradientError(f"a gradient has shape {tuple(gradient.shape)}, its array {tuple(a.shape)}")
     return gradient
-
-
-def _with_fixed(params: Tree, trainable: Tree) -> Tree:
-    if not isinstance(params, dict):
-        return trainable
-    return {key: p if key == "fixed" else _with_fixed(p, trainable[key]) for key, p in params.items()}
 
 
 def _is_integer(x: Any) -> bool:

@@ -24,45 +24,53 @@ def leaves(tree: Tree) -> list[Any]:
     return [leaf for _, leaf in items(tree)]
 
 
-def map(f: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:  # noqa: A001 - read as `tree.map`
+def map(f: Callable[..., Any], tree: Tree, *rest: Tree, constant: str | None = None) -> Tree:
     """Apply `f` leaf by leaf to trees of one structure.
+
+    With `constant`, the branches of `tree` under that key stay as they are, and the other trees need not have them.
 
     Raises
     ------
     ValueError
         If a tree of `rest` is built otherwise; the message names the path.
     """
-    return _map(f, "", tree, *rest)
+    return _map(f, (), constant, tree, *rest)
 
 
-def _map(f: Callable[..., Any], path: str, tree: Tree, *rest: Tree) -> Tree:
+def _map(f: Callable[..., Any], path: tuple[Any, ...], constant: str | None, tree: Tree, *rest: Tree) -> Tree:
     if isinstance(tree, dict):
         for other in rest:
-            _same_keys(path, tree, other)
+            if not isinstance(other, dict) or other.keys() - {constant} != tree.keys() - {constant}:
+                raise ValueError(_keys_differ(path, tree, other))
         return {
-            key: _map(f, f"{path}.{key}" if path else str(key), tree[key], *(other[key] for other in rest))
-            for key in tree
+            key: branch
+            if key == constant
+            else _map(f, (*path, key), constant, branch, *[o[key] for o in rest])
+            for key, branch in tree.items()
         }
     if isinstance(tree, tuple):
         for other in rest:
             if not isinstance(other, tuple) or len(other) != len(tree):
-                raise ValueError(f"`{path}` must be a tuple of {len(tree)}, got {_kind(other)}")
-        branches = (_map(f, f"{path}[{k}]", *branch) for k, branch in enumerate(zip(tree, *rest, strict=True)))
-        return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
+                raise ValueError(f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}")
+        branches = enumerate(zip(tree, *rest, strict=True))
+        return tuple(_map(f, (*path, k), constant, *branch) for k, branch in branches)
     for other in rest:
         if isinstance(other, dict | tuple) or (other is None) != (tree is None):
-            raise ValueError(f"`{path}` must be {_kind(tree)}, got {_kind(other)}")
+            raise ValueError(f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}")
     return None if tree is None else f(tree, *rest)
 
 
-def _same_keys(path: str, tree: dict[str, Any], other: Any) -> None:
-    where = f"`{path}`" if path else "the tree"
+def _keys_differ(path: tuple[Any, ...], tree: dict[str, Any], other: Any) -> str:
     if not isinstance(other, dict):
-        raise ValueError(f"{where} must be a dict with the keys {list(tree)}, got {_kind(other)}")
-    if missing := tree.keys() - other.keys():
-        raise ValueError(f"{where} lacks the key(s) {sorted(missing)}")
-    if extra := other.keys() - tree.keys():
-        raise ValueError(f"{where} has the unknown key(s) {sorted(extra)}; expected {list(tree)}")
+        return f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}"
+    if missing := [key for key in tree if key not in other]:
+        return f"{_where(path)} lacks the key(s) {missing}"
+    extra = [key for key in other if key not in tree]
+    return f"{_where(path)} has the unknown key(s) {extra}; expected {list(tree)}"
+
+
+def _where(path: tuple[Any, ...]) -> str:
+    return f"`{'.'.join(str(part) for part in path)}`" if path else "the tree"
 
 
 def _kind(tree: Any) -> str:

@@ -30,9 +30,7 @@ class Cell(Protocol):
     def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
 
-    def slopes(
-        self, kept: States, prev: States, new: States, p: Params, drop: Array | None = None
-    ) -> States:
+    def slopes(self, kept: States, prev: States, new: States, p: Params, drop: Array | None = None) -> States:
         """Return the factors of the backward step."""
 
     def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:

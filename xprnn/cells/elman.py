@@ -28,16 +28,12 @@ class Elman:
     gates: ClassVar[int] = 1
     states: ClassVar[tuple[str, ...]] = ("h",)
 
-    def forward(
-        self, p: Params, xp: Namespace, inner: Array | None = None
-    ) -> Step:
+    def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
         u = hidden.forward(p, xp, inner)
         f = ACTIVATIONS[self.activation].bind(xp)
 
-        def step(
-            a_t: Array, prev: States, drop_t: Array | None = None
-        ) -> tuple[States, States]:
+        def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
             (h,) = prev
             h = f(a_t + u(h))
             if drop_t is None:
@@ -58,15 +54,11 @@ class Elman:
         slope = ACTIVATIONS[self.activation].slope
         return (slope(new[0]),) if drop is None else (drop * slope(kept[0]),)
 
-    def backward(
-        self, p: Params, xp: Namespace, inner: Array | None = None
-    ) -> Step:
+    def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the backward step: da = f′ dh, dh_{t-1} = W_hhᵀ da."""
         du_to_dh = hidden.backward(p, inner)
 
-        def back(
-            dnew: States, factors: States
-        ) -> tuple[States, States]:
+        def back(dnew: States, factors: States) -> tuple[States, States]:
             da = dnew[0] * factors[0]
             return (da,), (du_to_dh(da),)
 

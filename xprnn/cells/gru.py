@@ -31,9 +31,7 @@ class GRU:
     gates: ClassVar[int] = 3
     states: ClassVar[tuple[str, ...]] = ("h",)
 
-    def forward(
-        self, p: Params, xp: Namespace, inner: Array | None = None
-    ) -> Step:
+    def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
         return (_after if self.reset_after else _before)(p, xp, inner)
 
@@ -58,9 +56,7 @@ class GRU:
             r,
         )
 
-    def backward(
-        self, p: Params, xp: Namespace, inner: Array | None = None
-    ) -> Step:
+    def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the backward step."""
         return (_after_backward if self.reset_after else _before_backward)(p, xp, inner)
 
@@ -86,15 +82,11 @@ class GRU:
         return {key: xp.concat([of_rz[key], of_n[key]], axis=0) for key in of_rz}
 
 
-def _after(
-    p: Params, xp: Namespace, inner: Array | None
-) -> Step:
+def _after(p: Params, xp: Namespace, inner: Array | None) -> Step:
     u = hidden.forward(p, xp, inner)
     σ, tanh_ = sigmoid.bind(xp), tanh.bind(xp)
 
-    def step(
-        a_t: Array, prev: States, drop_t: Array | None = None
-    ) -> tuple[States, States]:
+    def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
         (h,) = prev
         (a_r, a_z, a_n), (u_r, u_z, u_n) = _xp.split(a_t, 3), _xp.split(u(h), 3)
         r = σ(a_r + u_r)
@@ -106,17 +98,13 @@ def _after(
     return step
 
 
-def _before(
-    p: Params, xp: Namespace, inner: Array | None
-) -> Step:
+def _before(p: Params, xp: Namespace, inner: Array | None) -> Step:
     H = p["W_hh"].shape[1]
     u_rz = hidden.forward(p, xp, inner, rows=slice(0, 2 * H))
     u_n = hidden.forward(p, xp, inner, rows=slice(2 * H, 3 * H))
     σ, tanh_ = sigmoid.bind(xp), tanh.bind(xp)
 
-    def step(
-        a_t: Array, prev: States, drop_t: Array | None = None
-    ) -> tuple[States, States]:
+    def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
         (h,) = prev
         (a_r, a_z, a_n), (u_r, u_z) = _xp.split(a_t, 3), _xp.split(u_rz(h), 2)
         r = σ(a_r + u_r)
@@ -128,15 +116,11 @@ def _before(
     return step
 
 
-def _after_backward(
-    p: Params, xp: Namespace, inner: Array | None
-) -> Step:
+def _after_backward(p: Params, xp: Namespace, inner: Array | None) -> Step:
     du_to_dh = hidden.backward(p, inner)
     concat = xp.concat
 
-    def back(
-        dnew: States, factors: States
-    ) -> tuple[States, States]:
+    def back(dnew: States, factors: States) -> tuple[States, States]:
         (dh,) = dnew
         h_n, h_z, n_r, h_h, r = factors
         da_n = dh * h_n
@@ -148,17 +132,13 @@ def _after_backward(
     return back
 
 
-def _before_backward(
-    p: Params, xp: Namespace, inner: Array | None
-) -> Step:
+def _before_backward(p: Params, xp: Namespace, inner: Array | None) -> Step:
     H = p["W_hh"].shape[1]
     rz_to_dh = hidden.backward(p, inner, rows=slice(0, 2 * H))
     n_to_drh = hidden.backward(p, inner, rows=slice(2 * H, 3 * H))
     concat = xp.concat
 
-    def back(
-        dnew: States, factors: States
-    ) -> tuple[States, States]:
+    def back(dnew: States, factors: States) -> tuple[States, States]:
         (dh,) = dnew
         h_n, h_z, rh_r, h_h, r = factors
         da_n = dh * h_n

@@ -32,16 +32,12 @@ class LSTM:
     gates: ClassVar[int] = 4
     states: ClassVar[tuple[str, ...]] = ("h", "c")
 
-    def forward(
-        self, p: Params, xp: Namespace, inner: Array | None = None
-    ) -> Step:
+    def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
         u = hidden.forward(p, xp, inner)
         σ, tanh_ = sigmoid.bind(xp), tanh.bind(xp)
 
-        def step(
-            a_t: Array, prev: States, drop_t: Array | None = None
-        ) -> tuple[States, States]:
+        def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
             h, c = prev
             i, f, g, o = _xp.split(a_t + u(h), 4)
             i, f, g, o = σ(i), σ(f), tanh_(g), σ(o)
@@ -73,16 +69,12 @@ class LSTM:
             f,
         )
 
-    def backward(
-        self, p: Params, xp: Namespace, inner: Array | None = None
-    ) -> Step:
+    def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the backward step."""
         du_to_dh = hidden.backward(p, inner)
         concat = xp.concat
 
-        def back(
-            dnew: States, factors: States
-        ) -> tuple[States, States]:
+        def back(dnew: States, factors: States) -> tuple[States, States]:
             dh, dc = dnew
             c_i, c_f, c_g, h_o, h_c, c_c = factors
             dc = dc + dh * h_c

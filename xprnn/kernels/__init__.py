@@ -6,6 +6,7 @@ configuration alone, never on a global or on a failed attempt.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 from xprnn import _xp
@@ -37,6 +38,7 @@ def _reference_takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, .
 REFERENCE = Kernel("reference", reference.scan, reference.scan_backward, _reference_takes, BoundReference)
 
 
+@cache
 def _numpy() -> Kernel:
     from xprnn.kernels import numpy_
 
@@ -105,7 +107,10 @@ def select(
             twin = load()
             why = twin.takes(cell, around, dtype, shape) or ""
             if not why:
-                return twin, "asked for by name" if kernel == name else f"the arrays are {_xp.library(xp)} arrays"
+                return (
+                    twin,
+                    "asked for by name" if kernel == name else f"the arrays are {_xp.library(xp)} arrays",
+                )
         refusals.append(f"{name}: {why}")
     if kernel != "auto":
         raise ValueError(f"`kernel` {kernel!r} cannot run this scan: {refusals[0].partition(': ')[2]}")

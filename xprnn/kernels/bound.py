@@ -12,7 +12,9 @@ from xprnn.cells import Cell, Params, States
 class BoundReference:
     """Runs `cell.forward` layer by layer, for `xprnn.stepper.Stepper`."""
 
-    def __init__(self, cell: Cell, parts: list[Params], states: list[States | None], B: int, home: Home) -> None:
+    def __init__(
+        self, cell: Cell, parts: list[Params], states: list[States | None], B: int, home: Home
+    ) -> None:
         xp = home.xp
         parts = [{key: xp.asarray(a, copy=True) for key, a in p.items()} for p in parts]
         self._home = home

@@ -4,7 +4,7 @@ The same contract as `xprnn.scan`, whose docstrings hold here: buffers are made 
 writes into them. Masks and resets cost only in the steps that have one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,18 +53,24 @@ def scan(
         s[0] = s0
     rows = list(zip(*track, strict=True))
     restarts, holes = _steps_with(around.reset), _steps_with(around.mask, holes=True)
-    for t in range(T):
-        if t % n == 0:
-            load(a[t : t + n])
-        prev, new = rows[t], rows[t + 1]
-        if t in restarts:
-            prev = _restart(restarts[t], around.fresh, prev)
-        step(t % n, prev, new)
-        if t in holes:
-            for s, before in zip(new, prev, strict=True):
-                np.copyto(s, before, where=holes[t])
+    special = restarts.keys() | holes.keys()
+    new = rows[0]
+    for start in range(0, T, n):
+        load(a[start : start + n])
+        for t in range(start, min(start + n, T)):
+            prev, new = new, rows[t + 1]
+            if t not in special:
+                step(t - start, prev, new)
+                continue
+            if t in restarts:
+                prev = _restart(restarts[t], around.fresh, prev)
+            step(t - start, prev, new)
+            if t in holes:
+                for s, before in zip(new, prev, strict=True):
+                    np.copyto(s, before, where=holes[t])
     states = tuple(s[1:] for s in track)
-    return states, rows[T], Cache(around, track, kept) if keep else None
+    final = tuple(s.copy() for s in rows[T])  # the track may be the cache's
+    return states, final, Cache(around, track, kept) if keep else None
 
 
 def scan_backward(
@@ -84,24 +90,29 @@ def scan_backward(
     load, back, written, finish = BACKWARD[type(cell)](cell, p, kept, prev, new)
     T = len(new[0])
     carry = tuple(
-        np.zeros_like(s[0]) if d is None else np.array(d) for d, s in zip(dfinal, track, strict=True)
+        np.zeros_like(s[0]) if d is None else np.array(d, order="C")
+        for d, s in zip(dfinal, track, strict=True)
     )
     dfresh = tuple(np.zeros_like(s[0]) for s in track) if "fresh" in want else ()
     given = [(c, d) for c, d in zip(carry, dstates, strict=True) if d is not None]
     restarts, holes = _steps_with(around.reset), _steps_with(around.mask, holes=True)
-    for t in range(T - 1, -1, -1):
-        if t == T - 1 or (t + 1) % BLOCK == 0:
-            load(t // BLOCK * BLOCK, t + 1)
-        for c, d in given:
-            np.add(c, d[t], out=c)
-        skipped = [c.copy() for c in carry] if t in holes else ()
-        back(t, carry)
-        for c, s in zip(carry, skipped, strict=False):
-            np.copyto(c, s, where=holes[t])
-        for array in written if skipped else ():
-            np.copyto(array[t], 0.0, where=holes[t])
-        if t in restarts:
-            _restart_backward(restarts[t], carry, dfresh)
+    special = restarts.keys() | holes.keys()
+    add = np.add
+    for start in reversed(range(0, T, BLOCK)):
+        stop = min(start + BLOCK, T)
+        load(start, stop)
+        for t in range(stop - 1, start - 1, -1):
+            for c, d in given:
+                add(c, d[t], c)
+            if t not in special:
+                back(t, carry)
+                continue
+            if t in holes:
+                _back_over_holes(holes[t], t, back, carry, written)
+            else:
+                back(t, carry)
+            if t in restarts:
+                _restart_backward(restarts[t], carry, dfresh)
     da, dp = finish()
     return da, carry, dp, NOTHING._replace(fresh=dfresh) if dfresh else NOTHING
 
@@ -117,7 +128,19 @@ def _steps_with(flags: Any | None, *, holes: bool = False) -> dict[int, Any]:
 def _restart(reset: Any, fresh: States | None, state: States) -> States:
     """Return copies of the states with `fresh`, or zeros, where a segment begins."""
     values: Iterator[Any] = iter(fresh or [0.0] * len(state))
-    return tuple(np.where(reset, f, s).astype(s.dtype, copy=False) for f, s in zip(values, state, strict=True))
+    return tuple(
+        np.where(reset, f, s).astype(s.dtype, copy=False) for f, s in zip(values, state, strict=True)
+    )
+
+
+def _back_over_holes(hole: Any, t: int, back: Callable[..., None], carry: States, written: States) -> None:
+    """Run step t backward in the rows that took it; in the others the gradient at the state is carried."""
+    skipped = [c.copy() for c in carry]
+    back(t, carry)
+    for c, s in zip(carry, skipped, strict=True):
+        np.copyto(c, s, where=hole)
+    for array in written:
+        np.copyto(array[t], 0.0, where=hole)
 
 
 def _restart_backward(reset: Any, carry: States, dfresh: States) -> None:
@@ -131,7 +154,9 @@ def _restart_backward(reset: Any, carry: States, dfresh: States) -> None:
 class Bound:
     """A stack of layers bound to parameters and states of its own, for `xprnn.stepper.Stepper`."""
 
-    def __init__(self, cell: Cell, parts: list[Params], states: list[States | None], B: int, home: Any) -> None:
+    def __init__(
+        self, cell: Cell, parts: list[Params], states: list[States | None], B: int, home: Any
+    ) -> None:
         self._layers = [
             _BoundLayer(cell, p, state, B, home.dtype) for p, state in zip(parts, states, strict=True)
         ]

@@ -13,6 +13,7 @@
 - ``written``: the arrays, (T, B, ·) each, that hold the gradients at the pre-activations;
 - ``finish() -> (da, dp)``.
 
+`out` arrays are passed by position and products are the method `dot`: at B = 1 that is a third of a call's time.
 σ(x) = ½ + ½ tanh(x/2), so with the rows of the logistic gates halved beforehand one `tanh` serves all gates.
 """
 
@@ -38,22 +39,22 @@ def _elman_forward(cell: Elman, p: Params, shape: tuple[int, ...], dtype: Any) -
     z = np.empty(shape, dtype)
     steps = list(z)
     relu = cell.activation == "relu"
-    dot, add, tanh, maximum = np.dot, np.add, np.tanh, np.maximum
+    add, tanh, maximum = np.add, np.tanh, np.maximum
 
     def load(a: np.ndarray) -> None:
         if b is None:
             z[: len(a)] = a
         else:
-            add(a, b, out=z[: len(a)])
+            add(a, b, z[: len(a)])
 
     def step(k: int, prev: States, new: States) -> None:
         h = new[0]
-        dot(prev[0], W, out=h)
-        add(h, steps[k], out=h)
+        prev[0].dot(W, h)
+        add(h, steps[k], h)
         if relu:
-            maximum(h, 0.0, out=h)
+            maximum(h, 0.0, h)
         else:
-            tanh(h, out=h)
+            tanh(h, h)
 
     return load, step, ()
 
@@ -68,14 +69,17 @@ def _elman_backward(cell: Elman, p: Params, kept: States, prev: States, new: Sta
         if relu:
             slope[...] = ~(h <= 0.0)
         else:
-            np.multiply(h, h, out=slope)
-            np.subtract(1.0, slope, out=slope)
+            np.multiply(h, h, slope)
+            np.subtract(1.0, slope, slope)
+
+    steps = list(da)
+    multiply = np.multiply
 
     def back(t: int, dstate: States) -> None:
         (dh,) = dstate
-        da_t = da[t]
-        np.multiply(da_t, dh, out=da_t)
-        np.dot(da_t, W, out=dh)
+        da_t = steps[t]
+        multiply(da_t, dh, da_t)
+        da_t.dot(W, dh)
 
     return load, back, (da,), lambda: (da, hidden.gradients(da, prev[0], p))
 
@@ -92,27 +96,27 @@ def _lstm_forward(cell: LSTM, p: Params, shape: tuple[int, ...], dtype: Any) -> 
     gates = np.empty(shape, dtype)
     u, ig, tanh_c = np.empty((B, G), dtype), np.empty((B, H), dtype), np.empty((B, H), dtype)
     steps = list(zip(gates, *_xp.split(gates, 4), strict=True))
-    dot, add, multiply, tanh = np.dot, np.add, np.multiply, np.tanh
+    add, multiply, tanh = np.add, np.multiply, np.tanh
 
     def load(a: np.ndarray) -> None:
         z = gates[: len(a)]
-        multiply(a, half, out=z)
+        multiply(a, half, z)
         if b is not None:
-            add(z, b, out=z)
+            add(z, b, z)
 
     def step(k: int, prev: States, new: States) -> None:
         (h_prev, c_prev), (h, c) = prev, new
         z, i, f, g, o = steps[k]
-        dot(h_prev, W, out=u)
-        add(z, u, out=z)
-        tanh(z, out=z)
-        multiply(z, half, out=z)
-        add(z, shift, out=z)
-        multiply(i, g, out=ig)
-        multiply(f, c_prev, out=c)
-        add(c, ig, out=c)
-        tanh(c, out=tanh_c)
-        multiply(o, tanh_c, out=h)
+        h_prev.dot(W, u)
+        add(z, u, z)
+        tanh(z, z)
+        multiply(z, half, z)
+        add(z, shift, z)
+        multiply(i, g, ig)
+        multiply(f, c_prev, c)
+        add(c, ig, c)
+        tanh(c, tanh_c)
+        multiply(o, tanh_c, h)
 
     return load, step, (gates,)
 
@@ -141,12 +145,12 @@ def _lstm_backward(cell: LSTM, p: Params, kept: States, prev: States, new: State
         dh, dc = dstate
         da_t = da[t]
         ifg = da_t[:, : 3 * H].reshape(B, 3, H)
-        np.multiply(dh, h_c[t], out=dc_c)
-        np.add(dc, dc_c, out=dc)
-        np.multiply(ifg, dc[:, None, :], out=ifg)
-        np.multiply(da_t[:, 3 * H :], dh, out=da_t[:, 3 * H :])
-        np.multiply(dc, forget[t], out=dc)
-        np.dot(da_t, W, out=dh)
+        np.multiply(dh, h_c[t], dc_c)
+        np.add(dc, dc_c, dc)
+        np.multiply(ifg, dc[:, None, :], ifg)
+        np.multiply(da_t[:, 3 * H :], dh, da_t[:, 3 * H :])
+        np.multiply(dc, forget[t], dc)
+        da_t.dot(W, dh)
 
     return load, back, (da,), lambda: (da, hidden.gradients(da, prev[0], p))
 
@@ -164,41 +168,41 @@ def _gru_forward(cell: GRU, p: Params, shape: tuple[int, ...], dtype: Any) -> Fo
     after = cell.reset_after
     u_of_rz, u_of_n = u[:, : 2 * H], u[:, 2 * H :]
     u_rz_alone, u_n_alone = np.empty((B, 2 * H), dtype), np.empty((B, H), dtype)
-    dot, add, multiply, subtract, tanh = np.dot, np.add, np.multiply, np.subtract, np.tanh
+    add, multiply, subtract, tanh = np.add, np.multiply, np.subtract, np.tanh
 
     def load(a: np.ndarray) -> None:
         now = rz[: len(a)]
-        multiply(a[..., : 2 * H], 0.5, out=now)
-        add(now, b_rz, out=now)
+        multiply(a[..., : 2 * H], 0.5, now)
+        add(now, b_rz, now)
         if after:
             n_[: len(a)] = a[..., 2 * H :]
         else:
-            add(a[..., 2 * H :], b_n, out=n_[: len(a)])
+            add(a[..., 2 * H :], b_n, n_[: len(a)])
 
     def gates(rz_k: np.ndarray, u_rz: np.ndarray) -> None:
-        add(rz_k, u_rz, out=rz_k)
-        tanh(rz_k, out=rz_k)
-        multiply(rz_k, 0.5, out=rz_k)
-        add(rz_k, 0.5, out=rz_k)
+        add(rz_k, u_rz, rz_k)
+        tanh(rz_k, rz_k)
+        multiply(rz_k, 0.5, rz_k)
+        add(rz_k, 0.5, rz_k)
 
     def step(k: int, prev: States, new: States) -> None:
         (h_prev,), (h,) = prev, new
         rz_k, r, z, n_k, u_n_k = steps[k]
         if after:
-            dot(h_prev, W_all, out=u)
+            h_prev.dot(W_all, u)
             gates(rz_k, u_of_rz)
-            add(u_of_n, b_n, out=u_n_k)
-            multiply(r, u_n_k, out=rh)
+            add(u_of_n, b_n, u_n_k)
+            multiply(r, u_n_k, rh)
         else:
-            dot(h_prev, W_rz, out=u_rz_alone)
+            h_prev.dot(W_rz, u_rz_alone)
             gates(rz_k, u_rz_alone)
-            multiply(r, h_prev, out=u_n_alone)
-            dot(u_n_alone, W_n, out=rh)
-        add(n_k, rh, out=n_k)
-        tanh(n_k, out=n_k)
-        subtract(h_prev, n_k, out=h)  # (1 - z) n + z h_prev = n + z (h_prev - n)
-        multiply(h, z, out=h)
-        add(h, n_k, out=h)
+            multiply(r, h_prev, u_n_alone)
+            u_n_alone.dot(W_n, rh)
+        add(n_k, rh, n_k)
+        tanh(n_k, n_k)
+        subtract(h_prev, n_k, h)  # (1 - z) n + z h_prev = n + z (h_prev - n)
+        multiply(h, z, h)
+        add(h, n_k, h)
 
     return load, step, (rz, n_, u_n)
 
@@ -223,20 +227,20 @@ def _gru_backward(cell: GRU, p: Params, kept: States, prev: States, new: States)
 
     def back(t: int, dstate: States) -> None:
         (dh,) = dstate
-        np.multiply(da_n[t], dh, out=da_n[t])
-        np.multiply(du_z[t], dh, out=du_z[t])
-        np.multiply(dh, z[t], out=dh)
+        np.multiply(da_n[t], dh, da_n[t])
+        np.multiply(du_z[t], dh, du_z[t])
+        np.multiply(dh, z[t], dh)
         if after:
-            np.multiply(du_r[t], da_n[t], out=du_r[t])
-            np.multiply(da_n[t], r[t], out=du_n[t])
-            np.dot(du[t], p["W_hh"], out=through)
+            np.multiply(du_r[t], da_n[t], du_r[t])
+            np.multiply(da_n[t], r[t], du_n[t])
+            du[t].dot(p["W_hh"], through)
         else:
-            np.dot(da_n[t], W_n, out=drh)
-            np.multiply(du_r[t], drh, out=du_r[t])
-            np.multiply(drh, r[t], out=drh)
-            np.add(dh, drh, out=dh)
-            np.dot(du[t, :, : 2 * H], W_rz, out=through)
-        np.add(dh, through, out=dh)
+            da_n[t].dot(W_n, drh)
+            np.multiply(du_r[t], drh, du_r[t])
+            np.multiply(drh, r[t], drh)
+            np.add(dh, drh, dh)
+            du[t, :, : 2 * H].dot(W_rz, through)
+        np.add(dh, through, dh)
 
     def finish() -> tuple[Any, dict[str, Any]]:
         if not after:
@@ -250,16 +254,16 @@ def _gru_backward(cell: GRU, p: Params, kept: States, prev: States, new: States)
 
 def _logistic_slope(y: np.ndarray, factor: np.ndarray, out: np.ndarray) -> None:
     """Write factor * y * (1 - y)."""
-    np.subtract(1.0, y, out=out)
-    np.multiply(out, y, out=out)
-    np.multiply(out, factor, out=out)
+    np.subtract(1.0, y, out)
+    np.multiply(out, y, out)
+    np.multiply(out, factor, out)
 
 
 def _tanh_slope(y: np.ndarray, factor: np.ndarray, out: np.ndarray) -> None:
     """Write factor * (1 - y²)."""
-    np.multiply(y, y, out=out)
-    np.subtract(1.0, out, out=out)
-    np.multiply(out, factor, out=out)
+    np.multiply(y, y, out)
+    np.subtract(1.0, out, out)
+    np.multiply(out, factor, out)
 
 
 FORWARD: dict[type, Callable[..., Forward]] = {
