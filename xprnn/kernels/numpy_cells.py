@@ -13,7 +13,7 @@
 - ``written``: the arrays, (T, B, ·) each, that hold the gradients at the pre-activations;
 - ``finish() -> (da, dp)``.
 
-`out` arrays are passed by position and products are the method `dot`: at B = 1 that is a third of a call's time.
+`out` arrays are passed by position (not to `maximum`, which forbids it) and products are the method `dot`: at B = 1 that is a third of a call's time.
 σ(x) = ½ + ½ tanh(x/2), so with the rows of the logistic gates halved beforehand one `tanh` serves all gates.
 """
 
@@ -52,7 +52,7 @@ def _elman_forward(cell: Elman, p: Params, shape: tuple[int, ...], dtype: Any) -
         prev[0].dot(W, h)
         add(h, steps[k], h)
         if relu:
-            maximum(h, 0.0, h)
+            maximum(h, 0.0, out=h)
         else:
             tanh(h, h)
 

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from tests import backends
+
+_made = {}
+
+
+def pytest_report_header(config):
+    skipped = {name: backends.why_not(name) for name in backends.NAMES if backends.why_not(name)}
+    return [
+        f"xprnn backends that run: {', '.join(backends.running())}",
+        *(f"xprnn backend skipped: {name}: {reason}" for name, reason in skipped.items()),
+    ]
+
+
+@pytest.fixture(params=backends.parameters())
+def backend(request):
+    """Every array library that can run, in turn."""
+    if request.param not in _made:
+        _made[request.param] = backends.Backend(request.param)
+    return _made[request.param]
+
+
+@pytest.fixture
+def rng():
+    """A generator with a fixed seed, new for each test."""
+    return np.random.default_rng(20261123)
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, where its autograd is the judge."""
+    return pytest.importorskip("torch", reason="torch, whose autograd is the judge here, is not installed")
