@@ -59,7 +59,7 @@ class Backend:
 
             jax.config.update("jax_enable_x64", True)
         # in-place twins cannot run on arrays that forbid it; everywhere else, every kernel that can run does
-        self.kernels = ("reference", "numpy") if name == "numpy" else ("reference",)
+        self.kernels = {"numpy": ("reference", "numpy"), "jax": ("jax",)}.get(name, ("reference",))
         self.kernel = "reference" if name == "numpy:readonly" else "auto"
 
     def asarray(self, a, dtype=None):

@@ -93,7 +93,9 @@ def _rows(a: Array, xp: Namespace) -> Array:
     if len(a.shape) == 2:
         return a
     shape = (math.prod(a.shape[:-1]), a.shape[-1])
-    return a.reshape(shape) if isinstance(a, np.ndarray) else xp.reshape(a, shape)  # a method call: 0.8 µs less
+    return (
+        a.reshape(shape) if isinstance(a, np.ndarray) else xp.reshape(a, shape)
+    )  # a method call: 0.8 µs less
 
 
 def matmul_time(x: Array, W: Array, xp: Namespace) -> Array:

@@ -88,6 +88,20 @@ def to_numpy(a: Array) -> np.ndarray:
     return _xp.to_numpy(a)
 
 
+def device(a: Array) -> str:
+    """Return the device of an array in words, such as `cpu` or `cuda:0`.
+
+    Raises
+    ------
+    TypeError
+        If `a` is no array.
+    """
+    if not _xp.is_array(a):
+        raise TypeError(f"`a` must be an array, got {type(a).__name__}")
+    place = _xp.device(a)
+    return f"cuda:{place.id}" if _xp.library(_xp.namespace(a)) == "cupy" else str(place)
+
+
 def move(arrays: Tree, like: Array) -> Tree:
     """Copy a nested dict or tuple of arrays beside `like`: to its library and device; every dtype stays.
 

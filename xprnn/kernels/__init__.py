@@ -45,7 +45,14 @@ def _numpy() -> Kernel:
     return Kernel("numpy", numpy_.scan, numpy_.scan_backward, numpy_.takes, numpy_.Bound)
 
 
-TWINS = {"numpy": (_xp.is_namespace_numpy, _numpy)}
+@cache
+def _jax() -> Kernel:
+    from xprnn.kernels import jax_
+
+    return Kernel("jax", jax_.scan, jax_.scan_backward, jax_.takes, BoundReference)
+
+
+TWINS = {"numpy": (_xp.is_namespace_numpy, _numpy), "jax": (_xp.is_namespace_jax, _jax)}
 """Per name, which namespaces it runs on, and what loads it; the first that takes a scan runs it."""
 
 NAMES = ("auto", "reference", *TWINS)
@@ -97,24 +104,22 @@ def select(
     check_name(kernel)
     if kernel == "reference":
         return REFERENCE, "asked for by name"
+    if kernel != "auto":
+        runs_on, load = TWINS[kernel]
+        if not runs_on(xp):
+            why = f"it runs on {kernel} arrays, not on {_xp.library(xp)} arrays"
+        else:
+            why = load().takes(cell, around, dtype, shape) or ""
+        if why:
+            raise ValueError(f"`kernel` {kernel!r} cannot run this scan: {why}")
+        return load(), "asked for by name"
     refusals = []
     for name, (runs_on, load) in TWINS.items():
-        if kernel not in ("auto", name):
-            continue
-        if not runs_on(xp):
-            why = f"it runs on {name} arrays, not on {_xp.library(xp)} arrays"
-        else:
-            twin = load()
-            why = twin.takes(cell, around, dtype, shape) or ""
-            if not why:
-                return (
-                    twin,
-                    "asked for by name" if kernel == name else f"the arrays are {_xp.library(xp)} arrays",
-                )
-        refusals.append(f"{name}: {why}")
-    if kernel != "auto":
-        raise ValueError(f"`kernel` {kernel!r} cannot run this scan: {refusals[0].partition(': ')[2]}")
-    return REFERENCE, "no twin takes this scan; " + "; ".join(refusals)
+        if runs_on(xp):
+            if (refusal := load().takes(cell, around, dtype, shape)) is None:
+                return load(), f"the arrays are {_xp.library(xp)} arrays"
+            refusals.append(f"{name}: {refusal}")
+    return REFERENCE, "; ".join(refusals) or f"no twin runs on {_xp.library(xp)} arrays"
 
 
 class Explanation(NamedTuple):

@@ -1,0 +1,180 @@
+"""Check the gradients of every configuration and print the report.
+
+    python scripts/gradcheck.py                    # NumPy, every kernel
+    python scripts/gradcheck.py --backend torch
+    python scripts/gradcheck.py --all              # one line per configuration, not per group
+
+In float64, along random directions in all inputs at once and in each array alone: |numeric - analytic| / (|g| |v|).
+Where PyTorch is installed, values and gradients are also compared with its autograd: max |a - b| / max |b|.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import sys
+
+import numpy as np
+
+import xprnn
+from xprnn import tree
+
+LAYERS = {
+    "RNN tanh": (xprnn.RNN, {}),
+    "RNN relu": (xprnn.RNN, {"nonlinearity": "relu"}),
+    "GRU reset after": (xprnn.GRU, {}),
+    "GRU reset before": (xprnn.GRU, {"reset_after": False}),
+    "LSTM": (xprnn.LSTM, {}),
+}
+TIMES = ("whole", "lengths", "mask with gaps", "mask + reset")
+T, B, I, H = 6, 3, 3, 4
+LIMIT, AUTOGRAD_LIMIT = 1e-7, 1e-12
+
+
+def configurations():
+    """Yield (name of the layer, layer, what is done with time)."""
+    product = itertools.product(LAYERS, (1, 2), (False, True), (True, "input", False), TIMES)
+    for name, num_layers, bidirectional, bias, time in product:
+        kind, options = LAYERS[name]
+        yield name, kind(I, H, num_layers, bidirectional=bidirectional, bias=bias, **options), time
+
+
+def draw(layer, rng):
+    """Draw parameters, input and initial state on the host."""
+    n = layer.num_layers * (2 if layer.bidirectional else 1)
+    state = tuple(rng.standard_normal((n, B, H)) for _ in layer.cell.states)
+    x = rng.standard_normal((T, B, I))
+    return {"params": layer.init(rng), "x": x, "state0": state if len(state) > 1 else state[0]}
+
+
+def time_options(time, rng):
+    """Return lengths, mask and reset on the host."""
+    if time == "lengths":
+        return {"lengths": [T, 0, 4]}
+    flags = {}
+    if time.startswith("mask"):
+        flags["mask"] = rng.random((T, B)) < 0.7
+    if time.endswith("reset"):
+        flags["reset"] = rng.random((T, B)) < 0.3
+    return flags
+
+
+def against_derivative(layer, host, options, like, kernel):
+    """Return the worst error against finite differences, and its array."""
+    there = {key: xprnn.backends.move(value, like=like) for key, value in host.items()}
+    flags = {k: v if k == "lengths" else xprnn.backends.move(v, like=like) for k, v in options.items()}
+    try:
+        report = xprnn.testing.check_gradients(
+            layer,
+            there["params"],
+            there["x"],
+            there["state0"],
+            tol=LIMIT,
+            step=1e-5 if getattr(layer, "nonlinearity", "") == "relu" else 1e-3,  # fewer kinks within it
+            kernel=kernel,
+            **flags,
+        )
+    except xprnn.testing.GradientError as error:
+        print(f"{layer}\n{error}")
+        return float("inf"), "see above"
+    return report.worst.error, report.worst.name
+
+
+def against_autograd(layer, host, options, like, kernel):
+    """Return the worst error against PyTorch's autograd, or None where `torch.nn` has no such layer."""
+    import torch
+
+    if layer.bias == "input" or not getattr(layer, "reset_after", True) or set(options) - {"lengths"}:
+        return None
+    options = {"lengths": [T, 1, 4]} if options else {}  # PyTorch refuses a length of 0
+    relu = {"nonlinearity": "relu"} if getattr(layer, "nonlinearity", "") == "relu" else {}
+    theirs = getattr(torch.nn, type(layer).__name__)(
+        I,
+        H,
+        layer.num_layers,
+        bias=layer.bias,
+        bidirectional=layer.bidirectional,
+        dtype=torch.float64,
+        **relu,
+    )
+    named = {
+        f"{key.replace('W_', 'weight_').replace('b_', 'bias_')}_{part}": array
+        for part, arrays in host["params"].items()
+        for key, array in arrays.items()
+    }
+    theirs.load_state_dict({name: torch.tensor(array) for name, array in named.items()})
+    leaves = tree.map(lambda a: torch.tensor(a, requires_grad=True), (host["x"], host["state0"]))
+    x = leaves[0]
+    if options:
+        x = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor(options["lengths"]), enforce_sorted=False)
+    y, state = theirs(x, leaves[1])
+    if options:
+        y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, total_length=T)
+    rng = np.random.default_rng(1)
+    weights = tree.map(lambda a: rng.standard_normal(tuple(a.shape)), (y, state))
+    sum(
+        (a * torch.tensor(w)).sum()
+        for a, w in zip(tree.leaves((y, state)), tree.leaves(weights), strict=True)
+    ).backward()
+    there, dy, dstate = (xprnn.backends.move(value, like=like) for value in (host, *weights))
+    _, _, cache = layer.forward(there["params"], there["x"], there["state0"], kernel=kernel, **options)
+    dparams, dx, dstate0 = layer.backward(there["params"], cache, dy, dstate)
+    expected = [getattr(theirs, name).grad for name in named] + [a.grad for a in tree.leaves(leaves)]
+    actual = [xprnn.backends.to_numpy(a) for a in tree.leaves((dparams, dx, dstate0))]
+    errors = [
+        np.abs(a - b.numpy()).max() / max(np.abs(b.numpy()).max(), 1e-3)
+        for a, b in zip(actual, expected, strict=True)
+    ]
+    return float(max(errors))
+
+
+def main(argv=None):
+    """Print the report; return 1 if a gradient is off, 2 if the backend cannot run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backend", choices=tuple(xprnn.backends.INSTALL), default="numpy")
+    parser.add_argument("--all", action="store_true", help="print every configuration")
+    args = parser.parse_args(argv)
+    try:
+        xp = xprnn.backends.load(args.backend)
+    except xprnn.backends.BackendError as error:
+        print(f"gradcheck.py: {error}", file=sys.stderr)
+        return 2
+    if args.backend == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    like = xp.zeros(1, dtype=xp.float64)
+    kernels = {"numpy": ("numpy", "reference")}.get(args.backend, ("auto",))
+    judged = importlib.util.find_spec("torch") is not None
+    rng = np.random.default_rng(0)
+    groups = {}
+    for (name, layer, time), kernel in itertools.product(configurations(), kernels):
+        host, options = draw(layer, rng), time_options(time, rng)
+        error, where = against_derivative(layer, host, options, like, kernel)
+        autograd = against_autograd(layer, host, options, like, kernel) if judged else None
+        groups.setdefault((name, kernel), []).append((error, autograd))
+        if args.all:
+            print(
+                f"{error:8.1e}  {'-' if autograd is None else f'{autograd:8.1e}'}  {kernel}  {layer}  {time}  {where}"
+            )
+    print(
+        f"| layer, {args.backend} | kernel | configurations | against the derivative | against autograd (of) |"
+    )
+    print("|---|---|---|---|---|")
+    for (name, kernel), errors in groups.items():
+        theirs = [a for _, a in errors if a is not None]
+        autograd = f"{max(theirs):.1e} ({len(theirs)})" if theirs else "-"
+        print(f"| {name} | {kernel} | {len(errors)} | {max(e for e, _ in errors):.1e} | {autograd} |")
+    every = [pair for errors in groups.values() for pair in errors]
+    bad = [
+        pair for pair in every if not (pair[0] <= LIMIT and (pair[1] is None or pair[1] <= AUTOGRAD_LIMIT))
+    ]
+    print(
+        f"{len(every)} configurations, {len(bad)} above {LIMIT:.0e} (derivative) or {AUTOGRAD_LIMIT:.0e} (autograd)"
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
