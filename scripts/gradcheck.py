@@ -112,8 +112,7 @@ def against_autograd(layer, host, options, like, kernel):
     rng = np.random.default_rng(1)
     weights = tree.map(lambda a: rng.standard_normal(tuple(a.shape)), (y, state))
     sum(
-        (a * torch.tensor(w)).sum()
-        for a, w in zip(tree.leaves((y, state)), tree.leaves(weights), strict=True)
+        (a * torch.tensor(w)).sum() for a, w in zip(tree.leaves((y, state)), tree.leaves(weights), strict=True)
     ).backward()
     there, dy, dstate = (xprnn.backends.move(value, like=like) for value in (host, *weights))
     _, _, cache = layer.forward(there["params"], there["x"], there["state0"], kernel=kernel, **options)
@@ -121,17 +120,14 @@ def against_autograd(layer, host, options, like, kernel):
     expected = [getattr(theirs, name).grad for name in named] + [a.grad for a in tree.leaves(leaves)]
     actual = [xprnn.backends.to_numpy(a) for a in tree.leaves((dparams, dx, dstate0))]
     errors = [
-        np.abs(a - b.numpy()).max() / max(np.abs(b.numpy()).max(), 1e-3)
-        for a, b in zip(actual, expected, strict=True)
+        np.abs(a - b.numpy()).max() / max(np.abs(b.numpy()).max(), 1e-3) for a, b in zip(actual, expected, strict=True)
     ]
     return float(max(errors))
 
 
 def main(argv=None):
     """Print the report; return 1 if a gradient is off, 2 if the backend cannot run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=tuple(xprnn.backends.INSTALL), default="numpy")
     parser.add_argument("--all", action="store_true", help="print every configuration")
     args = parser.parse_args(argv)
@@ -158,21 +154,15 @@ def main(argv=None):
             print(
                 f"{error:8.1e}  {'-' if autograd is None else f'{autograd:8.1e}'}  {kernel}  {layer}  {time}  {where}"
             )
-    print(
-        f"| layer, {args.backend} | kernel | configurations | against the derivative | against autograd (of) |"
-    )
+    print(f"| layer, {args.backend} | kernel | configurations | against the derivative | against autograd (of) |")
     print("|---|---|---|---|---|")
     for (name, kernel), errors in groups.items():
         theirs = [a for _, a in errors if a is not None]
         autograd = f"{max(theirs):.1e} ({len(theirs)})" if theirs else "-"
         print(f"| {name} | {kernel} | {len(errors)} | {max(e for e, _ in errors):.1e} | {autograd} |")
     every = [pair for errors in groups.values() for pair in errors]
-    bad = [
-        pair for pair in every if not (pair[0] <= LIMIT and (pair[1] is None or pair[1] <= AUTOGRAD_LIMIT))
-    ]
-    print(
-        f"{len(every)} configurations, {len(bad)} above {LIMIT:.0e} (derivative) or {AUTOGRAD_LIMIT:.0e} (autograd)"
-    )
+    bad = [pair for pair in every if not (pair[0] <= LIMIT and (pair[1] is None or pair[1] <= AUTOGRAD_LIMIT))]
+    print(f"{len(every)} configurations, {len(bad)} above {LIMIT:.0e} (derivative) or {AUTOGRAD_LIMIT:.0e} (autograd)")
     return 1 if bad else 0
 
 

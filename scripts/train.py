@@ -197,9 +197,7 @@ def positive(text):
 
 def arguments(argv):
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=tuple(xprnn.backends.INSTALL), default="numpy")
     parser.add_argument("--cell", choices=tuple(CELLS))
     parser.add_argument("--task", choices=tuple(EPOCHS), default="mean")

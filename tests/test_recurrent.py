@@ -21,8 +21,10 @@ def name(request):
 def draw_state(layer, rng, B):
     n = layer.num_layers * (2 if layer.bidirectional else 1)
     shape = (n, layer.hidden_size) if B is None else (n, B, layer.hidden_size)
-    return (rng.standard_normal(shape), rng.standard_normal(shape)) if isinstance(layer, xprnn.LSTM) else (
-        rng.standard_normal(shape)
+    return (
+        (rng.standard_normal(shape), rng.standard_normal(shape))
+        if isinstance(layer, xprnn.LSTM)
+        else (rng.standard_normal(shape))
     )
 
 
@@ -119,9 +121,7 @@ def test_gru_with_the_reset_before_the_product_differs_and_is_checked(backend, r
     given = draw(after, rng)
     assert not np.allclose(call(after, given)["y"], call(before, given)["y"])
     there = backend.asarrays(given)
-    report = xprnn.testing.check_gradients(
-        before, there["params"], there["x"], there["state0"], kernel=backend.kernel
-    )
+    report = xprnn.testing.check_gradients(before, there["params"], there["x"], there["state0"], kernel=backend.kernel)
     assert report.worst.error < 1e-9
 
 

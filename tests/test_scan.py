@@ -8,7 +8,7 @@ import pytest
 from tests.close import assert_close, error
 from xprnn import kernels, scan, tree
 from xprnn.cells import GRU, LSTM, Elman
-from xprnn.scan import NOTHING, Around
+from xprnn.scan import Around
 
 KINDS = {
     "elman": (Elman(), {}),
@@ -85,7 +85,7 @@ def judge(torch, kind, given, around, weight, want):
     """Return the same by PyTorch's autograd, from a per-step forward of its own."""
     from tests import torch_cells
 
-    cell, options = KINDS[kind]
+    _, options = KINDS[kind]
 
     def tensor(a):
         return torch.tensor(a, requires_grad=a.dtype == np.float64)
@@ -101,7 +101,11 @@ def judge(torch, kind, given, around, weight, want):
         return np.zeros(tuple(a.shape)) if a.grad is None else a.grad.numpy()
 
     values = tree.map(lambda a: a.detach().numpy(), {"states": states, "final": final})
-    return {**values, **tree.map(gradient, given), **{name: tree.map(gradient, around[name]) for name in want}}
+    return {
+        **values,
+        **tree.map(gradient, given),
+        **{name: tree.map(gradient, around[name]) for name in want},
+    }
 
 
 @pytest.mark.parametrize("on", subsets(), ids="+".join)
@@ -123,9 +127,7 @@ def test_every_option_on_every_backend_equals_numpy(kind, backend, rng):
     weight = weights(cell, rng)
     expected = run("reference", cell, given, around, weight, ("fresh", "gate", "noise"))
     there = backend.asarrays({"given": given, "around": around, "weight": weight})
-    actual = run(
-        "reference", cell, there["given"], there["around"], there["weight"], ("fresh", "gate", "noise")
-    )
+    actual = run("reference", cell, there["given"], there["around"], there["weight"], ("fresh", "gate", "noise"))
     assert_close(backend.to_numpy(actual), expected)
 
 
@@ -170,7 +172,10 @@ def test_each_output_gradient_alone(kind, kernel, torch, rng):
     for part in ("states", "final"):
         for k in range(len(cell.states)):
             zeros = tree.map(np.zeros_like, full)
-            alone = {**zeros, part: tuple(w if j == k else z for j, (w, z) in enumerate(zip(full[part], zeros[part], strict=True)))}
+            alone = {
+                **zeros,
+                part: tuple(w if j == k else z for j, (w, z) in enumerate(zip(full[part], zeros[part], strict=True))),
+            }
             expected = judge(torch, kind, given, {}, alone, ())
             absent = {
                 key: tuple(w if key == part and j == k else None for j, w in enumerate(value))
@@ -230,9 +235,7 @@ def test_a_masked_row_equals_its_steps_deleted(kind, kernel, rng):
         )
         dfinal = tuple(w[row : row + 1] for w in weight["final"])
         short = run(kernel, cell, alone, {}, {"states": dstates, "final": dfinal})
-        assert_close(
-            tuple(s[valid, row : row + 1] for s in full["states"]), short["states"]
-        )
+        assert_close(tuple(s[valid, row : row + 1] for s in full["states"]), short["states"])
         assert_close(full["a"][valid, row : row + 1], short["a"])
         assert np.all(full["a"][~mask[:, row, 0], row] == 0.0)
         early = tuple(w[owner < 0, row : row + 1].sum(0) for w in weight["states"])
@@ -254,9 +257,7 @@ def test_cut_anywhere_equals_one_run(kind, kernel, cut, rng):
     second = chosen.scan(cell, given["a"][cut:], first[1], p, arounds[1])
     joined = tuple(np.concatenate(pair) for pair in zip(first[0], second[0], strict=True))
     assert_close(joined, whole["states"])
-    late = chosen.scan_backward(
-        cell, tuple(w[cut:] for w in weight["states"]), weight["final"], second[2], p
-    )
+    late = chosen.scan_backward(cell, tuple(w[cut:] for w in weight["states"]), weight["final"], second[2], p)
     early = chosen.scan_backward(cell, tuple(w[:cut] for w in weight["states"]), late[1], first[2], p)
     assert_close(np.concatenate([early[0], late[0]]), whole["a"])
     assert_close(early[1], whole["state0"])
@@ -270,7 +271,10 @@ def test_permuting_the_batch_permutes_the_result(kind, kernel, rng):
     around = draw_around(cell, rng, ("mask", "reset"))
     order = np.array([2, 0, 1])
     there = {"a": given["a"][:, order], "state0": tuple(s[order] for s in given["state0"]), "p": given["p"]}
-    moved = {"states": tuple(w[:, order] for w in weight["states"]), "final": tuple(w[order] for w in weight["final"])}
+    moved = {
+        "states": tuple(w[:, order] for w in weight["states"]),
+        "final": tuple(w[order] for w in weight["final"]),
+    }
     plain = run(kernel, cell, given, around, weight)
     permuted = run(kernel, cell, there, {name: flags[:, order] for name, flags in around.items()}, moved)
     assert_close(permuted["states"], tuple(s[:, order] for s in plain["states"]))
@@ -287,7 +291,9 @@ def test_no_argument_is_changed(kind, kernel, rng):
     for a in tree.leaves({"given": given, "weight": weight, "around": around}):
         a.flags.writeable = False
     run(kernel, cell, given, around, weight, ("fresh",))
-    for a, b in zip(tree.leaves({"given": given, "weight": weight, "around": around}), tree.leaves(before), strict=True):
+    for a, b in zip(
+        tree.leaves({"given": given, "weight": weight, "around": around}), tree.leaves(before), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -334,4 +340,3 @@ def test_these_tests_turn_red_on_a_planted_bug(planted, where, monkeypatch, rng,
         monkeypatch.setattr(LSTM, "backward", forgetful)
     actual = run("reference", cell, given, {}, weight)
     assert error(dict(tree.items(actual))[where], dict(tree.items(expected))[where]) > 1e-3
-    assert NOTHING == Around()

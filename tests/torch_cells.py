@@ -19,9 +19,7 @@ def run(kind, a, state0, p, around, options):
         state = new
         if around.gate is not None:
             gates = [None if g is None else g[min(t, g.shape[0] - 1)] for g in around.gate]
-            state = tuple(
-                s if g is None else (1 - g) * q + g * s for g, s, q in zip(gates, state, prev, strict=True)
-            )
+            state = tuple(s if g is None else (1 - g) * q + g * s for g, s, q in zip(gates, state, prev, strict=True))
         if around.noise is not None:
             state = tuple(s if e is None else s + e[t] for e, s in zip(around.noise, state, strict=True))
         if around.mask is not None:

@@ -55,9 +55,7 @@ def home(name: str, a: Any) -> Home:
         raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
     place = _xp.home(a)
     if place.dtype not in (place.xp.float32, place.xp.float64):
-        raise TypeError(
-            f"`{name}` must be float32 or float64, got {_xp.dtype_name(place.dtype)}; cast it first"
-        )
+        raise TypeError(f"`{name}` must be float32 or float64, got {_xp.dtype_name(place.dtype)}; cast it first")
     return place
 
 
@@ -66,9 +64,7 @@ def array(name: str, a: Array, place: Home, letters: str, shape: tuple[int, ...]
     beside(name, a, place, place.dtype, like)
     if tuple(a.shape) != shape:
         hint = "; is it transposed?" if shape != shape[::-1] and tuple(a.shape) == shape[::-1] else ""
-        raise ValueError(
-            f"`{name}` must have shape {letters} = {_plain(shape)}, got {_plain(tuple(a.shape))}{hint}"
-        )
+        raise ValueError(f"`{name}` must have shape {letters} = {_plain(shape)}, got {_plain(tuple(a.shape))}{hint}")
 
 
 def beside(name: str, a: Array, place: Home, dtype: Any, like: str = "x") -> None:

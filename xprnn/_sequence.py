@@ -78,9 +78,7 @@ def read(
     valid = _mask_of_lengths(lengths, x, form) if lengths is not None else None
     if reset is not None:
         reset = _flags("reset", reset, form)
-        reset = (
-            reset if valid is None else xp.logical_and(reset, valid)
-        )  # beyond its end a row has no segments
+        reset = reset if valid is None else xp.logical_and(reset, valid)  # beyond its end a row has no segments
     if mask is not None:
         given = _flags("mask", mask, form)
         valid = given if valid is None else xp.logical_and(given, valid)
@@ -117,9 +115,7 @@ def _form(x: Any, width: int | None, batch_first: bool) -> Form:
         raise ValueError(f"`x` must have shape {layout} or (T, I) with {letter}, got {shape}")
     T, B = (shape[0], 1) if not batched else (shape[1], shape[0]) if batch_first else shape[:2]
     if T == 0:
-        raise ValueError(
-            f"`x` must have at least one time step, got shape {layout if batched else '(T, I)'} = {shape}"
-        )
+        raise ValueError(f"`x` must have at least one time step, got shape {layout if batched else '(T, I)'} = {shape}")
     return Form(home, T, B, batched, batched and batch_first)
 
 

@@ -93,9 +93,7 @@ def _rows(a: Array, xp: Namespace) -> Array:
     if len(a.shape) == 2:
         return a
     shape = (math.prod(a.shape[:-1]), a.shape[-1])
-    return (
-        a.reshape(shape) if isinstance(a, np.ndarray) else xp.reshape(a, shape)
-    )  # a method call: 0.8 µs less
+    return a.reshape(shape) if isinstance(a, np.ndarray) else xp.reshape(a, shape)  # a method call: 0.8 µs less
 
 
 def matmul_time(x: Array, W: Array, xp: Namespace) -> Array:
@@ -156,7 +154,7 @@ def to_numpy(a: Array) -> np.ndarray:
     if compat.is_cupy_array(a):
         return np.asarray(a.get())
     if library(xp) == "array_api_strict":
-        a = a.to_device(xp.Device("CPU_DEVICE"))
+        a = a.to_device(xp.__array_namespace_info__().default_device())
     return np.array(a)
 
 

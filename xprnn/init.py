@@ -67,9 +67,7 @@ def identity(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     return np.eye(*shape)
 
 
-def weight(
-    name: str, rng: np.random.Generator, gates: int, shape: tuple[int, int], bound: float
-) -> np.ndarray:
+def weight(name: str, rng: np.random.Generator, gates: int, shape: tuple[int, int], bound: float) -> np.ndarray:
     """Return a weight (G*H, ·) by the initialiser `name`, `bound` for "uniform"."""
     if name == "uniform":
         return uniform(rng, shape, bound)

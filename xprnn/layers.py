@@ -104,9 +104,7 @@ class Linear(_Stateless):
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        shapes: dict[str, tuple[str, tuple[int, ...]]] = {
-            "W": ("(V, I)", (self.out_features, self.in_features))
-        }
+        shapes: dict[str, tuple[str, tuple[int, ...]]] = {"W": ("(V, I)", (self.out_features, self.in_features))}
         if self.bias:
             shapes["b"] = ("(V,)", (self.out_features,))
         return shapes
@@ -162,9 +160,7 @@ class Linear(_Stateless):
         if lengths is None and mask is None:
             y = _xp.affine_time(x, params["W"], params.get("b"), home.xp)
             return y, (), LinearCache(self, home, x, None, None)
-        x, mask, _, form = read(
-            x, width=self.in_features, batch_first=self.batch_first, lengths=lengths, mask=mask
-        )
+        x, mask, _, form = read(x, width=self.in_features, batch_first=self.batch_first, lengths=lengths, mask=mask)
         y = select(mask, _xp.affine_time(x, params["W"], params.get("b"), home.xp), home.xp)
         return form.outward(y), (), LinearCache(self, home, x, mask, form)
 
@@ -254,9 +250,7 @@ class Last(_Stateless):
         cache = LastCache(self, form, chosen, x.shape[-1])
         return y if form.batched else y[0, ...], (), cache
 
-    def backward(
-        self, params: Params, cache: LastCache, dy: Array, dstate: State = ()
-    ) -> tuple[Params, Array, State]:
+    def backward(self, params: Params, cache: LastCache, dy: Array, dstate: State = ()) -> tuple[Params, Array, State]:
         """Return {}, dx (T, B, I) and () from dy (B, I)."""
         _no_state("dstate", dstate)
         _checks.keys("params", params, ())
@@ -368,9 +362,7 @@ class Sequential:
         dparams: Params = {}
         dinitials: list[State] = []
         for k in reversed(range(len(self.layers))):
-            dparams[str(k)], dy, dinitial = self.layers[k].backward(
-                params[str(k)], cache.caches[k], dy, dstates[k]
-            )
+            dparams[str(k)], dy, dinitial = self.layers[k].backward(params[str(k)], cache.caches[k], dy, dstates[k])
             dinitials.insert(0, dinitial)
         return {key: dparams[key] for key in params}, dy, tuple(dinitials)
 
@@ -389,10 +381,7 @@ class Sequential:
         """Bind all layers; arguments as in `RNN.stepper`."""
         states = self._read(params, state, "state")
         return SequentialStepper(
-            [
-                layer.stepper(params[str(k)], states[k], batch, kernel=kernel)
-                for k, layer in enumerate(self.layers)
-            ]
+            [layer.stepper(params[str(k)], states[k], batch, kernel=kernel) for k, layer in enumerate(self.layers)]
         )
 
     def _options(self, k: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -406,9 +395,7 @@ class Sequential:
         if state is None:
             return (None,) * len(self.layers)
         if not isinstance(state, tuple | list) or len(state) != len(self.layers):
-            raise TypeError(
-                f"`{name}` must be a tuple with one state per layer, {len(self.layers)}, got {state!r}"
-            )
+            raise TypeError(f"`{name}` must be a tuple with one state per layer, {len(self.layers)}, got {state!r}")
         return tuple(state)
 
 

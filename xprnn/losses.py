@@ -133,9 +133,7 @@ def _probabilities(target: Any, mask: Array | None, logits: Array, home: Home) -
     if not _xp.is_array(target) or not xp.isdtype(target.dtype, "integral"):
         _checks.array("target", target, home, "(…, V)", tuple(logits.shape), "logits")
         return target
-    _checks.array(
-        "target", target, home._replace(dtype=target.dtype), "(…)", tuple(logits.shape[:-1]), "logits"
-    )
+    _checks.array("target", target, home._replace(dtype=target.dtype), "(…)", tuple(logits.shape[:-1]), "logits")
     inside = xp.logical_and(target >= 0, target < V)
     if home.is_numpy and not (inside if mask is None else inside | ~mask[..., 0]).all():
         wrong = np.asarray(target)[~inside & (True if mask is None else mask[..., 0])]

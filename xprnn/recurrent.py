@@ -91,7 +91,7 @@ class Recurrent(ABC):
                 "W_hh": ("(G*H, H)", (G * H, H)),
             }
             biases = {True: ("b_ih", "b_hh"), "input": ("b_ih",), False: ()}[self.bias]
-            part |= {name: ("(G*H,)", (G * H,)) for name in biases}
+            part |= dict.fromkeys(biases, ("(G*H,)", (G * H,)))
             parts += [part] * self._directions
         return tuple(parts)
 
@@ -137,7 +137,8 @@ class Recurrent(ABC):
         return params
 
     def _adjust(self, drawn: dict[str, Any]) -> None:
-        """Change drawn parameters on the host, in place, where a cell has a rule of its own."""
+        """Change drawn parameters on the host, in place, where a cell has a rule of its own; most have none."""
+        return
 
     # -- forward and backward -------------------------------------------------------------------------------
 
@@ -407,9 +408,7 @@ class Recurrent(ABC):
             h_t = new[0]
         return h_t if batched else h_t[0, ...], self._write_state(finals, form)
 
-    def stepper(
-        self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto"
-    ) -> Stepper:
+    def stepper(self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
         """Bind the layer to parameters and a state of its own, for streams: the quick way to run step by step.
 
         Validates, packs the weights and picks the kernel once.
@@ -442,9 +441,7 @@ class Recurrent(ABC):
         home = _checks.home("params", like)
         self._check_params(params, home, like="params")
         states = self._read_state("state", state, home, batch, like="params")
-        chosen, _ = kernels.select(
-            self.cell, NOTHING, home.xp, home.dtype, (1, batch, self.hidden_size), kernel
-        )
+        chosen, _ = kernels.select(self.cell, NOTHING, home.xp, home.dtype, (1, batch, self.hidden_size), kernel)
         form = Form(home, 1, batch, batched=True, batch_first=False)
         parts = [params[name] for name in self._names]
         bound = chosen.bind(self.cell, parts, states, form.B, home)

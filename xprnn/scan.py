@@ -175,9 +175,7 @@ def scan_backward(
 def previous(cache: Cache, xp: Namespace) -> States:
     """Return the state that each step began from, per state (T, B, n)."""
     around, state0, states = cache.around, cache.state0, cache.states
-    before = tuple(
-        xp.concat([s0[None, ...], s[:-1, ...]], axis=0) for s0, s in zip(state0, states, strict=True)
-    )
+    before = tuple(xp.concat([s0[None, ...], s[:-1, ...]], axis=0) for s0, s in zip(state0, states, strict=True))
     return before if around.reset is None else _restart(around.reset, around.fresh, before, xp)
 
 
@@ -249,9 +247,7 @@ def _cut(inputs: Any, start: int, stop: int) -> Any:
 def _steps(inputs: Any, T: int, xp: Namespace, *, reverse: bool) -> Iterable[Any]:
     """Yield the inputs of each step."""
     if isinstance(inputs, tuple):
-        return (
-            zip(*(_steps(x, T, xp, reverse=reverse) for x in inputs), strict=False) if inputs else repeat(())
-        )
+        return zip(*(_steps(x, T, xp, reverse=reverse) for x in inputs), strict=False) if inputs else repeat(())
     if inputs is None:
         return repeat(None)
     if inputs.shape[0] == 1:

@@ -160,9 +160,7 @@ class SimpleRNN:
     def _readout(self, h_seq: Array, home: Home) -> Array:
         return h_seq @ self.W_hy + self.b_y
 
-    def _descend(
-        self, x_seq: Array, h_seq: Array, dy: Array, scanned: tuple[kernels.Kernel, Any], home: Home
-    ) -> None:
+    def _descend(self, x_seq: Array, h_seq: Array, dy: Array, scanned: tuple[kernels.Kernel, Any], home: Home) -> None:
         xp = home.xp
         kernel, cache = scanned
         dh = (dy @ xp.matrix_transpose(self.W_hy))[:, None, :]

@@ -34,9 +34,7 @@ class Stepper:
         A copy of the state.
     """
 
-    def __init__(
-        self, bound: Bound, width: int, home: Home, batch: int, write: Callable[[list[States]], Any]
-    ) -> None:
+    def __init__(self, bound: Bound, width: int, home: Home, batch: int, write: Callable[[list[States]], Any]) -> None:
         self._bound, self._run, self._write = bound, bound.run, write
         self._home, self._kind, self._dtype = home, home.kind, home.dtype
         self._shape, self._row = (batch, width), (width,)

@@ -126,9 +126,7 @@ def check_gradients(
         del inputs["x"]
     for path, leaf in tree.items(inputs):
         if not _xp.is_array(leaf) or _xp.dtype_name(leaf.dtype) != "float64":
-            raise TypeError(
-                f"`{path}` must be a float64 array, got {getattr(leaf, 'dtype', type(leaf).__name__)}"
-            )
+            raise TypeError(f"`{path}` must be a float64 array, got {getattr(leaf, 'dtype', type(leaf).__name__)}")
 
     def run(inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
         full = tree.map(lambda _, p: p, params, inputs["params"], constant="fixed")
@@ -172,9 +170,7 @@ def directional_derivatives(
             numeric += weight * (loss(ahead) - loss(behind)) / h
         analytic = _dot(same, mine)
         g = _only(same, name) if name != "all inputs" else same
-        scale = max(
-            math.sqrt(_dot(g, g)) * v, abs(numeric)
-        )  # a gradient of zeros cannot hide behind its norm
+        scale = max(math.sqrt(_dot(g, g)) * v, abs(numeric))  # a gradient of zeros cannot hide behind its norm
         rows.append(Row(name, numeric, analytic, abs(numeric - analytic) / scale if scale else 0.0))
     return tuple(rows)
 

@@ -43,9 +43,7 @@ def _map(f: Callable[..., Any], path: tuple[Any, ...], constant: str | None, tre
             if not isinstance(other, dict) or other.keys() - {constant} != tree.keys() - {constant}:
                 raise ValueError(_keys_differ(path, tree, other))
         return {
-            key: branch
-            if key == constant
-            else _map(f, (*path, key), constant, branch, *[o[key] for o in rest])
+            key: branch if key == constant else _map(f, (*path, key), constant, branch, *[o[key] for o in rest])
             for key, branch in tree.items()
         }
     if isinstance(tree, tuple):

@@ -15,9 +15,7 @@ Step = Callable[..., tuple[States, States]]
 ALL = slice(None)
 
 
-def forward(
-    p: Params, xp: Namespace, inner: Array | None = None, rows: slice = ALL
-) -> Callable[[Array], Array]:
+def forward(p: Params, xp: Namespace, inner: Array | None = None, rows: slice = ALL) -> Callable[[Array], Array]:
     """Bind u(h): h (B, H) to W_hh (h ⊙ inner) + b_hh, (B, G*H)."""
     W = xp.matrix_transpose(p["W_hh"][rows, ...])  # (H, G*H)
     if inner is None:

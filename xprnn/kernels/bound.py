@@ -12,9 +12,7 @@ from xprnn.cells import Cell, Params, States
 class BoundReference:
     """Runs `cell.forward` layer by layer, for `xprnn.stepper.Stepper`."""
 
-    def __init__(
-        self, cell: Cell, parts: list[Params], states: list[States | None], B: int, home: Home
-    ) -> None:
+    def __init__(self, cell: Cell, parts: list[Params], states: list[States | None], B: int, home: Home) -> None:
         xp = home.xp
         parts = [{key: xp.asarray(a, copy=True) for key, a in p.items()} for p in parts]
         self._home = home
@@ -45,7 +43,5 @@ class BoundReference:
         for k, state in enumerate(self._states):
             zeros = tuple(xp.zeros_like(s) for s in state)
             self._states[k] = (
-                zeros
-                if rows is None
-                else tuple(xp.where(rows, z, s) for z, s in zip(zeros, state, strict=True))
+                zeros if rows is None else tuple(xp.where(rows, z, s) for z, s in zip(zeros, state, strict=True))
             )

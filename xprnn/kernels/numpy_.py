@@ -90,8 +90,7 @@ def scan_backward(
     load, back, written, finish = BACKWARD[type(cell)](cell, p, kept, prev, new)
     T = len(new[0])
     carry = tuple(
-        np.zeros_like(s[0]) if d is None else np.array(d, order="C")
-        for d, s in zip(dfinal, track, strict=True)
+        np.zeros_like(s[0]) if d is None else np.array(d, order="C") for d, s in zip(dfinal, track, strict=True)
     )
     dfresh = tuple(np.zeros_like(s[0]) for s in track) if "fresh" in want else ()
     given = [(c, d) for c, d in zip(carry, dstates, strict=True) if d is not None]
@@ -128,9 +127,7 @@ def _steps_with(flags: Any | None, *, holes: bool = False) -> dict[int, Any]:
 def _restart(reset: Any, fresh: States | None, state: States) -> States:
     """Return copies of the states with `fresh`, or zeros, where a segment begins."""
     values: Iterator[Any] = iter(fresh or [0.0] * len(state))
-    return tuple(
-        np.where(reset, f, s).astype(s.dtype, copy=False) for f, s in zip(values, state, strict=True)
-    )
+    return tuple(np.where(reset, f, s).astype(s.dtype, copy=False) for f, s in zip(values, state, strict=True))
 
 
 def _back_over_holes(hole: Any, t: int, back: Callable[..., None], carry: States, written: States) -> None:
@@ -154,12 +151,8 @@ def _restart_backward(reset: Any, carry: States, dfresh: States) -> None:
 class Bound:
     """A stack of layers bound to parameters and states of its own, for `xprnn.stepper.Stepper`."""
 
-    def __init__(
-        self, cell: Cell, parts: list[Params], states: list[States | None], B: int, home: Any
-    ) -> None:
-        self._layers = [
-            _BoundLayer(cell, p, state, B, home.dtype) for p, state in zip(parts, states, strict=True)
-        ]
+    def __init__(self, cell: Cell, parts: list[Params], states: list[States | None], B: int, home: Any) -> None:
+        self._layers = [_BoundLayer(cell, p, state, B, home.dtype) for p, state in zip(parts, states, strict=True)]
 
     def run(self, x_t: Any) -> Any:
         """Return y_t (B, H) for x_t (B, I)."""

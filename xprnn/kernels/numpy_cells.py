@@ -13,7 +13,8 @@
 - ``written``: the arrays, (T, B, ·) each, that hold the gradients at the pre-activations;
 - ``finish() -> (da, dp)``.
 
-`out` arrays are passed by position (not to `maximum`, which forbids it) and products are the method `dot`: at B = 1 that is a third of a call's time.
+`out` arrays are passed by position (not to `maximum`, which forbids it) and products are the method `dot`: at
+B = 1 that is a third of a call's time.
 σ(x) = ½ + ½ tanh(x/2), so with the rows of the logistic gates halved beforehand one `tanh` serves all gates.
 """
 
@@ -85,7 +86,7 @@ def _elman_backward(cell: Elman, p: Params, kept: States, prev: States, new: Sta
 
 
 def _lstm_forward(cell: LSTM, p: Params, shape: tuple[int, ...], dtype: Any) -> Forward:
-    n, B, G = shape
+    _, B, G = shape
     H = G // 4
     half = np.full(G, 0.5, dtype)
     half[2 * H : 3 * H] = 1.0  # g is a tanh already
