@@ -64,7 +64,7 @@ def library(xp: Namespace) -> str:
 
 def dtype_name(dtype: Any) -> str:
     """Return a dtype's bare name: `float32`."""
-    name = getattr(dtype, "name", None) or str(dtype)
+    name = dtype.__name__ if isinstance(dtype, type) else getattr(dtype, "name", None) or str(dtype)
     return str(name).rsplit(".", maxsplit=1)[-1]
 
 

@@ -83,7 +83,7 @@ def to_numpy(a: Array) -> np.ndarray:
     TypeError
         If `a` is no array.
     """
-    if not _xp.is_array(a):
+    if not _xp.is_array(a) and not isinstance(a, np.generic):  # a sum over a NumPy array is a NumPy scalar
         raise TypeError(f"`a` must be an array, got {type(a).__name__}")
     return _xp.to_numpy(a)
 

@@ -1,0 +1,165 @@
+"""Every bad input gets a sentence that names the argument, what was expected and what came."""
+
+import numpy as np
+import pytest
+
+import xprnn
+
+T, B, I, H = 4, 3, 2, 5
+X = np.zeros((T, B, I))
+
+
+def layer_and_params(kind=xprnn.LSTM, **options):
+    layer = kind(I, H, **options)
+    return layer, layer.init(0)
+
+
+CONSTRUCTION = [
+    (lambda: xprnn.LSTM(I, 0), ValueError, "`hidden_size` must be at least 1, got 0"),
+    (lambda: xprnn.GRU(-1, H), ValueError, "`input_size` must be at least 1, got -1"),
+    (lambda: xprnn.RNN(I, 2.0), TypeError, "`hidden_size` must be an int, got 2.0"),
+    (lambda: xprnn.RNN(I, H, True), TypeError, "`num_layers` must be an int, got True"),
+    (lambda: xprnn.RNN(I, H, bias="hidden"), ValueError, "`bias` must be one of True, 'input', False, got 'hidden'"),
+    (lambda: xprnn.RNN(I, H, bias=1), ValueError, "`bias` must be one of True, 'input', False, got 1"),
+    (lambda: xprnn.RNN(I, H, nonlinearity="sin"), ValueError, "`nonlinearity` must be one of 'tanh', 'relu'"),
+    (lambda: xprnn.GRU(I, H, reset_after="no"), TypeError, "`reset_after` must be True or False, got 'no'"),
+    (lambda: xprnn.LSTM(I, H, forget_bias=np.inf), ValueError, "`forget_bias` must be finite, got inf"),
+    (lambda: xprnn.LSTM(I, H, batch_first=1), TypeError, "`batch_first` must be True or False, got 1"),
+    (lambda: xprnn.LSTM(I, H, recurrent_init="he"), ValueError, "`recurrent_init` must be one of 'uniform', 'glorot'"),
+    (lambda: xprnn.Linear(0, 1), ValueError, "`in_features` must be at least 1, got 0"),
+    (lambda: xprnn.LSTM(I, H).init(None), TypeError, "`rng` must be an int"),
+    (lambda: xprnn.LSTM(I, H).init(-3), ValueError, "`rng` must be a seed of at least 0, got -3"),
+    (lambda: xprnn.LSTM(I, H).init(0, like=[1.0]), TypeError, "`like` must be an array .* got list"),
+    (
+        lambda: xprnn.LSTM(I, H).init(0, like=np.zeros(2, int)),
+        TypeError,
+        "`like` must be float32 or float64, got int64",
+    ),
+    (lambda: xprnn.backends.load("tensorflow"), ValueError, "`name` must be one of 'numpy', .*got 'tensorflow'"),
+    (lambda: xprnn.SimpleRNN(I, H, 1, lr=0.0), ValueError, "`lr` must be above 0, got 0.0"),
+    (lambda: xprnn.SimpleRNN(I, H, 0), ValueError, "`output_dim` must be at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "message"), CONSTRUCTION)
+def test_bad_configuration(make, kind, message):
+    with pytest.raises(kind, match=message):
+        make()
+
+
+CALLS = [
+    ({"x": X.tolist()}, TypeError, "`x` must be an array .* got list"),
+    ({"x": np.ma.masked_array(X)}, TypeError, "`x` must be an array .* got numpy.ma"),
+    ({"x": X.astype(int)}, TypeError, "`x` must be float32 or float64, got int64; cast it first"),
+    ({"x": X.astype(np.float16)}, TypeError, "`x` must be float32 or float64, got float16"),
+    ({"x": X[..., :1]}, ValueError, r"`x` must have shape \(T, B, I\) or \(T, I\) with I = 2, got \(4, 3, 1\)"),
+    ({"x": X[0, 0]}, ValueError, r"`x` must have shape .* got \(2,\)"),
+    ({"x": X[:0]}, ValueError, r"`x` must have at least one time step, got shape \(T, B, I\) = \(0, 3, 2\)"),
+    ({"x": X.astype(np.float32)}, TypeError, r"`params\['l0'\]\['W_ih'\]` must be float32 like `x`, got float64"),
+    ({"lengths": [4, 5, 1]}, ValueError, "`lengths` must lie in 0 … T = 4, got 5 for row 1"),
+    ({"lengths": [4, -1, 1]}, ValueError, "`lengths` must lie in 0 … T = 4, got -1 for row 1"),
+    ({"lengths": [4.0, 1.0, 1.0]}, TypeError, "`lengths` must be integers, got float64"),
+    ({"lengths": [True, False, True]}, TypeError, "`lengths` must be integers, got bool"),
+    ({"lengths": [4, 1]}, ValueError, r"`lengths` must have shape \(B,\) = \(3,\), got \(2,\)"),
+    ({"lengths": 3}, ValueError, r"`lengths` must have shape \(B,\) = \(3,\), got \(\)"),
+    ({"mask": np.ones((B, T), bool)}, ValueError, r"`mask` must have shape \(T, B\) = \(4, 3\) like `x`, got \(3, 4\)"),
+    ({"mask": np.ones((T, B))}, TypeError, "`mask` must be bool, got float64"),
+    ({"reset": np.ones((T, B), int)}, TypeError, "`reset` must be bool, got int64"),
+    ({"reset": [[True] * B] * T}, TypeError, "`reset` must be a numpy array like `x`, got list"),
+    ({"state0": np.zeros((1, B, H))}, TypeError, r"`state0` must be the pair \(h, c\), got ndarray"),
+    ({"state0": (np.zeros((1, B, H)), None)}, TypeError, r"`state0\[1\]` must be an array .* give both or neither"),
+    (
+        {"state0": (np.zeros((B, H)), np.zeros((B, H)))},
+        ValueError,
+        r"`state0\[0\]` must have shape \(L\*D, B, H\) = \(1, 3, 5\), got \(3, 5\)",
+    ),
+    ({"rng": "seed"}, TypeError, "`rng` must be an int"),
+    ({"kernel": "cuda"}, ValueError, "`kernel` must be one of 'auto', 'reference', 'numpy', 'jax', got 'cuda'"),
+    ({"kernel": "jax"}, ValueError, "`kernel` 'jax' cannot run this scan: it runs on jax arrays, not on numpy arrays"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "kind", "message"), CALLS)
+@pytest.mark.parametrize("call", ["forward", "__call__"])
+def test_bad_call(wrong, kind, message, call):
+    layer, params = layer_and_params()
+    arguments = {"x": X, **wrong}
+    with pytest.raises(kind, match=message):
+        getattr(layer, call)(params, arguments.pop("x"), arguments.pop("state0", None), **arguments)
+
+
+def test_bad_params():
+    layer, params = layer_and_params()
+    good = params["l0"]
+    cases = [
+        ([], TypeError, "`params` must be a dict with the keys \\['l0'\\], got list"),
+        ({}, ValueError, "`params` lacks the key 'l0'"),
+        ({**params, "l1": good}, ValueError, "`params` has the unknown key 'l1'"),
+        ({"l0": {k: v for k, v in good.items() if k != "W_hh"}}, ValueError, r"`params\['l0'\]` lacks the key 'W_hh'"),
+        ({"l0": {**good, "P": good["b_ih"]}}, ValueError, r"`params\['l0'\]` has the unknown key 'P'"),
+        (
+            {"l0": {**good, "W_hh": good["W_hh"].T}},
+            ValueError,
+            r"`params\['l0'\]\['W_hh'\]` must have shape \(G\*H, H\) = \(20, 5\), got \(5, 20\); is it transposed\?",
+        ),
+        ({"l0": {**good, "b_ih": good["b_ih"].tolist()}}, TypeError, r"'b_ih'\]` must be a numpy array .* got list"),
+    ]
+    for wrong, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            layer(wrong, X)
+
+
+def test_bad_backward():
+    layer, params = layer_and_params()
+    y, _, cache = layer.forward(params, X)
+    with pytest.raises(ValueError, match=r"`dy` must have shape \(T, B, D\*H\) = \(4, 3, 5\), got \(3, 3, 5\)"):
+        layer.backward(params, cache, y[1:])
+    with pytest.raises(TypeError, match="`dy` must be float64 like `x`, got float32"):
+        layer.backward(params, cache, y.astype(np.float32))
+    with pytest.raises(ValueError, match="`cache` must come from this layer's `forward`"):
+        xprnn.LSTM(I, H, 2).backward(params, cache, y)
+    with pytest.raises(TypeError, match="`dstate` must be the pair"):
+        layer.backward(params, cache, y, y[:1])
+
+
+def test_bad_steps():
+    layer, params = layer_and_params()
+    with pytest.raises(ValueError, match=r"`x_t` must have shape \(B, I\) or \(I,\) with I = 2, got \(4, 3, 2\)"):
+        layer.step(params, X)
+    stepper = layer.stepper(params, batch=B)
+    with pytest.raises(ValueError, match=r"`x_t` must have shape \(B, I\) = \(3, 2\), got \(2, 2\)"):
+        stepper(X[0, :2])
+    with pytest.raises(TypeError, match="`x_t` must be float64 like `params`, got float32"):
+        stepper(X[0].astype(np.float32))
+    with pytest.raises(ValueError, match="`rows` must lie in 0 … 2, got 3"):
+        stepper.reset(rows=[3])
+    with pytest.raises(TypeError, match="`rows` must be a sequence of row numbers"):
+        stepper.reset(rows=[0.5])
+    both, params = layer_and_params(bidirectional=True)
+    for call in (lambda: both.step(params, X[0]), lambda: both.stepper(params)):
+        with pytest.raises(ValueError, match="bidirectional=False: the reverse direction begins at the end"):
+            call()
+
+
+def test_a_mix_of_backends_is_refused_and_both_sides_are_named(backend):
+    if backend.library == "numpy":
+        pytest.skip("the mix is with NumPy")
+    layer, params = layer_and_params()
+    there, x = backend.asarrays(params), backend.asarray(X)
+    with pytest.raises(TypeError, match=rf"must be a {backend.library} array like `x`, got a numpy array"):
+        layer(params, x)
+    with pytest.raises(TypeError, match=rf"must be a numpy array like `x`, got a {backend.library} array"):
+        layer(there, X)
+    with pytest.raises(TypeError, match=rf"`mask` must be a {backend.library} array like `x`, got a numpy array"):
+        layer(there, x, mask=np.ones((T, B), bool))
+    with pytest.raises(TypeError, match="like"):
+        xprnn.SimpleRNN(I, H, 1).forward(x[:, 0, :])
+
+
+def test_another_device_is_refused_and_both_are_named():
+    strict = pytest.importorskip("array_api_strict", reason="array_api_strict has several devices; not installed")
+    here, there = strict.Device("CPU_DEVICE"), strict.Device("device1")
+    layer = xprnn.GRU(I, H)
+    params = layer.init(0, like=strict.zeros(1, device=there))
+    with pytest.raises(ValueError, match=r"must be on .*CPU_DEVICE.* like `x`, got .*device1"):
+        layer(params, strict.zeros((T, B, I), device=here))
