@@ -16,7 +16,7 @@ from tests.close import assert_close
 ROOT = pathlib.Path(__file__).parents[1]
 ORDER = [
     "_xp", "tree", "_checks", "backends", "init", "_sequence", "activations", "cells", "scan",
-    "kernels", "stepper", "recurrent", "layers", "testing", "losses", "optim", "simple",
+    "kernels", "stepper", "stack", "recurrent", "layers", "testing", "losses", "optim", "simple",
 ]  # fmt: skip
 """The parts from the bottom up, as in the design: a file imports only from those before it."""
 

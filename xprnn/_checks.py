@@ -7,11 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from xprnn import _xp
 from xprnn._xp import Array, Home
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 """Per parameter, its shape in axis letters and in numbers."""
+
+FLOATS = (np.dtype("float32"), np.dtype("float64"))
+"""NumPy's, as dtypes: against the scalar types a comparison takes ten times as long."""
 
 
 def positive_int(name: str, value: Any) -> None:
@@ -54,7 +59,8 @@ def home(name: str, a: Any) -> Home:
     if not _xp.is_array(a):
         raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
     place = _xp.home(a)
-    if place.dtype not in (place.xp.float32, place.xp.float64):
+    floats = FLOATS if place.is_numpy else (place.xp.float32, place.xp.float64)
+    if place.dtype not in floats:
         raise TypeError(f"`{name}` must be float32 or float64, got {_xp.dtype_name(place.dtype)}; cast it first")
     return place
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from xprnn import _checks, _xp, init, kernels
 from xprnn._sequence import Form, read, select
 from xprnn._xp import Array, Home
-from xprnn.recurrent import Params, State
+from xprnn.stack import Params, State
 
 
 class _Stateless:

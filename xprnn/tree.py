@@ -40,7 +40,9 @@ def map(f: Callable[..., Any], tree: Tree, *rest: Tree, constant: str | None = N
 def _map(f: Callable[..., Any], path: tuple[Any, ...], constant: str | None, tree: Tree, *rest: Tree) -> Tree:
     if isinstance(tree, dict):
         for other in rest:
-            if not isinstance(other, dict) or other.keys() - {constant} != tree.keys() - {constant}:
+            if not isinstance(other, dict) or (
+                other.keys() != tree.keys() and other.keys() ^ tree.keys() != {constant}
+            ):
                 raise ValueError(_keys_differ(path, tree, other))
         return {
             key: branch if key == constant else _map(f, (*path, key), constant, branch, *[o[key] for o in rest])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xprnn._checks import FLOATS
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels.numpy_cells import BACKWARD, FORWARD
 from xprnn.scan import BLOCK, NOTHING, Around
@@ -35,7 +36,7 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
     """
     if type(cell) not in FORWARD:
         return f"it has no {type(cell).__name__} cell"
-    if dtype not in (np.float32, np.float64):
+    if dtype not in FLOATS:
         return f"it takes float32 and float64, not {dtype}"
     beyond = [name for name in ("gate", "noise", "drop", "inner") if getattr(around, name) is not None]
     return f"it does not take {' and '.join(beyond)}" if beyond else None
