@@ -51,6 +51,7 @@ CALLS = [
     ({"x": X.tolist()}, TypeError, "`x` must be an array .* got list"),
     ({"x": np.ma.masked_array(X)}, TypeError, "`x` must be an array .* got numpy.ma"),
     ({"x": X.astype(int)}, TypeError, "`x` must be float32 or float64, got int64; cast it first"),
+    ({"x": X.astype(">f8")}, TypeError, "`x` must be float32 or float64, got >f8; cast it first"),
     ({"x": X.astype(np.float16)}, TypeError, "`x` must be float32 or float64, got float16"),
     ({"x": X[..., :1]}, ValueError, r"`x` must have shape \(T, B, I\) or \(T, I\) with I = 2, got \(4, 3, 1\)"),
     ({"x": X[0, 0]}, ValueError, r"`x` must have shape .* got \(2,\)"),

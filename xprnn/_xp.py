@@ -63,7 +63,9 @@ def library(xp: Namespace) -> str:
 
 
 def dtype_name(dtype: Any) -> str:
-    """Return a dtype's bare name: `float32`."""
+    """Return a dtype's bare name: `float32`; NumPy's code, as `>f8`, where the bytes are in foreign order."""
+    if isinstance(dtype, np.dtype) and not dtype.isnative:
+        return dtype.str
     name = dtype.__name__ if isinstance(dtype, type) else getattr(dtype, "name", None) or str(dtype)
     return str(name).rsplit(".", maxsplit=1)[-1]
 
