@@ -67,7 +67,7 @@ def _squares(
     """Return Σ w d² and w d, d = pred − target, both reduced."""
     home = _checks.home("pred", pred)
     _checks.array("target", target, home, "like `pred`", tuple(pred.shape), "pred")
-    mask, weights = _per_step(pred, mask, weights, reduction, home)
+    mask, weights = _per_step(pred, mask, weights, reduction, home, "pred")
     xp = home.xp
     diff = pred - target
     diff = diff if mask is None else xp.where(mask, diff, xp.zeros_like(diff))
@@ -112,14 +112,16 @@ def softmax_cross_entropy(
     xp = home.xp
     if len(logits.shape) < 1 or logits.shape[-1] < 1:
         raise ValueError(f"`logits` must have shape (…, V) with V of at least 1, got {tuple(logits.shape)}")
-    mask, weights = _per_step(logits, mask, weights, reduction, home)
+    mask, weights = _per_step(logits, mask, weights, reduction, home, "logits")
     goal = _probabilities(target, mask, logits, home)
     if mask is not None:
         logits = xp.where(mask, logits, xp.zeros_like(logits))
         goal = xp.where(mask, goal, xp.zeros_like(goal))
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
     total = xp.sum(xp.exp(shifted), axis=-1, keepdims=True, dtype=home.dtype)
-    loss = -xp.sum(goal * (shifted - xp.log(total)), axis=-1, keepdims=True, dtype=home.dtype)
+    log_p = shifted - xp.log(total)
+    log_p = xp.where(goal == 0.0, xp.zeros_like(log_p), log_p)  # 0 log 0 = 0, where a logit is -inf
+    loss = -xp.sum(goal * log_p, axis=-1, keepdims=True, dtype=home.dtype)
     dlogits = xp.sum(goal, axis=-1, keepdims=True, dtype=home.dtype) * (xp.exp(shifted) / total) - goal
     if weights is not None:
         loss, dlogits = weights * loss, weights * dlogits
@@ -130,15 +132,16 @@ def softmax_cross_entropy(
 def _probabilities(target: Any, mask: Array | None, logits: Array, home: Home) -> Array:
     """Return the target as probabilities (…, V); classes become one-hot rows, NaN where out of range."""
     xp, V = home.xp, logits.shape[-1]
-    if not _xp.is_array(target) or not xp.isdtype(target.dtype, "integral"):
+    if not _xp.is_array(target) or not _xp.namespace(target).isdtype(target.dtype, "integral"):
         _checks.array("target", target, home, "(…, V)", tuple(logits.shape), "logits")
         return target
     _checks.array("target", target, home._replace(dtype=target.dtype), "(…)", tuple(logits.shape[:-1]), "logits")
+    classes = _xp.integers(V, logits, xp)  # the target's own type may be too small to count them
+    target = xp.astype(target, classes.dtype)
     inside = xp.logical_and(target >= 0, target < V)
     if home.is_numpy and not (inside if mask is None else inside | ~mask[..., 0]).all():
         wrong = np.asarray(target)[~inside & (True if mask is None else mask[..., 0])]
         raise ValueError(f"`target` must be classes of 0 … V-1 = {V - 1}, got {wrong[0]}")
-    classes = xp.astype(_xp.integers(V, logits, xp), target.dtype)
     one_hot = xp.astype(target[..., None] == classes, home.dtype)
     return xp.where(inside[..., None], one_hot, one_hot + _nan_like(one_hot))
 
@@ -149,16 +152,17 @@ def _nan_like(a: Array) -> Array:
 
 
 def _per_step(
-    pred: Array, mask: Array | None, weights: Array | None, reduction: str, home: Home
+    pred: Array, mask: Array | None, weights: Array | None, reduction: str, home: Home, name: str
 ) -> tuple[Array | None, Array | None]:
     """Return mask and weights, checked, with an axis for V."""
     _checks.one_of("reduction", reduction, REDUCTIONS)
     steps = tuple(pred.shape[:-1])
     if mask is not None:
-        _checks.array("mask", mask, home._replace(dtype=home.xp.bool), "like `pred` without V", steps, "pred")
+        _checks.beside("mask", mask, home, home.xp.bool, name)
+        _checks.array("mask", mask, home._replace(dtype=home.xp.bool), f"like `{name}` without V", steps, name)
         mask = mask[..., None]
     if weights is not None:
-        _checks.array("weights", weights, home, "like `pred` without V", steps, "pred")
+        _checks.array("weights", weights, home, f"like `{name}` without V", steps, name)
         weights = weights[..., None]
     return mask, weights
 
