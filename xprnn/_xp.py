@@ -74,7 +74,7 @@ def is_array(a: object) -> bool:
     """Tell whether `a` is an array whose arithmetic follows the standard."""
     if isinstance(a, np.ndarray):
         return not isinstance(a, np.matrix | np.ma.MaskedArray)  # theirs differs
-    return not isinstance(a, np.generic) and bool(compat.is_array_api_obj(a))
+    return not isinstance(a, np.generic | type) and bool(compat.is_array_api_obj(a))
 
 
 def from_host(a: np.ndarray, like: Home) -> Array:

@@ -43,7 +43,7 @@ def _map(f: Callable[..., Any], path: tuple[Any, ...], constant: str | None, tre
             if not isinstance(other, dict) or (
                 other.keys() != tree.keys() and other.keys() ^ tree.keys() != {constant}
             ):
-                raise ValueError(_keys_differ(path, tree, other))
+                raise ValueError(_keys_differ(path, constant, tree, other))
         return {
             key: branch if key == constant else _map(f, (*path, key), constant, branch, *[o[key] for o in rest])
             for key, branch in tree.items()
@@ -60,17 +60,19 @@ def _map(f: Callable[..., Any], path: tuple[Any, ...], constant: str | None, tre
     return None if tree is None else f(tree, *rest)
 
 
-def _keys_differ(path: tuple[Any, ...], tree: dict[str, Any], other: Any) -> str:
+def _keys_differ(path: tuple[Any, ...], constant: str | None, tree: dict[str, Any], other: Any) -> str:
+    tree = {key: branch for key, branch in tree.items() if key != constant}
     if not isinstance(other, dict):
         return f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}"
     if missing := [key for key in tree if key not in other]:
         return f"{_where(path)} lacks the key(s) {missing}"
-    extra = [key for key in other if key not in tree]
+    extra = [key for key in other if key not in tree and key != constant]
     return f"{_where(path)} has the unknown key(s) {extra}; expected {list(tree)}"
 
 
 def _where(path: tuple[Any, ...]) -> str:
-    return f"`{'.'.join(str(part) for part in path)}`" if path else "the tree"
+    steps = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return f"`{steps.removeprefix('.')}`" if path else "the tree"
 
 
 def _kind(tree: Any) -> str:
@@ -83,6 +85,8 @@ def _kind(tree: Any) -> str:
 
 def trainable(tree: Tree) -> Tree:
     """Return the tree without its constants, which live under the key "fixed" at any depth."""
+    if isinstance(tree, tuple):
+        return tuple(trainable(branch) for branch in tree)
     if not isinstance(tree, dict):
         return tree
     return {key: trainable(branch) for key, branch in tree.items() if key != "fixed"}
