@@ -1,0 +1,197 @@
+"""Counter-based random numbers: a draw is a function of a key and of where it is used, not of what was drawn before.
+
+The function is Threefry-2x32 with 20 rounds [1]_, in integer array arithmetic on the device of the arrays. So one key
+gives the same masks on every backend, for a sequence as a whole or cut into segments, and nothing has to be kept for
+the backward pass but the key.
+
+References
+----------
+.. [1] Salmon, Moraes, Dror & Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, SC'11.
+.. [2] Box & Muller (1958), A note on the generation of random normal deviates, Annals of Mathematical Statistics 29.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xprnn import _xp
+from xprnn._xp import Array, Home
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
+LOW = 0xFFFFFFFF
+
+BLOCK = 1 << 17
+"""Counters that NumPy draws at a time: few calls, yet what the rounds, a hundred passes, work on stays in the cache."""
+
+Word = Any
+"""Thirty-two bits: a Python int, or a 0-d uint32 JAX array."""
+
+
+class Key(NamedTuple):
+    """A position in the tree of random numbers.
+
+    Fold names down to one key per use and draw from that: numbers drawn from a key are not independent of the keys
+    that are folded from it.
+    """
+
+    words: tuple[Word, Word]
+    """The 64-bit key as two words: Python ints, or 0-d uint32 JAX arrays, as under `jax.jit`."""
+    step: int = 0
+    """The absolute time step of the first step that is drawn, a Python int; counted modulo 2**32."""
+
+    def fold(self, name: str) -> "Key":
+        """Return the key of a part of the model, as "l0" or "zoneout".
+
+        The UTF-8 bytes of `name` are absorbed eight at a time, each block the counter under the words so far.
+        """
+        data, words = name.encode(), self.words
+        for k in range(0, max(len(data), 1), 8):
+            block = int.from_bytes(data[k : k + 8], "little")
+            words = threefry2x32(words, block & LOW, block >> 32)
+        return Key(words, self.step)
+
+    def at(self, step: int) -> "Key":
+        """Return the key that draws for `x[step:]` of the same run."""
+        return Key(self.words, self.step + step)
+
+
+def key(rng: Any) -> Key | None:
+    """Return the key that a user's `rng` stands for; None, which is evaluation, for None.
+
+    Parameters
+    ----------
+    rng
+        None; a `Key`; a seed, 0 ≤ seed < 2**64; a `numpy.random.Generator`, drawn from once; a uint32 array of shape
+        (2,), as `jax.random.key_data` gives, which may be traced by `jax.jit`.
+
+    Raises
+    ------
+    TypeError
+        If `rng` is none of these.
+    ValueError
+        If a seed is out of range, or an array has another shape.
+    """
+    if rng is None or isinstance(rng, Key):
+        return rng
+    if isinstance(rng, np.random.Generator):
+        rng = rng.integers(1 << 64, dtype=np.uint64)
+    if isinstance(rng, int | np.integer) and not isinstance(rng, bool):
+        if not 0 <= rng < 1 << 64:
+            raise ValueError(f"`rng` must be a seed of at least 0 and below 2**64, got {rng}")
+        return Key((int(rng) & LOW, int(rng) >> 32))
+    expected = "an int (a seed), a numpy.random.Generator, a Key or a uint32 array of shape (2,)"
+    if not _xp.is_array(rng):
+        raise TypeError(f"`rng` must be {expected}, got {rng!r}")
+    if (dtype := _xp.dtype_name(rng.dtype)) != "uint32":
+        hint = "; jax.random.key_data gives the array" if dtype.startswith("key<") else ""
+        raise TypeError(f"`rng` must be {expected}, got an array of {dtype}{hint}")
+    if tuple(rng.shape) != (2,):
+        raise ValueError(f"`rng` must be {expected}, got shape {tuple(rng.shape)}")
+    if _xp.is_namespace_jax(_xp.namespace(rng)):
+        return Key((rng[0], rng[1]))  # arrays still, for under jit they have no value
+    low, high = _xp.to_numpy(rng).tolist()
+    return Key((low, high))
+
+
+def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, Any]:
+    """Return the two words of Threefry-2x32-20 at the counter (x0, x1).
+
+    Parameters
+    ----------
+    key_words
+        The key, each word 0 ≤ k < 2**32.
+    x0, x1
+        Both Python ints, or both arrays of words of one shape, with at least one axis (see `_xp.words`); they count
+        modulo 2**32 and are not modified.
+
+    Returns
+    -------
+    tuple
+        The words, of the same kind as the counter; JAX arrays for two Python ints under a key of JAX arrays.
+    """
+    given = [a for a in (x0, *key_words) if not isinstance(a, int)]
+    xp = _xp.namespace(given[0]) if given else None
+    wide = xp is None or _xp.is_namespace_torch(xp)  # words that do not wrap round by themselves
+
+    def low(a: Any) -> Any:
+        return a & LOW if wide else a
+
+    def operand(a: Any) -> Any:
+        return a if xp is None or not isinstance(a, int) else _xp.word(a & LOW, xp)
+
+    k0, k1 = key_words
+    schedule = (k0, k1, k0 ^ k1 ^ PARITY)
+    x0, x1 = operand(k0) + operand(x0), low(operand(k1) + operand(x1))
+    for group in range(5):
+        for bits in ROTATIONS[group % 2]:
+            # where words are wide, x0 keeps its carries until the end: 64 bits hold them, and x1 drops what it gets
+            x0 += x1
+            high = x1 >> (32 - bits)
+            x1 <<= bits
+            x1 |= high
+            x1 ^= x0
+            x1 = low(x1)
+        x0 += operand(schedule[(group + 1) % 3])
+        x1 = low(x1 + operand(schedule[(group + 2) % 3] + (group + 1)))
+    return low(x0), x1
+
+
+def keep(key: Key, p: float, T: int, B: int, n: int, home: Home, *, scale: bool = True) -> Array:
+    """Return a dropout mask (T, B, n): 0 with probability p, else 1/(1-p), or 1 without `scale`.
+
+    Which elements are dropped is decided in integers: the same on every backend and in every dtype.
+    """
+    threshold = _xp.word(min(round(p * 2**32), LOW), home.xp)
+
+    def kept(*words: Array) -> list[Array]:
+        masks = [home.xp.astype(word >= threshold, home.dtype) for word in words]
+        return [mask * (1.0 / (1.0 - p)) for mask in masks] if scale else masks
+
+    return _draw(key, T, B, n, home, kept)
+
+
+def normal(key: Key, T: int, B: int, n: int, home: Home) -> Array:
+    """Return standard normal numbers (T, B, n), by Box & Muller [2]_: the same on every backend but for rounding.
+
+    None is larger than √(66 ln 2) = 6.8 in magnitude: the logarithm's argument is a multiple of 2**-33.
+    """
+    xp = home.xp
+    real = xp.float64 if home.dtype == xp.float64 else xp.float32  # a narrower dtype cannot hold an angle
+
+    def box_muller(first: Array, second: Array) -> list[Array]:
+        radius = xp.sqrt(-2.0 * xp.log((xp.astype(first, real) + 0.5) * 2.0**-32))  # + 0.5: never log 0
+        angle = xp.astype(second, real) * (2.0 * math.pi * 2.0**-32)
+        return [xp.astype(radius * wave(angle), home.dtype) for wave in (xp.cos, xp.sin)]
+
+    return _draw(key, T, B, n, home, box_muller)
+
+
+def _draw(key: Key, T: int, B: int, n: int, home: Home, finish: Callable[[Array, Array], list[Array]]) -> Array:
+    """Return (T, B, n), along n what `finish` makes of the first words, then of the second.
+
+    Element (t, b) counts from (step + t, b*m), m = ceil(n/2), so that T and B do not matter to it.
+    """
+    xp, m = home.xp, (n + 1) // 2
+    if not _xp.is_namespace_jax(xp):  # a key of JAX arrays serves other arrays too, where it has a value
+        key = Key((int(key.words[0]), int(key.words[1])), key.step)
+
+    def block(t: int, b: int, steps: int, rows: int) -> list[Array]:
+        x0 = _xp.words(steps, home) + _xp.word((key.step + t) & LOW, xp)
+        x1 = _xp.words(rows * m, home) + _xp.word((b * m) & LOW, xp)
+        words = threefry2x32(key.words, *xp.broadcast_arrays(x0[:, None], x1[None, :]))
+        return finish(*(xp.reshape(word, (steps, rows, m)) for word in words))
+
+    if not home.is_numpy:
+        return xp.concat(block(0, 0, T, B), axis=2)[..., :n]
+    out = np.empty((T, B, n), dtype=home.dtype)
+    rows = max(1, min(B, BLOCK // max(m, 1)))
+    steps = max(1, BLOCK // max(rows * m, 1))
+    for t in range(0, T, steps):
+        for b in range(0, B, rows):
+            part = out[t : t + steps, b : b + rows]
+            part[..., :m], second = block(t, b, part.shape[0], part.shape[1])
+            part[..., m:] = second[..., : n - m]
+    return out
