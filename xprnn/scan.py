@@ -94,7 +94,7 @@ def scan(
         a_t, reset, mask, gate, noise, drop = inputs
         prev = state if reset is None else _restart(reset, around.fresh, state, xp)
         new, kept = step(a_t, prev, drop)
-        s = new if gate is None else _each(lambda g, s, p: p + g * (s - p), gate, new, prev)
+        s = new if gate is None else blend(gate, new, prev)
         s = s if noise is None else _each(lambda e, s: s + e, noise, s)
         s = s if mask is None else tuple(xp.where(mask, s, p) for s, p in zip(s, prev, strict=True))
         return s, (s, new if apart and keep else (), kept if keep else ())
@@ -135,7 +135,8 @@ def scan_backward(
     dp : dict of arrays
         With exactly the keys of `p`.
     daround : Around
-        The wanted gradients, per state: `fresh` (B, n), `gate` and `noise` (T, B, n).
+        The wanted gradients, per state: `fresh` (B, n), `noise` (T, B, n), and `gate` (T, B, n), None where there
+        is no gate.
     """
     around, state0, states, new, kept = cache
     xp = _xp.namespace(states[0])
@@ -158,7 +159,7 @@ def scan_backward(
         dnew = ds if gate is None else _each(lambda g, s: g * s, gate, ds)
         out, dprev = back(dnew, factors)
         if gate is not None:
-            dprev = _each(lambda g, s, d: d + (1.0 - g) * s, gate, ds, dprev)
+            dprev = _each(lambda g, d, s: d + (1.0 - g) * s, gate, dprev, ds)
         if skipped is not None:
             dprev = tuple(d + s for d, s in zip(dprev, skipped, strict=True))
         carry = dprev if reset is None else _restart(reset, None, dprev, xp)
@@ -179,6 +180,11 @@ def previous(cache: Cache, xp: Namespace) -> States:
     return before if around.reset is None else _restart(around.reset, around.fresh, before, xp)
 
 
+def blend(gate: Iterable[Array | None], new: States, prev: States) -> States:
+    """Return prev + gate * (new - prev) of every state that has a gate, (B, n) or broadcasting to it."""
+    return _each(lambda g, s, p: p + g * (s - p), gate, new, prev)
+
+
 def _restart(reset: Array, fresh: States | None, state: States, xp: Namespace) -> States:
     """Return `fresh`, or zeros, where a segment begins."""
     if fresh is None:
@@ -186,7 +192,7 @@ def _restart(reset: Array, fresh: States | None, state: States, xp: Namespace) -
     return tuple(xp.where(reset, f, s) for f, s in zip(fresh, state, strict=True))
 
 
-def _each(f: Callable[..., Array], given: tuple[Array | None, ...], state: States, *rest: States) -> States:
+def _each(f: Callable[..., Array], given: Iterable[Array | None], state: States, *rest: States) -> States:
     """Return `f` of every state for which something is given."""
     return tuple(s if g is None else f(g, s, *r) for g, s, *r in zip(given, state, *rest, strict=True))
 
@@ -195,15 +201,18 @@ def _around_gradients(
     want: tuple[str, ...], cache: Cache, prev: States, traces: tuple[States, States], xp: Namespace
 ) -> Around:
     ds, dprev = traces
-    reset = cache.around.reset
+    reset, gate = cache.around.reset, cache.around.gate
+    gates = (None,) * len(prev) if gate is None else gate
 
     def fresh(d: Array) -> Array:
         zeros = xp.zeros_like(d)
         return xp.sum(zeros if reset is None else xp.where(reset, d, zeros), axis=0, dtype=d.dtype)
 
-    made: dict[str, Callable[[], States]] = {
+    made: dict[str, Callable[[], tuple[Array | None, ...]]] = {
         "noise": lambda: ds,
-        "gate": lambda: tuple(d * (n - p) for d, n, p in zip(ds, cache.new, prev, strict=True)),
+        "gate": lambda: tuple(
+            None if g is None else d * (n - p) for g, d, n, p in zip(gates, ds, cache.new, prev, strict=True)
+        ),
         "fresh": lambda: tuple(fresh(d) for d in dprev),
     }
     return NOTHING._replace(**{name: made[name]() for name in want})

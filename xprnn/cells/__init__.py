@@ -7,6 +7,7 @@ Every cell has these, where `p` is a layer's parameters without `W_ih` and `b_ih
 - ``slopes(kept, prev, new, p, drop=None) -> factors``, for a step, a block of steps or a whole sequence;
 - ``backward(p, xp, inner=None) -> back`` and ``back(dnew, factors_t) -> (out, dprev)``, linear in ``dnew``,
   where ``out[0]`` is da_t;
+- ``trace(kept) -> gates by their letters``;
 - ``gradients(out, kept, prev, new, p, inner=None) -> dp``, whole-sequence products with exactly the keys of p.
 
 `drop` (B, H) is a factor on the candidate, `inner` (B, H) one on h as W_hh sees it.
@@ -40,6 +41,9 @@ class Cell(Protocol):
         self, out: States, kept: States, prev: States, new: States, p: Params, inner: Array | None = None
     ) -> dict[str, Any]:
         """Return the gradients of the recurrent parameters."""
+
+    def trace(self, kept: States) -> dict[str, Array]:
+        """Return the gates by their letters, from what the steps kept."""
 
 
 __all__ = ["GRU", "LSTM", "Cell", "Elman", "Params", "States", "Step"]

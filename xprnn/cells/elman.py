@@ -64,6 +64,10 @@ class Elman:
 
         return back
 
+    def trace(self, kept: States) -> dict[str, Array]:
+        """Return {}: there are no gates."""
+        return {}
+
     def gradients(
         self,
         out: States,

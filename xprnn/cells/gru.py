@@ -60,6 +60,10 @@ class GRU:
         """Bind the backward step."""
         return (_after_backward if self.reset_after else _before_backward)(p, xp, inner)
 
+    def trace(self, kept: States) -> dict[str, Array]:
+        """Return the gates of every step by their letters."""
+        return dict(zip("rzn", kept[:3], strict=True))
+
     def gradients(
         self,
         out: States,

@@ -83,6 +83,10 @@ class LSTM:
 
         return back
 
+    def trace(self, kept: States) -> dict[str, Array]:
+        """Return the gates of every step by their letters."""
+        return dict(zip("ifgo", kept, strict=True))
+
     def gradients(
         self,
         out: States,

@@ -14,14 +14,15 @@ from xprnn import scan as reference
 from xprnn._xp import Namespace
 from xprnn.cells import Cell
 from xprnn.kernels.bound import BoundReference
+from xprnn.protocol import parts
 from xprnn.scan import NOTHING, Around
 
 
 class Kernel(NamedTuple):
     """A scan pair under a name.
 
-    `takes(cell, around, dtype, shape)` returns why it cannot run, or None; `bind(cell, parts, states, B, home)`
-    makes what a `Stepper` runs, from the parameters and the states (None: zeros) of each layer.
+    `takes(cell, around, dtype, shape)` returns why it cannot run, or None; `bind(cell, parts, B, home)` makes what a
+    `Stepper` runs, from one `xprnn.kernels.bound.Part` per layer.
     """
 
     name: str
@@ -142,7 +143,7 @@ def explain(layer: Any, x: Any, *, training: bool = True, kernel: str = "auto") 
     x : array (T, B, I), (T, I) or, with ``batch_first=True``, (B, T, I)
         Masks and resets do not change the choice: every twin takes them.
     training : bool
-        Whether a backward pass is to follow.
+        Whether the call is given an `rng`, so that noise is drawn.
     kernel : str
         As given to the call.
 
@@ -162,8 +163,7 @@ def explain(layer: Any, x: Any, *, training: bool = True, kernel: str = "auto") 
     >>> xprnn.kernels.explain(xprnn.LSTM(8, 32), np.zeros((5, 2, 8))).kernel
     'numpy'
     """
-    del training  # every kernel so far runs both alike; the bound is in the signature for those that will not
-    recurrent = [part for part in getattr(layer, "layers", (layer,)) if hasattr(part, "cell")]
+    recurrent = [part for part in parts(layer) if hasattr(part, "cell")]
     if not recurrent:
         raise TypeError(f"`layer` must be a recurrent layer or hold one, got {layer!r}")
     if not _xp.is_array(x):
@@ -171,5 +171,7 @@ def explain(layer: Any, x: Any, *, training: bool = True, kernel: str = "auto") 
     first, home = recurrent[0], _xp.home(x)
     T, B = (x.shape[0], 1) if len(x.shape) == 2 else x.shape[:2]
     T, B = (B, T) if first.batch_first and len(x.shape) == 3 else (T, B)
-    chosen, why = select(first.cell, NOTHING, home.xp, home.dtype, (T, B, first.hidden_size), kernel)
+    noisy = training and first.noise and first.noise_on == "state"
+    around = Around(noise=()) if noisy else NOTHING
+    chosen, why = select(first.cell, around, home.xp, home.dtype, (T, B, first.hidden_size), kernel)
     return Explanation(chosen.name, why)

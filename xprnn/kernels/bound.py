@@ -1,47 +1,75 @@
-"""A stack of layers bound to its parameters and states, on any array library: the reference's steps."""
+"""A stack of layers bound to its parameters and states: what a stepper is bound from, and the reference's steps."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xprnn import _xp
 from xprnn._xp import Array, Home
 from xprnn.cells import Cell, Params, States
+from xprnn.scan import blend
+
+
+class Part(NamedTuple):
+    """One layer of a stepper. What is bound copies the arrays."""
+
+    p: Params  # all of the part's parameters, W_hh as the scan sees it
+    state: States | None  # to begin from, (B, H) each; None: `fresh`
+    fresh: States | None  # what a restart sets, (H,) or (B, H) each; None: zeros
+    gate: tuple[Array | None, ...] | None  # as `Around.gate`, its T axis 1: (1, 1 or B, 1 or H) each
+    residual: bool  # y_t = h_t + the layer's input
 
 
 class BoundReference:
-    """Runs `cell.forward` layer by layer, for `xprnn.stepper.Stepper`."""
+    """Runs `cell.forward` layer by layer, on any array library, for `xprnn.stepper.Stepper`."""
 
-    def __init__(self, cell: Cell, parts: list[Params], states: list[States | None], B: int, home: Home) -> None:
-        xp = home.xp
-        parts = [{key: xp.asarray(a, copy=True) for key, a in p.items()} for p in parts]
+    def __init__(self, cell: Cell, parts: list[Part], B: int, home: Home) -> None:
         self._home = home
-        self._steps = [cell.forward(p, xp) for p in parts]
-        self._inputs = [(p["W_ih"], p.get("b_ih")) for p in parts]
-        self._states: list[States] = []
-        for p, state in zip(parts, states, strict=True):
-            zeros = _xp.from_host(np.zeros((B, p["W_hh"].shape[1])), home)
-            self._states.append(state or tuple(zeros for _ in cell.states))
+        self._layers = [_Layer(cell, part, B, home) for part in parts]
 
     def run(self, x_t: Array) -> Array:
         """Return y_t (B, H) for x_t (B, I)."""
-        xp = self._home.xp
-        for k, (W, b) in enumerate(self._inputs):
-            self._states[k], _ = self._steps[k](_xp.affine_time(x_t, W, b, xp), self._states[k])
-            x_t = self._states[k][0]
-        return xp.asarray(x_t, copy=True)
+        for layer in self._layers:
+            x_t = layer.run(x_t)
+        return self._home.xp.asarray(x_t, copy=True)
 
     def states(self) -> list[States]:
         """Return the states; they are replaced at a step, never written into."""
-        return self._states
+        return [layer.state for layer in self._layers]
 
     def restart(self, rows: Any | None) -> None:
-        """Set the states to zero, of all rows or of the flagged ones."""
+        """Set the states to what a segment begins in, of all rows or of the flagged ones."""
         xp = self._home.xp
         if rows is not None:
             rows = _xp.from_host(rows, self._home._replace(dtype=xp.bool))[:, None]
-        for k, state in enumerate(self._states):
-            zeros = tuple(xp.zeros_like(s) for s in state)
-            self._states[k] = (
-                zeros if rows is None else tuple(xp.where(rows, z, s) for z, s in zip(zeros, state, strict=True))
-            )
+        for layer in self._layers:
+            layer.restart(rows)
+
+
+class _Layer:
+    """One layer, its parameters and its state."""
+
+    def __init__(self, cell: Cell, part: Part, B: int, home: Home) -> None:
+        self._xp = xp = home.xp
+        p = {key: xp.asarray(a, copy=True) for key, a in part.p.items()}
+        self._W, self._b, self._step = p["W_ih"], p.get("b_ih"), cell.forward(p, xp)
+        zeros = _xp.from_host(np.zeros((B, p["W_hh"].shape[1])), home)
+        self._fresh = tuple(zeros + f for f in part.fresh or [0.0] * len(cell.states))
+        self._gate = [None if g is None else xp.asarray(g[0, ...], copy=True) for g in part.gate or ()]
+        self._residual = part.residual
+        self.state: States = tuple(zeros + s for s in part.state) if part.state else self._fresh
+
+    def run(self, x_t: Array) -> Array:
+        prev = self.state
+        new, _ = self._step(_xp.affine_time(x_t, self._W, self._b, self._xp), prev)
+        if self._gate:
+            new = blend(self._gate, new, prev)
+        self.state = new
+        return new[0] + x_t if self._residual else new[0]
+
+    def restart(self, rows: Array | None) -> None:
+        if rows is None:
+            self.state = self._fresh
+        else:
+            begun = zip(self._fresh, self.state, strict=True)
+            self.state = tuple(self._xp.where(rows, f, s) for f, s in begun)

@@ -1,0 +1,169 @@
+"""The GRU cell in place; see `numpy_cells.py` for the form and `xprnn.cells.gru` for the equations."""
+
+from typing import Any
+
+import numpy as np
+from numpy import add, multiply, subtract, tanh
+
+from xprnn import _xp
+from xprnn.cells import GRU, Params, States, hidden
+from xprnn.kernels.numpy_cells import Backward, Forward, block, logistic_slope, tanh_slope, weights
+from xprnn.scan import Around
+
+
+def forward(cell: GRU, p: Params, shape: tuple[int, ...], dtype: Any, around: Around) -> Forward:
+    """Bind the step; what is kept are r and z, the candidate n before its factor and, reset after, what r gates."""
+    n, B, G = shape
+    H = G // 3
+    b = p.get("b_hh", np.zeros(G, dtype))
+    b_rz, b_n = 0.5 * b[: 2 * H], b[2 * H :]
+    rz, n_ = np.empty((n, B, 2 * H), dtype), np.empty((n, B, H), dtype)
+    step, kept = (_step_after if cell.reset_after else _step_before)(p["W_hh"], b_n, rz, n_, around.inner)
+
+    def load(a: np.ndarray) -> None:
+        now = rz[: len(a)]
+        multiply(a[..., : 2 * H], 0.5, now)
+        add(now, b_rz, now)
+        if cell.reset_after:
+            n_[: len(a)] = a[..., 2 * H :]
+        else:
+            add(a[..., 2 * H :], b_n, n_[: len(a)])
+
+    return load, step, kept
+
+
+def _step_after(W_hh: np.ndarray, b_n: np.ndarray, rz: np.ndarray, n: np.ndarray, inner: Any) -> tuple[Any, States]:
+    _, B, H = n.shape
+    W = np.concatenate([weights(W_hh[: 2 * H]) * 0.5, weights(W_hh[2 * H :])], axis=1)
+    u_n, u = np.empty_like(n), np.empty((B, 3 * H), n.dtype)
+    spare, seen = np.empty((B, H), n.dtype), np.empty((B, H), n.dtype)
+    u_of_rz, u_of_n = u[:, : 2 * H], u[:, 2 * H :]
+    steps = list(zip(rz, *_xp.split(rz, 2), n, u_n, strict=True))
+
+    def step(k: int, prev: States, new: States, d: Any = None) -> None:
+        (h_prev,), (h,) = prev, new
+        rz_k, r, z, n_k, u_n_k = steps[k]
+        (h_prev if inner is None else multiply(h_prev, inner, seen)).dot(W, u)
+        _gates(rz_k, u_of_rz)
+        add(u_of_n, b_n, u_n_k)
+        multiply(r, u_n_k, spare)
+        add(n_k, spare, n_k)
+        tanh(n_k, n_k)
+        _mix(h_prev, z, n_k if d is None else multiply(n_k, d, spare), h)
+
+    return step, (rz, n, u_n)
+
+
+def _step_before(W_hh: np.ndarray, b_n: np.ndarray, rz: np.ndarray, n: np.ndarray, inner: Any) -> tuple[Any, States]:
+    _, B, H = n.shape
+    W_rz, W_n = weights(W_hh[: 2 * H]) * 0.5, weights(W_hh[2 * H :])
+    u_rz = np.empty((B, 2 * H), n.dtype)
+    rh, spare, seen = (np.empty((B, H), n.dtype) for _ in range(3))
+    steps = list(zip(rz, *_xp.split(rz, 2), n, strict=True))
+
+    def step(k: int, prev: States, new: States, d: Any = None) -> None:
+        (h_prev,), (h,) = prev, new
+        rz_k, r, z, n_k = steps[k]
+        x = h_prev if inner is None else multiply(h_prev, inner, seen)
+        x.dot(W_rz, u_rz)
+        _gates(rz_k, u_rz)
+        multiply(r, x, rh)
+        rh.dot(W_n, spare)
+        add(n_k, spare, n_k)
+        tanh(n_k, n_k)
+        _mix(h_prev, z, n_k if d is None else multiply(n_k, d, spare), h)
+
+    return step, (rz, n)
+
+
+def _gates(rz: np.ndarray, u: np.ndarray) -> None:
+    """Turn the halved pre-activations of r and z into the gates."""
+    add(rz, u, rz)
+    tanh(rz, rz)
+    multiply(rz, 0.5, rz)
+    add(rz, 0.5, rz)
+
+
+def _mix(h_prev: np.ndarray, z: np.ndarray, n: np.ndarray, h: np.ndarray) -> None:
+    """Write (1 - z) n + z h_prev as n + z (h_prev - n)."""
+    subtract(h_prev, n, h)
+    multiply(h, z, h)
+    add(h, n, h)
+
+
+def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, around: Around) -> Backward:
+    """Bind the backward step."""
+    after, drop = cell.reset_after, around.drop
+    rz, n = kept[:2]
+    H = n.shape[-1]
+    r, z = _xp.split(rz, 2)
+    du = np.empty((*n.shape[:2], 3 * H), n.dtype)  # the gradient at u; before the product it is da itself
+    du_r, du_z, du_n = _xp.split(du, 3)
+    da_n = np.empty_like(n) if after else du_n
+    (h_prev,) = prev
+    gated = kept[2] if after else h_prev  # r * gated is what n sees
+    back = (_back_after if after else _back_before)(p["W_hh"], rz, du, da_n, around.inner)
+
+    def load(start: int, stop: int) -> None:
+        now = slice(start, stop)
+        d = None if drop is None else block(drop, now)
+        logistic_slope(r[now], gated[now], out=du_r[now])
+        logistic_slope(z[now], h_prev[now] - (n[now] if d is None else d * n[now]), out=du_z[now])
+        tanh_slope(n[now], 1.0 - z[now], out=da_n[now])
+        if d is not None:
+            multiply(da_n[now], d, da_n[now])
+
+    def finish() -> tuple[Any, dict[str, Any]]:
+        if not after:
+            return du, cell.gradients((du,), (r,), prev, new, p, around.inner)
+        dp = hidden.gradients(du, h_prev, p, around.inner)
+        du[..., 2 * H :] = da_n  # du is spent: its memory becomes da
+        return du, dp
+
+    return load, back, (du, da_n), finish
+
+
+def _back_after(W_hh: np.ndarray, rz: np.ndarray, du: np.ndarray, da_n: np.ndarray, inner: Any) -> Any:
+    r, z = _xp.split(rz, 2)
+    du_r, du_z, du_n = _xp.split(du, 3)
+    through = np.empty(da_n.shape[1:], da_n.dtype)
+
+    def back(t: int, dstate: States) -> None:
+        (dh,) = dstate
+        multiply(da_n[t], dh, da_n[t])
+        multiply(du_z[t], dh, du_z[t])
+        multiply(dh, z[t], dh)
+        multiply(du_r[t], da_n[t], du_r[t])
+        multiply(da_n[t], r[t], du_n[t])
+        du[t].dot(W_hh, through)
+        if inner is not None:
+            multiply(through, inner, through)
+        add(dh, through, dh)
+
+    return back
+
+
+def _back_before(W_hh: np.ndarray, rz: np.ndarray, du: np.ndarray, da_n: np.ndarray, inner: Any) -> Any:
+    H = da_n.shape[-1]
+    r, z = _xp.split(rz, 2)
+    du_r, du_z, _ = _xp.split(du, 3)
+    du_rz, W_rz, W_n = du[..., : 2 * H], W_hh[: 2 * H], W_hh[2 * H :]
+    through, drh = np.empty(da_n.shape[1:], da_n.dtype), np.empty(da_n.shape[1:], da_n.dtype)
+
+    def back(t: int, dstate: States) -> None:
+        (dh,) = dstate
+        multiply(da_n[t], dh, da_n[t])
+        multiply(du_z[t], dh, du_z[t])
+        multiply(dh, z[t], dh)
+        da_n[t].dot(W_n, drh)  # the gradient at r h
+        if inner is not None:
+            multiply(drh, inner, drh)
+        multiply(du_r[t], drh, du_r[t])
+        multiply(drh, r[t], drh)
+        add(dh, drh, dh)
+        du_rz[t].dot(W_rz, through)
+        if inner is not None:
+            multiply(through, inner, through)
+        add(dh, through, dh)
+
+    return back
