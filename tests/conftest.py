@@ -6,6 +6,23 @@ from tests import backends
 _made = {}
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--combinations",
+        type=int,
+        default=60,
+        metavar="N",
+        help="how many random combinations of the layers' options to test (60; 3000 is the full run)",
+    )
+
+
+def pytest_terminal_summary(terminalreporter):
+    for report in terminalreporter.getreports("passed"):
+        for key, value in report.user_properties:
+            if key == "combinations" and report.when == "call":
+                terminalreporter.write_line(f"random combinations: {value}")
+
+
 def pytest_report_header(config):
     skipped = {name: backends.why_not(name) for name in backends.NAMES if backends.why_not(name)}
     return [

@@ -47,8 +47,75 @@ def test_bad_configuration(make, kind, message):
         make()
 
 
+RATES = ("input_dropout", "hidden_dropout", "candidate_dropout", "zoneout", "zoneout_c", "weight_drop", "sparsity")
+TAU = "`tau` must be a number, or a list of one per unit"
+OPTIONS = [
+    *(({rate: 1.0}, ValueError, rf"`{rate}` must lie in \[0, 1\), got 1.0") for rate in RATES),
+    *(({rate: -0.1}, ValueError, rf"`{rate}` must lie in \[0, 1\), got -0.1") for rate in RATES),
+    *(({rate: "0.1"}, TypeError, f"`{rate}` must be a number, got '0.1'") for rate in RATES),
+    *(({rate: True}, TypeError, f"`{rate}` must be a number, got True") for rate in RATES),
+    *(({rate: np.nan}, ValueError, f"`{rate}` must be finite, got nan") for rate in RATES),
+    ({"dropout": 1.0, "num_layers": 2}, ValueError, r"`dropout` must lie in \[0, 1\), got 1.0"),
+    ({"dropout": None}, TypeError, "`dropout` must be a number, got None"),
+    ({"input_dropout": [0.1]}, TypeError, r"`input_dropout` must be a number, got \[0.1\]"),
+    ({"dropout": 0.1}, ValueError, "`dropout` acts between layers, and `num_layers` is 1; use `input_dropout`"),
+    ({"residual": True}, ValueError, "`residual` acts between layers, and `num_layers` is 1; use .*xprnn.Residual"),
+    *(
+        ({flag: 1}, TypeError, f"`{flag}` must be True or False, got 1")
+        for flag in ("variational", "learn_tau", "autapses", "learn_state", "residual")
+    ),
+    ({"variational": True}, ValueError, "`variational` says how `input_dropout` and `dropout` draw, and both are 0"),
+    ({"noise": -1}, ValueError, "`noise` must be at least 0, got -1"),
+    ({"noise": np.inf}, ValueError, "`noise` must be finite, got inf"),
+    ({"noise": "loud"}, TypeError, "`noise` must be a number, got 'loud'"),
+    ({"noise_on": "state"}, ValueError, "`noise_on` is 'state', and `noise` is 0: give `noise` too"),
+    ({"noise": 0.1, "noise_on": "y"}, ValueError, "`noise_on` must be one of 'preactivation', 'state', got 'y'"),
+    ({"dale": 1.5}, ValueError, r"`dale` must lie in \[0, 1\], the share of excitatory units, got 1.5"),
+    ({"dale": -0.5}, ValueError, r"`dale` must lie in \[0, 1\], the share of excitatory units, got -0.5"),
+    ({"dale": True}, TypeError, "`dale` must be a number, got True"),
+    ({"dale": np.nan}, ValueError, "`dale` must be finite, got nan"),
+    ({"hidden_size": 1, "autapses": False}, ValueError, "`autapses` must be True where `hidden_size` is 1: W_hh would"),
+    ({"tau": 0}, ValueError, "`tau` must be above 0, got 0"),
+    ({"tau": -1.0}, ValueError, "`tau` must be above 0, got -1.0"),
+    ({"tau": np.inf}, ValueError, "`tau` must be finite, got inf"),
+    ({"tau": 0.5}, ValueError, "`tau` must be at least `dt` = 1.0, got 0.5: the leak dt/tau would be above 1"),
+    ({"tau": [2.0] * 4 + [0.5]}, ValueError, r"`tau\[4\]` must be at least `dt` = 1.0, got 0.5: the leak dt/tau would"),
+    ({"tau": [2.0] * 4 + [True]}, TypeError, r"`tau\[4\]` must be a number, got True"),
+    ({"tau": ["2"] * 5}, TypeError, r"`tau\[0\]` must be a number, got '2'"),
+    ({"tau": {1.0, 2.0, 3.0, 4.0, 5.0}}, TypeError, TAU),
+    ({"tau": np.full((5, 1), 2.0)}, TypeError, TAU),
+    ({"tau": [1.0, 2.0]}, ValueError, "`tau` must be one number, or H = 5 of them, got 2"),
+    ({"tau": []}, ValueError, "`tau` must be one number, or H = 5 of them, got 0"),
+    ({"tau": "10"}, TypeError, f"{TAU}, got '10'"),
+    ({"tau": True}, TypeError, "`tau` must be a number, got True"),
+    (
+        {"tau": 1.0, "learn_tau": True},
+        ValueError,
+        "`tau` must be above `dt` = 1.0, got 1.0: a learned leak is .*below 1",
+    ),
+    ({"learn_tau": True}, ValueError, "`learn_tau` is True and `tau` is None: give `tau`, in the unit of `dt`"),
+    ({"dt": 0.5}, ValueError, "`dt` is 0.5 and `tau` is None: give `tau`, in the unit of `dt`"),
+    ({"dt": 0, "tau": 2.0}, ValueError, "`dt` must be above 0, got 0"),
+    ({"dt": "1", "tau": 2.0}, TypeError, "`dt` must be a number, got '1'"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "kind", "message"), OPTIONS)
+def test_bad_options(wrong, kind, message):
+    with pytest.raises(kind, match=message):
+        xprnn.LSTM(**{"input_size": I, "hidden_size": H, **wrong})
+
+
+@pytest.mark.parametrize("layer", [xprnn.RNN, xprnn.GRU])
+def test_an_option_for_a_state_that_is_not_there(layer):
+    with pytest.raises(ValueError, match=f"`zoneout_c` has no meaning for {layer.__name__}: it has no state c; use"):
+        layer(I, H, zoneout_c=0.1)
+
+
+SEED = r"`rng` must be an int \(a seed\), a numpy.random.Generator, a Key or a uint32 array of shape \(2,\)"
 CALLS = [
-    ({"x": X.tolist()}, TypeError, "`x` must be an array .* got list"),
+    ({"x": X.tolist()}, TypeError, r"`x\[0\]` must be an array .* got list"),
+    ({"x": "text"}, TypeError, "`x` must be an array .* got str"),
     ({"x": np.ma.masked_array(X)}, TypeError, "`x` must be an array .* got numpy.ma"),
     ({"x": X.astype(int)}, TypeError, "`x` must be float32 or float64, got int64; cast it first"),
     ({"x": X.astype(">f8")}, TypeError, "`x` must be float32 or float64, got >f8; cast it first"),
@@ -74,7 +141,14 @@ CALLS = [
         ValueError,
         r"`state0\[0\]` must have shape \(L\*D, B, H\) = \(1, 3, 5\), got \(3, 5\)",
     ),
-    ({"rng": "seed"}, TypeError, "`rng` must be an int"),
+    ({"rng": "seed"}, TypeError, f"{SEED}, got 'seed'"),
+    ({"rng": 1.5}, TypeError, f"{SEED}, got 1.5"),
+    ({"rng": True}, TypeError, f"{SEED}, got True"),
+    ({"rng": (1, 2)}, TypeError, rf"{SEED}, got \(1, 2\)"),
+    ({"rng": np.zeros(2)}, TypeError, f"{SEED}, got an array of float64"),
+    ({"rng": np.zeros(3, np.uint32)}, ValueError, rf"{SEED}, got shape \(3,\)"),
+    ({"rng": -1}, ValueError, r"`rng` must be a seed of at least 0 and below 2\*\*64, got -1"),
+    ({"rng": 2**64}, ValueError, r"`rng` must be a seed of at least 0 and below 2\*\*64, got 18446744073709551616"),
     ({"kernel": "cuda"}, ValueError, "`kernel` must be one of 'auto', 'reference', 'numpy', 'jax', got 'cuda'"),
     ({"kernel": "jax"}, ValueError, "`kernel` 'jax' cannot run this scan: it runs on jax arrays, not on numpy arrays"),
 ]
@@ -108,6 +182,43 @@ def test_bad_params():
     for wrong, kind, message in cases:
         with pytest.raises(kind, match=message):
             layer(wrong, X)
+
+
+def test_bad_params_of_options():
+    layer, params = layer_and_params(tau=(2.0, 3.0, 4.0, 5.0, 6.0), sparsity=0.3, dale=0.5, learn_state=True)
+    good = params["l0"]
+    fixed, ones = good["fixed"], np.ones(H)
+    of_fixed = r"`params\['l0'\]\['fixed'\]"
+    cases = [
+        ({k: v for k, v in good.items() if k != "fixed"}, ValueError, r"`params\['l0'\]` lacks the key 'fixed'"),
+        ({k: v for k, v in good.items() if k != "c0"}, ValueError, r"`params\['l0'\]` lacks the key 'c0'"),
+        ({**good, "leak": ones}, ValueError, r"`params\['l0'\]` has the unknown key 'leak'"),
+        (
+            {**good, "h0": ones[None]},
+            ValueError,
+            r"`params\['l0'\]\['h0'\]` must have shape \(H,\) = \(5,\), got \(1, 5\)",
+        ),
+        (
+            {**good, "fixed": []},
+            TypeError,
+            f"{of_fixed}` must be a dict with the keys .*'mask', 'sign', 'alpha'.* got list",
+        ),
+        ({**good, "fixed": {}}, ValueError, f"{of_fixed}` lacks the key 'mask'"),
+        ({**good, "fixed": {**fixed, "more": ones}}, ValueError, f"{of_fixed}` has the unknown key 'more'"),
+        (
+            {**good, "fixed": {**fixed, "sign": ones > 0}},
+            TypeError,
+            rf"{of_fixed}\['sign'\]` must be float64 .* got bool",
+        ),
+        (
+            {**good, "fixed": {**fixed, "mask": np.ones((4 * H, H))}},
+            ValueError,
+            rf"{of_fixed}\['mask'\]` must have shape \(H, H\) = \(5, 5\), got \(20, 5\)",
+        ),
+    ]
+    for wrong, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            layer({"l0": wrong}, X)
 
 
 def test_bad_backward():

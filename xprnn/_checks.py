@@ -5,6 +5,7 @@ A message names the argument, what was expected, what came, and a hint where the
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from xprnn import _xp
 from xprnn._xp import Array, Home
 
-Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Per parameter, its shape in axis letters and in numbers."""
+Shapes = Mapping[str, Any]
+"""Per parameter, its shape in axis letters and in numbers, ``("(G*H,)", (12,))``; "fixed" has such a mapping."""
 
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 """NumPy's, as dtypes: against the scalar types a comparison takes ten times as long."""
@@ -41,10 +42,17 @@ def flag(name: str, value: Any) -> None:
 
 def finite(name: str, value: Any) -> None:
     """Raise unless `value` is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers are Real too
         raise TypeError(f"`{name}` must be a number, got {value!r}")
     if not math.isfinite(value):
         raise ValueError(f"`{name}` must be finite, got {value}")
+
+
+def not_negative(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number of at least 0."""
+    finite(name, value)
+    if value < 0:
+        raise ValueError(f"`{name}` must be at least 0, got {value}")
 
 
 def positive(name: str, value: Any) -> None:
@@ -54,11 +62,15 @@ def positive(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be above 0, got {value}")
 
 
-def home(name: str, a: Any) -> Home:
-    """Return where the array `a` lives, or raise unless it is a float32 or float64 array."""
+def home(name: str, a: Any, kind: str = "float") -> Home:
+    """Return where the array `a` lives, or raise unless it is a float32 or float64 array, or of integers."""
     if not _xp.is_array(a):
         raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
     place = _xp.home(a)
+    if kind == "integer":
+        if not place.xp.isdtype(place.dtype, "integral"):
+            raise TypeError(f"`{name}` must be of integers, got {_xp.dtype_name(place.dtype)}; cast it first")
+        return place
     floats = FLOATS if place.is_numpy else (place.xp.float32, place.xp.float64)
     if place.dtype not in floats:
         raise TypeError(f"`{name}` must be float32 or float64, got {_xp.dtype_name(place.dtype)}; cast it first")
@@ -97,8 +109,12 @@ def parameters(path: str, params: Any, shapes: Shapes, place: Home, like: str = 
     """Raise unless `params` is a dict with exactly these keys, and arrays of these shapes beside x."""
     keys(path, params, tuple(shapes))
     host = place.is_numpy
-    for key, (letters, shape) in shapes.items():
+    for key, expected in shapes.items():
         a = params[key]
+        if isinstance(expected, Mapping):
+            parameters(f"{path}[{key!r}]", a, expected, place, like)
+            continue
+        letters, shape = expected
         if not host or type(a) is not place.kind or a.shape != shape or a.dtype != place.dtype:
             array(f"{path}[{key!r}]", a, place, letters, shape, like)
 

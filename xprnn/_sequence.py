@@ -29,18 +29,40 @@ class Form(NamedTuple):
     B: int
     batched: bool
     batch_first: bool  # only where there is a batch axis
+    rows: tuple[int, ...] | None = None  # the lengths of a list of sequences (T_n, I)
 
-    def outward(self, y: Array) -> Array:
+    def outward(self, y: Array) -> Any:
         """Return y (T, B, ·) in the user's layout."""
+        if self.rows is not None:
+            return [y[:length, n, ...] for n, length in enumerate(self.rows)]
         if not self.batched:
             return y[:, 0, ...]
         return self.home.xp.permute_dims(y, (1, 0, *range(2, len(y.shape)))) if self.batch_first else y
 
-    def inward(self, y: Array) -> Array:
+    def inward(self, y: Any) -> Array:
         """Return y, in the user's layout, as (T, B, ·)."""
+        if self.rows is not None:
+            return _padded(y, self.T, self.home)
         if not self.batched:
             return y[:, None, ...]
         return self.home.xp.permute_dims(y, (1, 0, *range(2, len(y.shape)))) if self.batch_first else y
+
+    def read(self, name: str, y: Any, letter: str, width: int) -> Array:
+        """Return a user's y of this width, checked, as (T, B, ·)."""
+        if self.rows is None:
+            _checks.array(name, y, self.home, self.letters(letter), self.shape(width))
+        else:
+            self.check_rows(name, y)
+            for n, (row, length) in enumerate(zip(y, self.rows, strict=True)):
+                _checks.array(f"{name}[{n}]", row, self.home, f"(T_n, {letter})", (length, width))
+        return self.inward(y)
+
+    def check_rows(self, name: str, rows: Any) -> None:
+        """Raise unless `rows` is a list with one entry per sequence."""
+        B = len(self.rows or ())
+        if not isinstance(rows, list | tuple) or len(rows) != B:
+            came = f"{len(rows)} entries" if isinstance(rows, list | tuple) else type(rows).__name__
+            raise TypeError(f"`{name}` must be a list with one array per sequence of `x`, {B}, got {came}")
 
     def shape(self, *width: int) -> tuple[int, ...]:
         """Return the shape of a user's array of this width."""
@@ -61,28 +83,72 @@ def read(
 
     Parameters
     ----------
-    x : array (T, B, I), (B, T, I) with `batch_first`, or (T, I)
+    x : array (T, B, I), (B, T, I) with `batch_first`, (T, I), or a list of arrays (T_n, I)
     width : int or None
         What I must be; None allows any.
     batch_first : bool
     lengths : ints (B,), or one int for (T, I)
-    mask, reset : bool arrays, the axes of x without the last
+    mask, reset : bool arrays, the axes of x without the last; lists of arrays (T_n,) beside a list
 
     Raises
     ------
     TypeError, ValueError
         Naming the argument, what was expected and what came.
     """
-    form = _form(x, width, batch_first)
+    form = form_of(x, width, batch_first)
+    valid, begins = flags(form, lengths, mask, reset)
+    return Sequence(select(valid, form.inward(x), form.home.xp), valid, begins, form)
+
+
+def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float") -> Form:
+    """Return the form of x, checked; of kind "integer", x (T, B), (B, T) or (T,) holds numbers without an axis I."""
+    if kind == "integer":
+        x = [row[..., None] for row in x] if isinstance(x, list | tuple) else x[..., None]
+    return _form_of_list(x, width, kind) if isinstance(x, list | tuple) else _form(x, width, batch_first, kind)
+
+
+def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None, Array | None]:
+    """Return which steps are valid, and where segments begin, (T, B, 1) each or None, checked."""
     xp = form.home.xp
-    valid = _mask_of_lengths(lengths, x, form) if lengths is not None else None
+    if form.rows is not None:
+        if lengths is not None:
+            raise ValueError("`lengths` must be None where `x` is a list: its arrays have lengths of their own")
+        lengths = form.rows
+    valid = _mask_of_lengths(lengths, form) if lengths is not None else None
     if reset is not None:
         reset = _flags("reset", reset, form)
         reset = reset if valid is None else xp.logical_and(reset, valid)  # beyond its end a row has no segments
     if mask is not None:
         given = _flags("mask", mask, form)
         valid = given if valid is None else xp.logical_and(given, valid)
-    return Sequence(select(valid, form.inward(x), xp), valid, reset, form)
+    return valid, reset
+
+
+def _form_of_list(x: Any, width: int | None, kind: str) -> Form:
+    if len(x) == 0:
+        raise ValueError("`x` must hold at least one sequence (T_n, I), got an empty list")
+    home, letter = _checks.home("x[0]", x[0], kind), "I" if width is None else f"I = {width}"
+    for n, row in enumerate(x):
+        _checks.beside(f"x[{n}]", row, home, home.dtype, "x[0]")
+        if len(row.shape) != 2 or row.shape[1] != (x[0].shape[-1] if width is None else width):
+            raise ValueError(f"`x[{n}]` must have shape (T_n, I) with {letter}, got {tuple(row.shape)}")
+    rows = tuple(int(row.shape[0]) for row in x)
+    if max(rows) == 0:
+        raise ValueError("`x` must hold at least one sequence with a time step, got only empty ones")
+    return Form(home, max(rows), len(rows), batched=True, batch_first=False, rows=rows)
+
+
+def _padded(rows: Any, T: int, home: Home) -> Array:
+    """Return arrays (T_n, …) as one, (T, B, …); what stands beyond the end of a row is another step's."""
+    xp = home.xp
+    lengths = np.array([row.shape[0] for row in rows])
+    starts = np.cumsum(lengths) - lengths
+    last = max(int(lengths.sum()) - 1, 0)
+    steps = np.minimum(starts + np.arange(T)[:, None], last)  # one gather, not a copy per row
+    flat = xp.concat(list(rows), axis=0)
+    integer = xp.int64 if not _xp.is_namespace_jax(xp) else xp.int32
+    taken = xp.take(flat, _xp.from_host(steps.reshape(-1), home._replace(dtype=integer)), axis=0)
+    return xp.reshape(taken, (T, len(rows), *flat.shape[1:]))
 
 
 def select(mask: Array | None, x: Array, xp: Namespace) -> Array:
@@ -105,8 +171,8 @@ def flip_reset(reset: Array | None, xp: Namespace) -> Array | None:
     return xp.flip(xp.concat([reset[1:, ...], xp.zeros_like(reset[:1, ...])], axis=0), axis=0)
 
 
-def _form(x: Any, width: int | None, batch_first: bool) -> Form:
-    home = _checks.home("x", x)
+def _form(x: Any, width: int | None, batch_first: bool, kind: str) -> Form:
+    home = _checks.home("x", x, kind)
     shape = tuple(x.shape)
     batched = len(shape) == 3
     layout = "(B, T, I)" if batch_first else "(T, B, I)"
@@ -121,6 +187,13 @@ def _form(x: Any, width: int | None, batch_first: bool) -> Form:
 
 def _flags(name: str, flags: Any, form: Form) -> Array:
     """Return a bool array of the user's, checked, as (T, B, 1)."""
+    if form.rows is not None:
+        form.check_rows(name, flags)
+        for n, (row, length) in enumerate(zip(flags, form.rows, strict=True)):
+            _checks.beside(f"{name}[{n}]", row, form.home, form.home.xp.bool)
+            if tuple(row.shape) != (length,):
+                raise ValueError(f"`{name}[{n}]` must have shape (T_n,) = ({length},) like `x`, got {tuple(row.shape)}")
+        return form.inward(flags)[..., None]
     _checks.beside(name, flags, form.home, form.home.xp.bool)
     if tuple(flags.shape) != form.shape():
         raise ValueError(
@@ -129,7 +202,7 @@ def _flags(name: str, flags: Any, form: Form) -> Array:
     return form.inward(flags)[..., None]
 
 
-def _mask_of_lengths(lengths: Any, x: Array, form: Form) -> Array | None:
+def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:
     """Return t < length as (T, B, 1), or None where host lengths say that every row is full."""
     xp = form.home.xp
     if isinstance(lengths, np.ndarray | np.generic | list | tuple | int):
@@ -145,7 +218,7 @@ def _mask_of_lengths(lengths: Any, x: Array, form: Form) -> Array | None:
         if tuple(lengths.shape) != ((form.B,) if form.batched else ()):
             raise ValueError(_lengths_shape(form, tuple(lengths.shape)))
         lengths = xp.reshape(lengths, (form.B,))
-    steps = xp.astype(_xp.integers(form.T, x, xp), lengths.dtype)
+    steps = xp.astype(_xp.integers(form.T, lengths, xp), lengths.dtype)
     return (steps[:, None] < lengths[None, :])[..., None]
 
 

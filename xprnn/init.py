@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, _xp
-from xprnn._xp import Array, Home
+from xprnn import _checks, _xp, tree
+from xprnn._xp import Home
 
 WEIGHTS = ("uniform", "glorot", "orthogonal", "identity")
 """Initialisers of a weight; "uniform" is PyTorch's U(±1/√H)."""
@@ -80,6 +80,7 @@ def bias(name: str, rng: np.random.Generator, n: int, bound: float) -> np.ndarra
     return uniform(rng, (n,), bound) if name == "uniform" else np.zeros(n)
 
 
-def deliver(drawn: dict[str, np.ndarray], place: Home) -> dict[str, Array]:
-    """Return the drawn host arrays as arrays that live at `place`."""
-    return {key: _xp.from_host(a, place) for key, a in drawn.items()}
+def deliver(drawn: dict[str, Any], place: Home) -> dict[str, Any]:
+    """Return the drawn host arrays, a nested dict, as arrays that live at `place`."""
+    moved: dict[str, Any] = tree.map(lambda a: _xp.from_host(a, place), drawn)
+    return moved

@@ -11,7 +11,7 @@ from xprnn.cells import Cell, Elman
 from xprnn.stack import Recurrent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RNN(Recurrent):
     """Elman's recurrent layer: h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
 
@@ -33,11 +33,55 @@ class RNN(Recurrent):
         The initialisers of W_ih and W_hh.
     bias_init : {"uniform", "zeros"}
         The initialiser of the biases.
+    dropout, input_dropout : float
+        The probability that a number is dropped, and the others scaled up, at the input of every layer but the
+        first, and of the first; anew at every step.
+    variational : bool
+        `dropout` and `input_dropout` drop the same numbers at all steps of a sequence [1]_.
+    hidden_dropout : float
+        The same on h as W_hh sees it, one mask per sequence [1]_; the state itself stays whole.
+    candidate_dropout : float
+        Dropout, anew at every step, of what is new in a step (h of RNN, n of GRU, g of LSTM): no memory is lost [2]_.
+    zoneout, zoneout_c : float
+        The probability that a unit's h, or c of LSTM, keeps its value in a step; in evaluation it moves on by its
+        expectation [3]_.
+    weight_drop : float
+        The probability that an entry of W_hh is dropped, and the others scaled up, for the whole call [4]_.
+    tau : float, sequence of H floats, or None
+        Time constants, in the unit of `dt`: every state moves by h_t = (1 - α) h_{t-1} + α ĥ_t, α = dt/tau in (0, 1],
+        ĥ_t what the cell would give; for LSTM h and c alike. None: ĥ_t itself.
+    dt : float
+        The time between two steps.
+    learn_tau : bool
+        α = σ(leak) with a parameter `leak` (H,) that begins at dt/tau, which must be below 1.
+    noise : float
+        σ of the noise σ √(2α) ξ, ξ standard normal, drawn in training (α = 1 without `tau`) [5]_.
+    noise_on : {"preactivation", "state"}
+        Whether it is added to the pre-activations of all gates, or to every state.
+    sparsity : float
+        The share of connections between hidden units that are absent for good; drawn by `init`, ``fixed["mask"]``.
+    autapses : bool
+        False: no unit is connected to itself.
+    dale : float or None
+        The share of excitatory units, which come first: W_hh is |W_hh| times the sign of the sending unit [5]_,
+        ``fixed["sign"]``. `mask` and `sign` may be replaced by ones of your own.
+    learn_state : bool
+        Sequences, and segments, begin in a learned state: parameters `h0`, and `c0` of LSTM, (H,), from zeros.
+    residual : bool
+        y_k = h_k + y_{k-1} from the second layer on; dropout is on the way into the cell only.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is none of these.
+        If an argument is none of these, has no meaning for this layer, or contradicts another.
+
+    References
+    ----------
+    .. [1] Gal & Ghahramani (2016), A theoretically grounded application of dropout in RNNs, arXiv:1512.05287.
+    .. [2] Semeniuta, Severyn & Barth (2016), Recurrent dropout without memory loss, arXiv:1603.05118.
+    .. [3] Krueger et al. (2017), Zoneout, arXiv:1606.01305.
+    .. [4] Merity, Keskar & Socher (2017), Regularizing and optimizing LSTM language models, arXiv:1708.02182.
+    .. [5] Song, Yang & Wang (2016), PLoS Computational Biology 12(2) e1004792.
 
     Examples
     --------
@@ -60,7 +104,7 @@ class RNN(Recurrent):
         return Elman(self.nonlinearity)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GRU(Recurrent):
     """Gated recurrent units, gates in the order r, z, n; the equations are in `xprnn.cells.gru`.
 
@@ -68,7 +112,7 @@ class GRU(Recurrent):
     ----------
     reset_after : bool
         True applies the reset gate to W_hn h + b_hn, as PyTorch and cuDNN do; False to h before the product.
-    input_size, hidden_size, num_layers, bias, batch_first, bidirectional, input_init, recurrent_init, bias_init
+    input_size, hidden_size, num_layers, bias, … and every other option
         As in `RNN`.
 
     Raises
@@ -89,7 +133,7 @@ class GRU(Recurrent):
         return GRUCell(self.reset_after)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LSTM(Recurrent):
     """Long short-term memory, gates in the order i, f, g, o; the equations are in `xprnn.cells.lstm`.
 
@@ -98,7 +142,7 @@ class LSTM(Recurrent):
     forget_bias : float or None
         After the draws the forget gate's part of `b_ih` is set to it and that of `b_hh` to 0; None leaves them as
         drawn, PyTorch's rule. Without biases it has no effect.
-    input_size, hidden_size, num_layers, bias, batch_first, bidirectional, input_init, recurrent_init, bias_init
+    input_size, hidden_size, num_layers, bias, … and every other option
         As in `RNN`.
 
     Raises

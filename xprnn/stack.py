@@ -4,25 +4,23 @@ Axes: T time, B batch, I input, H hidden units, G gates, L layers, D directions.
 parameters are a dict that the user holds, and no argument is ever modified.
 """
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-from xprnn import _checks, _xp, init, kernels, tree
-from xprnn._sequence import Form, flip, flip_reset, read, select
+from xprnn import _checks, init, kernels, memory, parameters, part, random, tree
+from xprnn import state as states_of
+from xprnn._sequence import Form, flip, read, select
 from xprnn._xp import Array, Home
 from xprnn.cells import Cell, States
-from xprnn.scan import NOTHING, Around
+from xprnn.options import Options
+from xprnn.scan import Around
+from xprnn.state import State
 from xprnn.stepper import Stepper
+from xprnn.surroundings import Draws
 
 Params = dict[str, Any]
-State = Any
-"""PyTorch's: h (L*D, B, H), for LSTM the pair (h, c)."""
-
-PROJECTION = ("W_ih", "b_ih")
-"""The parameters that the scan never sees."""
 
 
 class Cache(NamedTuple):
@@ -31,12 +29,13 @@ class Cache(NamedTuple):
     layer: "Recurrent"
     form: Form
     mask: Array | None
-    inputs: tuple[Array, ...]  # per layer (T, B, ·)
-    scans: tuple[tuple[kernels.Kernel, Any], ...]  # per layer and direction
+    inputs: tuple[Array, ...]  # per layer (T, B, ·), after dropout
+    drops: tuple[Array | None, ...]  # per layer the factor on its input
+    parts: tuple[part.PartCache, ...]  # per layer and direction
 
 
-@dataclass(frozen=True)
-class Recurrent(ABC):
+@dataclass(frozen=True, repr=False)
+class Recurrent(Options, ABC):
     """What the three recurrent layers share; see `RNN`, `GRU` or `LSTM`."""
 
     input_size: int
@@ -59,6 +58,15 @@ class Recurrent(ABC):
         _checks.one_of("input_init", self.input_init, init.WEIGHTS)
         _checks.one_of("recurrent_init", self.recurrent_init, init.WEIGHTS)
         _checks.one_of("bias_init", self.bias_init, init.BIASES)
+        super().__post_init__()
+        self._check_combination(type(self).__name__, len(self.cell.states), self.num_layers, self.hidden_size)
+
+    def __repr__(self) -> str:
+        """Return the configuration, as it would be typed: only what is not the default."""
+        sizes = [str(self.input_size), str(self.hidden_size)]
+        rest = [f for f in fields(self) if f.name not in ("input_size", "hidden_size")]
+        told = [f"{f.name}={value!r}" for f in rest if (value := getattr(self, f.name)) != f.default]
+        return f"{type(self).__name__}({', '.join(sizes + told)})"
 
     @property
     @abstractmethod
@@ -67,31 +75,27 @@ class Recurrent(ABC):
 
     # -- configuration --------------------------------------------------------------------------------------
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """The widths of x and y: I and D*H."""
+        return self.input_size, self._directions * self.hidden_size
+
     @cached_property
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        """Names of the parts, one per layer and direction, in the order of the state's first axis."""
-        ends = ("", "_reverse")[: self._directions]
-        return tuple(f"l{k}{end}" for k in range(self.num_layers) for end in ends)
+        return parameters.names(self)
 
     @cached_property
-    def _shapes(self) -> tuple[dict[str, tuple[str, tuple[int, ...]]], ...]:
-        """Per part, its parameters' shapes in letters and numbers; this fixes the keys and the order of draws."""
-        G, H = self.cell.gates, self.hidden_size
-        parts: list[dict[str, tuple[str, tuple[int, ...]]]] = []
-        for k in range(self.num_layers):
-            width = ("I", self.input_size) if k == 0 else ("D*H", self._directions * H)
-            part: dict[str, tuple[str, tuple[int, ...]]] = {
-                "W_ih": (f"(G*H, {width[0]})", (G * H, width[1])),
-                "W_hh": ("(G*H, H)", (G * H, H)),
-            }
-            biases = {True: ("b_ih", "b_hh"), "input": ("b_ih",), False: ()}[self.bias]
-            part |= dict.fromkeys(biases, ("(G*H,)", (G * H,)))
-            parts += [part] * self._directions
-        return tuple(parts)
+    def _shapes(self) -> tuple[_checks.Shapes, ...]:
+        return parameters.shapes(self)
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int, int]:
+        """Components of the state, parts, hidden units."""
+        return len(self.cell.states), len(self._names), self.hidden_size
 
     def init(self, rng: Any, like: Array | None = None) -> Params:
         """Draw parameters.
@@ -107,7 +111,8 @@ class Recurrent(ABC):
         -------
         params : dict
             ``params["l0"]["W_ih"]`` (G*H, I), ``["W_hh"]`` (G*H, H), ``["b_ih"]``, ``["b_hh"]`` (G*H,), and so on
-            for "l1", …; the reverse direction's is "l0_reverse".
+            for "l1", …; the reverse direction's is "l0_reverse". Options add ``["h0"]``, ``["c0"]``, ``["leak"]``
+            (H,), and constants under ``["fixed"]``: `mask` (H, H), `sign` and `alpha` (H,).
 
         Raises
         ------
@@ -117,19 +122,12 @@ class Recurrent(ABC):
         Notes
         -----
         Drawn on the host in float64: layer by layer, direction by direction, W_ih, W_hh, b_ih, b_hh, each
-        U(-1/√H, 1/√H) as in PyTorch unless the layer's configuration names another initialiser.
+        U(-1/√H, 1/√H) as in PyTorch unless the layer's configuration names another initialiser; then the constants.
         """
         generator, place = init.generator(rng), init.destination(like)
-        bound, G = 1.0 / math.sqrt(self.hidden_size), self.cell.gates
-        rules = {"W_ih": self.input_init, "W_hh": self.recurrent_init}
         params = {}
         for name, shapes in zip(self._names, self._shapes, strict=True):
-            drawn = {
-                key: init.weight(rules[key], generator, G, shape, bound)
-                if len(shape) == 2
-                else init.bias(self.bias_init, generator, shape[0], bound)
-                for key, (_, shape) in shapes.items()
-            }
+            drawn = parameters.draw(self, shapes, generator)
             self._adjust(drawn)
             params[name] = init.deliver(drawn, place)
         return params
@@ -169,9 +167,11 @@ class Recurrent(ABC):
         params : dict
             From `init`, or built alike.
         x : array (T, B, I), float32 or float64
-            Or (B, T, I) with ``batch_first=True``, or (T, I): a batch of one without the axis.
+            Or (B, T, I) with ``batch_first=True``, (T, I): a batch of one without the axis, or a list of arrays
+            (T_n, I): sequences of any lengths. Of a list, y and dx are lists too, and so are `mask` and `reset`.
         state0 : array (L*D, B, H), for LSTM the pair (h0, c0), optional
-            The initial state, zeros by default; without the axis B where x has none.
+            The initial state; by default zeros, or with ``learn_state=True`` the learned one. Without the axis B
+            where x has none.
         lengths : ints (B,), optional
             The number of valid steps of each row, 0 … T; host data, or an integer array beside x (then checked
             by shape and dtype only).
@@ -180,9 +180,10 @@ class Recurrent(ABC):
             state is carried, y and dx are 0, and x may be NaN.
         reset : bool array (T, B), optional
             True where a new segment begins: the state is cut between t-1 and t, in both directions, and the
-            segment begins in zeros, never in `state0`.
-        rng : int or numpy.random.Generator, optional
-            None is evaluation. These layers draw nothing yet; the argument is part of the layer protocol.
+            segment begins in zeros or in the learned state, never in `state0`.
+        rng : int, numpy.random.Generator or xprnn.random.Key, optional
+            None is evaluation: no dropout, no noise, zoneout at its expectation. Else training: dropout, noise and
+            zoneout are drawn, the same for the same key on every backend.
         kernel : str
             "auto", or the name of the kernel that must run: "reference" or "numpy".
 
@@ -207,14 +208,14 @@ class Recurrent(ABC):
         -----
         Memory kept, in numbers per step, row, layer and direction, beside x: H (RNN), 5H (GRU; 4H with
         ``reset_after=False``, reference kernel), 6H (LSTM), plus D*H for the input of each layer but the first.
+        Of the options, each mask that differs from step to step adds its own size, H or the width of what it drops,
+        and a state with a leak or zoneout H more. `xprnn.Segmented` bounds it.
         """
         return self._forward(
             params, x, state0, lengths=lengths, mask=mask, reset=reset, rng=rng, kernel=kernel, keep=True
         )
 
-    def backward(
-        self, params: Params, cache: Cache, dy: Array | None, dstate: State = None
-    ) -> tuple[Params, Array, State]:
+    def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
         """Back-propagate through time.
 
         Parameters
@@ -248,120 +249,132 @@ class Recurrent(ABC):
         """
         if not isinstance(cache, Cache) or cache.layer != self:
             raise ValueError("`cache` must come from this layer's `forward`")
-        form, xp = cache.form, cache.form.home.xp
+        form, xp, H = cache.form, cache.form.home.xp, self.hidden_size
         self._check_params(params, form.home)
-        width = self._directions * self.hidden_size
         if dy is not None:
-            _checks.array("dy", dy, form.home, form.letters("D*H"), form.shape(width))
-            dy = select(cache.mask, form.inward(dy), xp)
-        dfinals = self._read_state("dstate", dstate, form.home, form.B if form.batched else None)
-        dparams: Params = {}
-        dinitials: list[States] = []
+            dy = select(cache.mask, form.read("dy", dy, "D*H", self._directions * H), xp)
+        dfinals = states_of.read("dstate", dstate, self._sizes, form.home, form.B if form.batched else None)
+        grads: dict[int, Params] = {}
+        dinitials: dict[int, States] = {}
         for k in reversed(range(self.num_layers)):
-            parts = range(k * self._directions, (k + 1) * self._directions)
-            grads = [self._backward_part(params, cache, part, dy, dfinals[part]) for part in parts]
-            dparams |= {self._names[part]: grad[0] for part, grad in zip(parts, grads, strict=True)}
-            dinitials[:0] = [grad[2] for grad in grads]
-            dy = grads[0][1] if len(grads) == 1 else grads[0][1] + grads[1][1]
-        dparams = {name: dparams[name] for name in self._names}
-        return dparams, form.outward(dy), self._write_state(dinitials, form)
+            dx: Any = None
+            for i in self._parts(k):
+                p, reverse = params[self._names[i]], i % self._directions == 1
+                dh = None if dy is None else dy[..., H:] if reverse else dy[..., :H]
+                grads[i], dx_i, dinitials[i] = part.backward(
+                    self, p, cache.inputs[k], cache.parts[i], dh, dfinals[i], reverse=reverse
+                )
+                dx = dx_i if dx is None else dx + dx_i
+            if (drop := cache.drops[k]) is not None:
+                dx = dx * drop
+            dy = dx + dy if self.residual and k and dy is not None else dx
+        dparams = {name: grads[i] for i, name in enumerate(self._names)}
+        return dparams, form.outward(dy), states_of.write([dinitials[i] for i in range(len(self._names))], form)
+
+    def _parts(self, k: int) -> range:
+        """Return the numbers of layer k's parts."""
+        return range(k * self._directions, (k + 1) * self._directions)
 
     def _forward(
         self,
         params: Params,
-        x: Array,
+        x: Any,
         state0: State = None,
         *,
         keep: bool,
         lengths: Any = None,
-        mask: Array | None = None,
-        reset: Array | None = None,
+        mask: Any = None,
+        reset: Any = None,
         rng: Any = None,
         kernel: str = "auto",
-    ) -> tuple[Array, State, Cache]:
+    ) -> tuple[Any, State, Cache]:
         kernels.check_name(kernel)
-        if rng is not None:
-            init.generator(rng)
-        sequence = read(
-            x,
-            width=self.input_size,
-            batch_first=self.batch_first,
-            lengths=lengths,
-            mask=mask,
-            reset=reset,
-        )
+        key = random.key(rng)
+        width, batch_first = self.input_size, self.batch_first
+        sequence = read(x, width=width, batch_first=batch_first, lengths=lengths, mask=mask, reset=reset)
         form, xp = sequence.form, sequence.form.home.xp
         self._check_params(params, form.home)
-        initials = self._read_state("state0", state0, form.home, form.B if form.batched else None)
-        ahead = Around(reset=sequence.reset, mask=sequence.mask)
-        arounds = (ahead, Around(reset=flip_reset(sequence.reset, xp), mask=flip(sequence.mask, xp)))
-        y, inputs, finals, scans = sequence.x, [], [], []
+        initials = states_of.read("state0", state0, self._sizes, form.home, form.B if form.batched else None)
+        run = part.Run(sequence, key, kernel, keep)
+        y, inputs, drops, finals, parts = sequence.x, [], [], [], []
         for k in range(self.num_layers):
-            inputs.append(y)
-            ys = []
-            for part in range(k * self._directions, (k + 1) * self._directions):
-                reverse = part % self._directions == 1
-                y_part, final, scan = self._forward_part(
-                    params[self._names[part]],
-                    y,
-                    initials[part],
-                    arounds[reverse],
-                    form,
-                    reverse,
-                    kernel,
-                    keep,
-                )
-                ys.append(select(sequence.mask, y_part, xp))
+            below, drop = y, self._input_drop(k, run)
+            x_k = below if drop is None else below * drop
+            outs = []
+            for i in self._parts(k):
+                name, reverse = self._names[i], i % self._directions == 1
+                out, final, kept = part.forward(self, params[name], name, x_k, initials[i], run, reverse=reverse)
+                outs.append(select(sequence.mask, out, xp))
                 finals.append(final)
-                scans.append(scan)
-            y = ys[0] if len(ys) == 1 else xp.concat(ys, axis=-1)
+                parts.append(kept)
+            h = outs[0] if len(outs) == 1 else xp.concat(outs, axis=-1)
+            y = h + below if self.residual and k else h
+            inputs.append(x_k if keep else None)
+            drops.append(drop)
         if keep and form.home.is_numpy:
             y.flags.writeable = False  # it may be the cache's own memory
-        cache = Cache(self, form, sequence.mask, tuple(inputs), tuple(scans))
-        return form.outward(y), self._write_state(finals, form), cache
+        cache = Cache(self, form, sequence.mask, tuple(inputs), tuple(drops), tuple(parts))
+        return form.outward(y), states_of.write(finals, form), cache
 
-    def _forward_part(
+    def _input_drop(self, k: int, run: part.Run) -> Array | None:
+        """Return the factor on the input of layer k, or None."""
+        rate = self.dropout if k else self.input_dropout
+        if run.key is None or not rate:
+            return None
+        width = self._directions * self.hidden_size if k else self.input_size
+        draws = Draws(run.key.fold(f"l{k}"), run.sequence.form)
+        return draws.keep("input", rate, width, once=self.variational)
+
+    def trace(
         self,
-        p: Params,
-        x: Array,
-        state0: States | None,
-        around: Around,
-        form: Form,
-        reverse: bool,
-        kernel: str,
-        keep: bool,
-    ) -> tuple[Array, States, tuple[kernels.Kernel, Any]]:
-        """Run one layer in one direction: a = W_ih x + b_ih for all steps, then the scan; time flipped around it."""
-        xp, dtype = form.home.xp, form.home.dtype
-        a = _xp.affine_time(x, p["W_ih"], p.get("b_ih"), xp)
-        if state0 is None:
-            zeros = xp.zeros_like(a[0, :, : self.hidden_size])
-            state0 = (zeros,) * len(self.cell.states)
-        a = flip(a, xp) if reverse else a
-        chosen, _ = kernels.select(self.cell, around, xp, dtype, (form.T, form.B, self.hidden_size), kernel)
-        recurrent = {key: value for key, value in p.items() if key not in PROJECTION}
-        states, final, kept = chosen.scan(self.cell, a, state0, recurrent, around, keep=keep)
-        return flip(states[0], xp) if reverse else states[0], final, (chosen, kept)
+        params: Params,
+        x: Any,
+        state0: State = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        rng: Any = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Run forward on the reference kernel and return all that happens inside; parameters as in `forward`.
 
-    def _backward_part(
-        self, params: Params, cache: Cache, part: int, dy: Array | None, dfinal: States | None
-    ) -> tuple[Params, Array, States]:
-        """Run one layer in one direction backward; dy is that of all directions."""
-        xp, H = cache.form.home.xp, self.hidden_size
-        k, direction = divmod(part, self._directions)
-        p, x, (chosen, kept) = params[self._names[part]], cache.inputs[k], cache.scans[part]
-        dh = None if dy is None else dy[..., direction * H : (direction + 1) * H]
-        dh = flip(dh, xp) if direction else dh
-        dstates = (dh, *(None for _ in self.cell.states[1:]))
-        recurrent = {key: value for key, value in p.items() if key not in PROJECTION}
-        da, dstate0, dp, _ = chosen.scan_backward(
-            self.cell, dstates, dfinal or tuple(None for _ in dstates), kept, recurrent
-        )
-        da = flip(da, xp) if direction else da
-        grads = {"W_ih": _xp.outer_time(da, x, xp), **dp}
-        if "b_ih" in p:
-            grads["b_ih"] = _xp.sum_time(da, xp)
-        return {key: grads[key] for key in self._shapes[part]}, _xp.matmul_time(da, p["W_ih"], xp), dstate0
+        Returns
+        -------
+        trace : dict
+            ``trace["l0"]["h"]`` (T, B, H), for LSTM ``["c"]`` too: the states after every step, carried over
+            invalid ones; the gates by their letters, `r`, `z`, `n` of GRU, `i`, `f`, `g`, `o` of LSTM, 0 at invalid
+            steps. Every array is in x's layout and time, also those of the reverse direction, "l0_reverse".
+        """
+        options = {"lengths": lengths, "mask": mask, "reset": reset, "rng": rng, "kernel": "reference"}
+        _, _, cache = self._forward(params, x, state0, keep=True, **options)
+        form, xp, traces = cache.form, cache.form.home.xp, {}
+        for i, name in enumerate(self._names):
+            scan, reverse = cache.parts[i].scan, i % self._directions == 1
+            gates = {key: select(scan.around.mask, a, xp) for key, a in self.cell.trace(scan.kept).items()}
+            inside = dict(zip(self.cell.states, scan.states, strict=True)) | gates
+            traces[name] = {key: form.outward(flip(a, xp) if reverse else a) for key, a in inside.items()}
+        return traces
+
+    def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto") -> tuple[int, int]:
+        """Tell what a training step takes on NumPy.
+
+        Parameters
+        ----------
+        T, B : int
+            Steps and rows.
+        itemsize : int
+            Bytes of a number.
+        kernel : str
+            As given to `forward`; "reference" takes more, also on other libraries.
+
+        Returns
+        -------
+        step : int
+            An upper bound, in bytes, of the cache and the transient arrays of forward and backward.
+        state : int
+            Bytes of the state.
+        """
+        return memory.training_step(self, T, B, itemsize, kernel), memory.state(self, B, itemsize)
 
     # -- one step -------------------------------------------------------------------------------------------
 
@@ -373,7 +386,7 @@ class Recurrent(ABC):
         params : dict
         x_t : array (B, I) or (I,)
         state : array (L, B, H), for LSTM the pair (h, c), optional
-            Zeros by default; without the axis B where x_t has none.
+            Zeros, or the learned state, by default; without the axis B where x_t has none.
 
         Returns
         -------
@@ -393,18 +406,13 @@ class Recurrent(ABC):
         self._check_params(params, home, like="x_t")
         batched = len(shape) == 2
         form = Form(home, 1, shape[0] if batched else 1, batched, batch_first=False)
-        states = self._read_state("state", state, home, form.B if batched else None, like="x_t")
-        h_t = x_t if batched else x_t[None, :]
+        states = states_of.read("state", state, self._sizes, home, form.B if batched else None, like="x_t")
+        y_t = x_t if batched else x_t[None, :]
         finals = []
-        for name, prev in zip(self._names, states, strict=True):
-            p, xp = params[name], home.xp
-            a = _xp.affine_time(h_t, p["W_ih"], p.get("b_ih"), xp)
-            if prev is None:
-                prev = tuple(xp.zeros_like(a[:, : self.hidden_size]) for _ in self.cell.states)
-            new, _ = self.cell.forward(p, xp)(a, prev)
-            finals.append(new)
-            h_t = new[0]
-        return h_t if batched else h_t[0, ...], self._write_state(finals, form)
+        for k, name in enumerate(self._names):
+            finals.append(part.step(self, params[name], y_t, states[k], form))
+            y_t = finals[-1][0] + y_t if self.residual and k else finals[-1][0]
+        return y_t if batched else y_t[0, ...], states_of.write(finals, form)
 
     def stepper(self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
         """Bind the layer to parameters and a state of its own, for streams: the quick way to run step by step.
@@ -416,7 +424,7 @@ class Recurrent(ABC):
         params : dict
             Copied, so changing it later changes nothing here.
         state : array (L, B, H), for LSTM the pair (h, c), optional
-            The state to begin from, zeros by default.
+            The state to begin from; zeros, or the learned state, by default.
         batch : int
             The number of streams, B.
         kernel : str
@@ -438,12 +446,16 @@ class Recurrent(ABC):
         like = next(iter(tree.leaves(params)), None) if isinstance(params, dict) else None
         home = _checks.home("params", like)
         self._check_params(params, home, like="params")
-        states = self._read_state("state", state, home, batch, like="params")
-        chosen, _ = kernels.select(self.cell, NOTHING, home.xp, home.dtype, (1, batch, self.hidden_size), kernel)
+        states = states_of.read("state", state, self._sizes, home, batch, like="params")
         form = Form(home, 1, batch, batched=True, batch_first=False)
-        parts = [params[name] for name in self._names]
-        bound = chosen.bind(self.cell, parts, states, form.B, home)
-        return Stepper(bound, self.input_size, home, batch, lambda states: self._write_state(states, form))
+        parts = [
+            part.bound(self, params[name], begin, form, residual=self.residual and k > 0)
+            for k, (name, begin) in enumerate(zip(self._names, states, strict=True))
+        ]
+        shape, around = (1, batch, self.hidden_size), Around(gate=parts[0].gate)
+        chosen, _ = kernels.select(self.cell, around, home.xp, home.dtype, shape, kernel)
+        bound = chosen.bind(self.cell, parts, batch, home)
+        return Stepper(bound, self.input_size, home, batch, lambda states: states_of.write(states, form))
 
     def _refuse_bidirectional(self, name: str) -> None:
         if self.bidirectional:
@@ -451,51 +463,7 @@ class Recurrent(ABC):
                 f"`{name}` needs a layer with bidirectional=False: the reverse direction begins at the end"
             )
 
-    # -- checks and the form of states ----------------------------------------------------------------------
-
     def _check_params(self, params: Params, home: Home, like: str = "x") -> None:
         _checks.keys("params", params, self._names)
         for name, shapes in zip(self._names, self._shapes, strict=True):
             _checks.parameters(f"params[{name!r}]", params[name], shapes, home, like)
-
-    def _read_state(self, name: str, state: State, home: Home, B: int | None, like: str = "x") -> list[Any]:
-        """Return a user's state, checked, as one tuple of arrays (B, H) per part, or None for zeros."""
-        parts = len(self._names)
-        if state is None:
-            return [None] * parts
-        components = self._components(name, state)
-        names = [name] if len(components) == 1 else [f"{name}[{k}]" for k in range(len(components))]
-        H = self.hidden_size
-        shape, letters = ((parts, H), "(L*D, H)") if B is None else ((parts, B, H), "(L*D, B, H)")
-        for component, label in zip(components, names, strict=True):
-            if component is not None:
-                _checks.array(label, component, home, letters, shape, like)
-            elif name != "dstate":
-                raise TypeError(f"`{label}` must be an array {letters}, got None; give both or neither")
-        return [
-            tuple(None if s is None else _state_of(s, part, batched=B is not None) for s in components)
-            for part in range(parts)
-        ]
-
-    def _components(self, name: str, state: State) -> tuple[Any, ...]:
-        if len(self.cell.states) == 1:
-            return (state,)
-        if not isinstance(state, tuple | list) or len(state) != len(self.cell.states):
-            raise TypeError(f"`{name}` must be the pair (h, c), got {type(state).__name__}")
-        return tuple(state)
-
-    def _write_state(self, parts: Any, form: Form) -> State:
-        """Return states, one tuple of arrays (B, H) per part, in the user's form."""
-        if len(parts) == 1:
-            components = [s[None, ...] for s in parts[0]]
-        else:
-            stack = form.home.xp.stack
-            components = [stack(list(column)) for column in zip(*parts, strict=True)]
-        if not form.batched:
-            components = [s[:, 0, ...] for s in components]
-        return components[0] if len(components) == 1 else tuple(components)
-
-
-def _state_of(state: Array, part: int, *, batched: bool) -> Array:
-    """Return one part's state as (B, H)."""
-    return state[part, ...] if batched else state[part : part + 1, ...]

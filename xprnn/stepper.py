@@ -20,7 +20,7 @@ class Bound(Protocol):
         """Return copies of the states, per layer."""
 
     def restart(self, rows: Any | None) -> None:
-        """Set the states to zero, of all rows or where the host bool array `rows` (B,) is True."""
+        """Set the states to what a sequence begins in, in all rows or where the host bool array `rows` (B,) is True."""
 
 
 class Stepper:
@@ -70,7 +70,7 @@ class Stepper:
         return self._write(self._bound.states())
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
-        """Set the state to zeros.
+        """Set the state to that in which a sequence begins: zeros, or the learned one.
 
         Parameters
         ----------

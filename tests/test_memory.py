@@ -1,0 +1,77 @@
+"""The formula for a training step's memory, and Segmented's budget, against what tracemalloc measures."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import xprnn
+from xprnn import tree
+
+LAYERS = {"RNN": xprnn.RNN, "GRU": xprnn.GRU, "LSTM": xprnn.LSTM}
+OPTIONS = [
+    {},
+    {"num_layers": 3},
+    {"num_layers": 2, "bidirectional": True, "residual": True, "dropout": 0.2},
+    {"tau": 3.0},
+    {"tau": 3.0, "learn_tau": True, "noise": 0.1, "zoneout": 0.1},
+    {"noise": 0.1, "noise_on": "state", "tau": 3.0, "learn_tau": True},
+    {"candidate_dropout": 0.2, "hidden_dropout": 0.2, "input_dropout": 0.2},
+    {"zoneout": 0.2, "weight_drop": 0.2, "dale": 0.8, "sparsity": 0.2, "learn_state": True},
+]
+
+
+def peak(layer, T, B, I, *, flagged=False, kernel="auto", dtype=np.float32):
+    """Return the most bytes that a training step takes, arguments and gradients of parameters not counted."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((T, B, I)).astype(dtype)
+    params = layer.init(0, like=x)
+    flags = {"mask": rng.random((T, B)) < 0.8, "reset": rng.random((T, B)) < 0.1} if flagged else {}
+    y, _, cache = layer.forward(params, x[:2], rng=1, kernel=kernel)  # what is imported and compiled once
+    layer.backward(params, cache, np.ones_like(y))
+    dy = np.ones((T, *y.shape[1:]), dtype)
+    del y, cache
+    tracemalloc.start()
+    y, state, cache = layer.forward(params, x, rng=1, kernel=kernel, **flags)
+    grads = layer.backward(params, cache, dy)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    del y, state
+    return most, sum(a.nbytes for a in tree.leaves(grads))
+
+
+@pytest.mark.parametrize("kernel", ["numpy", "reference"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_formula_is_not_exceeded_and_not_far_off(name, options, kernel):
+    if kernel == "numpy" and options.get("noise_on") == "state":
+        kernel = "auto"  # the twin leaves noise on the state to the reference
+    for T, B, H, I in ((200, 16, 64, 64), (300, 4, 32, 8), (3, 2, 4, 5), (1, 1, 1, 1)):
+        layer = LAYERS[name](I, H, **options)
+        bound, _ = layer.memory(T, B, 4, kernel)
+        most, _ = peak(layer, T, B, I, kernel=kernel)
+        flagged, _ = peak(layer, T, B, I, flagged=True, kernel=kernel)
+        assert max(most, flagged) <= bound
+        if T > 100:
+            assert max(most, flagged) >= 0.3 * bound  # a bound of anything would hold too
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_budget_is_kept(name):
+    model = xprnn.Sequential(LAYERS[name](8, 32, zoneout=0.1), xprnn.Dropout(0.1), xprnn.Linear(32, 4))
+    T, B = 600, 4
+    plain, _ = peak(model, T, B, 8)
+    for share in (2, 8):
+        wrapped = xprnn.Segmented(model, memory_budget=plain // share)
+        most, returned = peak(wrapped, T, B, 8)
+        assert most - returned - T * B * 4 * 4 <= plain // share  # y (T, B, 4) is returned too
+    assert wrapped.memory(T, B, 4)[0] == plain // 8
+
+
+def test_a_tenth_of_the_memory():
+    layer = xprnn.LSTM(8, 32)
+    T, B = 2000, 4
+    y = T * B * 32 * 4
+    plain, returned = peak(layer, T, B, 8)
+    segmented, _ = peak(xprnn.Segmented(layer, segments=40), T, B, 8)
+    assert segmented - returned - y <= (plain - returned - y) / 10

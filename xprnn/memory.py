@@ -1,0 +1,57 @@
+"""What a training step of a recurrent layer takes in memory, as a formula.
+
+In numbers per step and row: what all parts keep for the backward pass, and what the busiest one needs beside it for a
+moment. On top come what Python's objects of a step take, and a few copies of the weights. The tests hold the formula
+against what is measured, with every option: it is not exceeded.
+"""
+
+from typing import Any
+
+KEPT = {"RNN": 1, "GRU": 5, "LSTM": 6}
+"""Times H: the states, and what the cell keeps."""
+
+TRANSIENT = {"numpy": {"RNN": 3, "GRU": 6, "LSTM": 6}, "reference": {"RNN": 4, "GRU": 12, "LSTM": 13}}
+"""Times H, beside what is kept: forward the pre-activations and buffers, backward their gradients and slopes."""
+
+OBJECTS = {"numpy": 1500, "reference": 3000}
+"""Bytes per step and part: Python's objects for the arrays of a step."""
+
+
+def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int:
+    """Return an upper bound, in bytes, of cache and transient arrays of a training step, y and dx included."""
+    kind = "numpy" if kernel in ("auto", "numpy") and layer.noise_on == "preactivation" else "reference"
+    H, parts = layer.hidden_size, layer.num_layers * (2 if layer.bidirectional else 1)
+    widths = [layer.input_size] + [H * parts // layer.num_layers] * (layer.num_layers - 1)
+    copies = [2 if (layer.dropout if k else layer.input_dropout) else 1 for k in range(layer.num_layers)]
+    inputs = sum(width * copy for width, copy in zip(widths, copies, strict=True))
+    numbers = inputs + parts * _kept(layer) + _transient(layer, kind) + 2 * max(widths)
+    weights = sum(2 * layer.cell.gates * H * (H + width + 4) for width in widths)
+    return int(T * (B * numbers * itemsize + parts * OBJECTS[kind]) + 3 * weights * itemsize + 65536)
+
+
+def state(layer: Any, B: int, itemsize: int) -> int:
+    """Return the bytes of a layer's state."""
+    parts = layer.num_layers * (2 if layer.bidirectional else 1)
+    return int(parts * len(layer.cell.states) * B * layer.hidden_size * itemsize)
+
+
+def _kept(layer: Any) -> int:
+    """Return numbers per step, row and part: states, the cell's own, the output under a mask, masks, candidates."""
+    n, G = len(layer.cell.states), layer.cell.gates
+    zoned = (layer.zoneout > 0) + (layer.zoneout_c > 0)
+    numbers = KEPT[type(layer).__name__] + 1 + (layer.candidate_dropout > 0)
+    numbers += (n if layer.tau is not None else zoned) + zoned * (1 + layer.learn_tau)
+    if layer.noise:
+        numbers += n if layer.noise_on == "state" else G * layer.learn_tau
+    return int(numbers * layer.hidden_size)
+
+
+def _transient(layer: Any, kind: str) -> int:
+    """Return numbers per step and row that one part needs for a moment, copies under masks and resets included."""
+    n, G = len(layer.cell.states), layer.cell.gates
+    numbers = TRANSIENT[kind][type(layer).__name__] + n + 2
+    numbers += 2 * G * (layer.noise > 0) + (
+        layer.learn_tau * (2 * n + G) if kind == "numpy" else layer.learn_tau * (7 * n + G)
+    )
+    numbers += 2 * (layer.tau is not None or layer.zoneout > 0) * (kind == "reference") * n
+    return int(numbers * layer.hidden_size)

@@ -1,0 +1,128 @@
+"""One layer in one direction: projection, scan, what surrounds it, and their gradients.
+
+Axes: T time, B batch, I input, H hidden units, G gates.
+"""
+
+from typing import Any, NamedTuple
+
+from xprnn import _xp, kernels, parameters
+from xprnn._sequence import Form, Sequence, flip, flip_reset
+from xprnn._xp import Array, Namespace
+from xprnn.cells import States
+from xprnn.kernels.bound import Part
+from xprnn.random import Key
+from xprnn.scan import Around, blend
+from xprnn.surroundings import Surroundings, leak_gradient, surround
+
+Params = dict[str, Any]
+
+
+class Run(NamedTuple):
+    """What all parts of one forward pass share."""
+
+    sequence: Sequence
+    key: Key | None
+    kernel: str
+    keep: bool
+
+
+class PartCache(NamedTuple):
+    """What one layer in one direction leaves for `backward`."""
+
+    kernel: kernels.Kernel
+    scan: Any
+    around: Around
+    made: Surroundings
+    began: bool  # whether it began in the learned state
+
+
+def forward(
+    layer: Any, p: Params, name: str, x: Array, state0: States | None, run: Run, *, reverse: bool
+) -> tuple[Array, States, PartCache]:
+    """Run one layer in one direction: a = W_ih x + b_ih for all steps, then the scan; time flipped around it."""
+    form, (_, mask, reset, _) = run.sequence.form, run.sequence
+    xp, shape = form.home.xp, (form.T, form.B, layer.hidden_size)
+    made = surround(layer, p, run.key and run.key.fold(name), form, reverse=reverse)
+    a = _xp.affine_time(x, p["W_ih"], p.get("b_ih"), xp)
+    a = a if made.noise is None else a + made.noise
+    if reverse:
+        a, mask, reset = flip(a, xp), flip(mask, xp), flip_reset(reset, xp)
+    start = learned_state(layer, p, form.B, xp)
+    around = made.around._replace(mask=mask, reset=reset, fresh=None if reset is None else start)
+    began = state0 is None and start is not None
+    state0 = state0 or start or zero_state(layer, a[0, ...], xp)
+    chosen, _ = kernels.select(layer.cell, around, xp, form.home.dtype, shape, run.kernel)
+    states, final, kept = chosen.scan(layer.cell, a, state0, scanned(p, made), around, keep=run.keep)
+    made = made if layer.learn_tau else made._replace(noise=None, kept=())
+    return flip(states[0], xp) if reverse else states[0], final, PartCache(chosen, kept, around, made, began)
+
+
+def backward(
+    layer: Any, p: Params, x: Array, cache: PartCache, dh: Array | None, dfinal: States | None, *, reverse: bool
+) -> tuple[Params, Array, States]:
+    """Run one layer in one direction backward: the scan, then the products of all steps."""
+    xp, around, made = _xp.namespace(x), cache.around, cache.made
+    dh = flip(dh, xp) if reverse else dh
+    dstates = (dh, *(None for _ in layer.cell.states[1:]))
+    wanted = {
+        "fresh": around.fresh is not None,
+        "gate": layer.learn_tau,
+        "noise": layer.learn_tau and around.noise is not None,
+    }
+    want = tuple(name for name, is_wanted in wanted.items() if is_wanted)
+    dfinal = dfinal or tuple(None for _ in dstates)
+    run_backward = cache.kernel.scan_backward
+    da, dstate0, dp, daround = run_backward(layer.cell, dstates, dfinal, cache.scan, scanned(p, made), want=want)
+    da = flip(da, xp) if reverse else da
+    grads = {**dp, "W_ih": _xp.outer_time(da, x, xp), **leak_gradient(layer, p, made, around, da, daround)}
+    if made.factor is not None:
+        grads["W_hh"] = dp["W_hh"] * made.factor
+    if "b_ih" in p:
+        grads["b_ih"] = _xp.sum_time(da, xp)
+    if layer.learn_state:
+        grads |= _state_gradients(layer, p, dstate0 if cache.began else None, daround.fresh, xp)
+    return {key: grads[key] for key in p if key != "fixed"}, _xp.matmul_time(da, p["W_ih"], xp), dstate0
+
+
+def step(layer: Any, p: Params, x_t: Array, prev: States | None, form: Form) -> States:
+    """Run one layer for one step, in evaluation; return the new state, h first."""
+    xp, made = form.home.xp, surround(layer, p, None, form, reverse=False)
+    a = _xp.affine_time(x_t, p["W_ih"], p.get("b_ih"), xp)
+    prev = prev or learned_state(layer, p, form.B, xp) or zero_state(layer, a, xp)
+    new, _ = layer.cell.forward(scanned(p, made), xp)(a, prev)
+    gate = made.around.gate
+    return new if gate is None else blend([None if g is None else g[0, ...] for g in gate], new, prev)
+
+
+def bound(layer: Any, p: Params, state: States | None, form: Form, *, residual: bool) -> Part:
+    """Return what a kernel binds for a stepper."""
+    made = surround(layer, p, None, form, reverse=False)
+    seen = {key: p[key] for key in ("W_ih", "b_ih") if key in p} | scanned(p, made)
+    return Part(seen, state, learned_state(layer, p, form.B, form.home.xp), made.around.gate, residual)
+
+
+def learned_state(layer: Any, p: Params, B: int, xp: Namespace) -> States | None:
+    """Return the state in which a part begins by itself, (B, H) each, or None where that is zeros."""
+    if not layer.learn_state:
+        return None
+    return tuple(xp.broadcast_to(p[f"{state}0"], (B, layer.hidden_size)) for state in layer.cell.states)
+
+
+def zero_state(layer: Any, a: Array, xp: Namespace) -> States:
+    """Return zeros, (B, H) each, where a (B, G*H) lives."""
+    return (xp.zeros_like(a[:, : layer.hidden_size]),) * len(layer.cell.states)
+
+
+def _state_gradients(layer: Any, p: Params, dstate0: States | None, dfresh: States | None, xp: Namespace) -> Params:
+    """Return the gradients of h0 (and c0): of the beginning, if it began there, and of every reset."""
+    grads: Params = {}
+    for k, state in enumerate(layer.cell.states):
+        terms = [_xp.sum_time(d[k], xp) for d in (dstate0, dfresh) if d is not None]
+        grads[f"{state}0"] = sum(terms, xp.zeros_like(p[f"{state}0"]))
+    return grads
+
+
+def scanned(p: Params, made: Surroundings) -> Params:
+    """Return the parameters that the scan sees, W_hh with what is done to it."""
+    seen = {key: value for key, value in p.items() if key not in parameters.OUTSIDE}
+    return seen if made.factor is None else {**seen, "W_hh": seen["W_hh"] * made.factor}

@@ -1,0 +1,67 @@
+"""The states of a recurrent layer as its user holds them, h (L*D, B, H) or the pair (h, c), and as the scans do.
+
+Inside, a state is one tuple of arrays (B, H) per part, that is per layer and direction.
+"""
+
+from typing import Any
+
+from xprnn import _checks
+from xprnn._sequence import Form
+from xprnn._xp import Array, Home
+from xprnn.cells import States
+
+State = Any
+"""PyTorch's: h (L*D, B, H), for LSTM the pair (h, c)."""
+
+
+def read(name: str, state: State, sizes: tuple[int, int, int], home: Home, B: int | None, like: str = "x") -> list[Any]:
+    """Return a user's state, checked, as one tuple of arrays (B, H) per part, each None where nothing is given.
+
+    Parameters
+    ----------
+    name : str
+        "dstate" may leave out a component.
+    sizes : (n, L*D, H)
+        The number of components, 1 or 2, of parts, and of hidden units.
+    B : int or None
+        None where x has no batch axis.
+    """
+    n, parts, H = sizes
+    if state is None:
+        return [None] * parts
+    components = _components(name, state, n)
+    names = [name] if n == 1 else [f"{name}[{k}]" for k in range(n)]
+    shape, letters = ((parts, H), "(L*D, H)") if B is None else ((parts, B, H), "(L*D, B, H)")
+    for component, label in zip(components, names, strict=True):
+        if component is not None:
+            _checks.array(label, component, home, letters, shape, like)
+        elif name != "dstate":
+            raise TypeError(f"`{label}` must be an array {letters}, got None; give both or neither")
+    return [
+        tuple(None if s is None else _part(s, part, batched=B is not None) for s in components) for part in range(parts)
+    ]
+
+
+def write(parts: list[States], form: Form) -> State:
+    """Return states, one tuple of arrays (B, H) per part, in the user's form."""
+    if len(parts) == 1:
+        components = [s[None, ...] for s in parts[0]]
+    else:
+        stack = form.home.xp.stack
+        components = [stack(list(column)) for column in zip(*parts, strict=True)]
+    if not form.batched:
+        components = [s[:, 0, ...] for s in components]
+    return components[0] if len(components) == 1 else tuple(components)
+
+
+def _components(name: str, state: State, n: int) -> tuple[Any, ...]:
+    if n == 1:
+        return (state,)
+    if not isinstance(state, tuple | list) or len(state) != n:
+        raise TypeError(f"`{name}` must be the pair (h, c), got {type(state).__name__}")
+    return tuple(state)
+
+
+def _part(state: Array, part: int, *, batched: bool) -> Array:
+    """Return one part's state as (B, H)."""
+    return state[part, ...] if batched else state[part : part + 1, ...]
