@@ -1,0 +1,172 @@
+"""`Embedding`: a vector for every integer, by the layer protocol of `xprnn.recurrent`.
+
+Axes: T time, B batch, V number of vectors, D their width.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xprnn import _checks, _xp, init
+from xprnn._sequence import Form, flags, form_of, select
+from xprnn._xp import Array, Home
+from xprnn.random import Key
+from xprnn.stack import Params
+from xprnn.stateless import Stateless
+
+
+class EmbeddingCache(NamedTuple):
+    """What `Embedding.forward` leaves for `backward`."""
+
+    layer: "Embedding"
+    form: Form
+    index: Array  # (T, B), within 0 … V-1
+    known: Array | None  # (T, B, 1) bool: the step is valid and its index in range; None: all are
+
+
+@dataclass(frozen=True)
+class Embedding(Stateless):
+    """The row x of W for every integer x: y[…, :] = W[x[…], :].
+
+    x holds integers 0 … V-1, of any integer dtype, beside W: (T, B), (B, T) with `batch_first`, (T,), or a list of
+    arrays (T_n,). On NumPy they are checked by value; on other libraries, where that would wait for the device, an
+    integer out of range gives a row of NaN and has no gradient. y is (…, D). Integers have no gradient: `backward`
+    returns None for dx.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim : int
+        V and D.
+    batch_first : bool
+        x is (B, T).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these.
+
+    Examples
+    --------
+    >>> import numpy as np, xprnn
+    >>> model = xprnn.Sequential(xprnn.Embedding(10, 3), xprnn.GRU(3, 8))
+    >>> y, state = model(model.init(0), np.array([[1, 2], [9, 0], [4, 4]]))
+    >>> y.shape
+    (3, 2, 8)
+    """
+
+    num_embeddings: int
+    embedding_dim: int
+    batch_first: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _checks.positive_int("num_embeddings", self.num_embeddings)
+        _checks.positive_int("embedding_dim", self.embedding_dim)
+        _checks.flag("batch_first", self.batch_first)
+
+    @property
+    def widths(self) -> tuple[None, int]:
+        """The widths of x and y: x has none."""
+        return None, self.embedding_dim
+
+    def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
+        """Tell what a training step takes in bytes, as `RNN.memory`."""
+        V, D = self.num_embeddings, self.embedding_dim
+        return T * B * (5 * D * itemsize + 40) + 3 * V * D * itemsize + 16384, 0
+
+    def init(self, rng: Any, like: Array | None = None) -> Params:
+        """Draw `W` (V, D) from N(0, 1), PyTorch's rule; parameters and errors as in `RNN.init`, `like` of floats."""
+        generator, place = init.generator(rng), init.destination(like)
+        return init.deliver({"W": generator.standard_normal((self.num_embeddings, self.embedding_dim))}, place)
+
+    def _forward(self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None) -> tuple[Any, EmbeddingCache]:
+        del key
+        W, home = self._weight(params)
+        given, valid, form = self._read(x, lengths, mask, home)
+        flat = None if valid is None else valid[..., 0]
+        rows, index, known = _rows("x", W, given, flat, home, form)
+        cache = EmbeddingCache(self, form, index, None if known is None else known[..., None])
+        return form.outward(select(valid, rows, home.xp)), cache
+
+    def _backward(self, params: Params, cache: EmbeddingCache, dy: Any) -> tuple[Params, None]:
+        V, D = self.num_embeddings, self.embedding_dim
+        W, home = self._weight(params)
+        if dy is None:
+            return {"W": home.xp.zeros_like(W)}, None
+        xp, dy = home.xp, select(cache.known, cache.form.read("dy", dy, "D", D), home.xp)
+        return {"W": _xp.scatter_add(xp.reshape(cache.index, (-1,)), xp.reshape(dy, (-1, D)), V, xp)}, None
+
+    def _step(self, params: Params, x_t: Any) -> Array:
+        W, home = self._weight(params)
+        if isinstance(x_t, np.integer):
+            x_t = np.asarray(x_t)  # what indexing x (T,) gives
+        _integers("x_t", x_t, home)
+        if len(x_t.shape) > 1:
+            raise ValueError(f"`x_t` must have shape (B,) or (), got {tuple(x_t.shape)}")
+        return _rows("x_t", W, x_t, None, home, None)[0]
+
+    def _weight(self, params: Params) -> tuple[Array, Home]:
+        """Return W, checked, and where it lives."""
+        _checks.keys("params", params, ("W",))
+        home = _checks.home("params['W']", params["W"])
+        shape = (self.num_embeddings, self.embedding_dim)
+        _checks.array("params['W']", params["W"], home, "(V, D)", shape, "params")
+        return params["W"], home
+
+    def _read(self, x: Any, lengths: Any, mask: Any, home: Home) -> tuple[Array, Array | None, Form]:
+        """Return x, checked but for its values, as (T, B), the mask (T, B, 1), and the form."""
+        if isinstance(x, list | tuple):
+            for n, row in enumerate(x):
+                _integers(f"x[{n}]", row, home, x[0])
+                if len(row.shape) != 1:
+                    raise ValueError(f"`x[{n}]` must have shape (T_n,), got {tuple(row.shape)}")
+        else:
+            _integers("x", x, home)
+            letters = "(B, T)" if self.batch_first else "(T, B)"
+            if len(x.shape) not in (1, 2):
+                raise ValueError(f"`x` must have shape {letters} or (T,), got {tuple(x.shape)}")
+            if x.shape[1 if self.batch_first and len(x.shape) == 2 else 0] == 0:
+                raise ValueError(f"`x` must have at least one time step, got shape {tuple(x.shape)}")
+        form = form_of(x, None, self.batch_first, kind="integer")._replace(home=home)
+        valid, _ = flags(form, lengths, mask, None)
+        return form.inward(x), valid, form
+
+
+def _integers(name: str, x: Any, home: Home, first: Any = None) -> None:
+    """Raise unless x is an array of integers beside W, and of the dtype of `first`."""
+    _checks.beside(name, x, home, getattr(x if first is None else first, "dtype", None), "params")
+    if not home.xp.isdtype(x.dtype, "integral"):
+        raise TypeError(f"`{name}` must be integers, 0 … V-1, got {_xp.dtype_name(x.dtype)}")
+
+
+def _rows(
+    name: str, W: Array, given: Array, valid: Array | None, home: Home, form: Form | None
+) -> tuple[Array, Array, Array | None]:
+    """Return the rows of W (…, D); the indices (…), 0 where there is none; and where there is one, None: everywhere."""
+    xp, V = home.xp, W.shape[0]
+    index = _xp.signed(given, xp)
+    inside = known = None
+    if home.is_numpy:
+        known = valid
+    else:
+        inside = xp.logical_and(index >= 0, index < V)
+        known = inside if valid is None else xp.logical_and(inside, valid)
+    if known is not None:
+        index = xp.where(known, index, xp.zeros_like(index))
+    if home.is_numpy and index.size and not (index.min() >= 0 and index.max() < V):
+        at = tuple(np.argwhere((index < 0) | (index >= V))[0].tolist())
+        place = _place(name, at, form)
+        raise ValueError(f"`{name}` must hold integers of 0 … V-1 = {V - 1}, got {given[at]} at {place}")
+    rows = xp.reshape(xp.take(W, xp.reshape(index, (-1,)), axis=0), (*index.shape, W.shape[1]))
+    if inside is not None:
+        rows = xp.where(inside[..., None], rows, _xp.full((1,), float("nan"), home))
+    return rows, index, known
+
+
+def _place(name: str, at: tuple[int, ...], form: Form | None) -> str:
+    """Return how the user writes the element of x at (t, b), or without a form of x_t at (b,) or ()."""
+    if form is not None and form.rows is not None:
+        return f"{name}[{at[1]}][{at[0]}]"
+    if form is not None:
+        at = at[:1] if not form.batched else at[::-1] if form.batch_first else at
+    return f"{name}[{', '.join(map(str, at))}]" if at else name

@@ -1,0 +1,157 @@
+"""`Residual`: a layer and x beside it, by the layer protocol of `xprnn.recurrent`."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from xprnn._xp import Array
+from xprnn.protocol import check_layer, widths
+from xprnn.stack import Params
+from xprnn.state import State
+from xprnn.stateless import Steps, steps_of
+
+
+class ResidualCache(NamedTuple):
+    """What `Residual.forward` leaves for `backward`."""
+
+    layer: "Residual"
+    steps: Steps
+    inner: Any
+
+
+@dataclass(frozen=True)
+class Residual:
+    """y = x + layer(x): parameters and state are those of the layer inside.
+
+    Parameters
+    ----------
+    layer : layer
+        Its output must be as wide as x and keep the time axis.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it does not follow the layer protocol, drops the time axis, or is known to have another width than x.
+
+    Examples
+    --------
+    >>> import xprnn
+    >>> block = xprnn.Residual(xprnn.Sequential(xprnn.GRU(8, 16), xprnn.Linear(16, 8)))
+    """
+
+    layer: Any
+
+    def __post_init__(self) -> None:
+        check_layer("layer", self.layer)
+        if not getattr(self.layer, "keeps_time", True):
+            raise ValueError(f"`layer` must keep the time axis, to be added to x; {self.layer!r} does not")
+        width, out = widths(self.layer)
+        if width is not None and out is not None:
+            self._check_width(width, out)
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether the output has a time axis: always."""
+        return True
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether x is (B, T, ·)."""
+        return bool(getattr(self.layer, "batch_first", None))
+
+    @property
+    def widths(self) -> tuple[int | None, int | None]:
+        """The widths of x and y, those of the layer inside."""
+        return widths(self.layer)
+
+    def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
+        """Tell what a training step takes in bytes, as `RNN.memory`."""
+        into = widths(self.layer)[0]
+        told = {} if into is not None else {"width": width}
+        step, state = self.layer.memory(T, B, itemsize, kernel, **told)
+        return step + 5 * T * B * (into or width) * itemsize, state
+
+    def init(self, rng: Any, like: Array | None = None) -> Params:
+        """Draw the parameters of the layer inside."""
+        params: Params = self.layer.init(rng, like)
+        return params
+
+    def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
+        """Run forward and keep nothing for a backward pass; parameters as in `forward`."""
+        steps = self._steps(x, options)
+        y, state = self.layer(params, x, state0, **options)
+        return self._add(steps, y), state
+
+    def forward(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State, ResidualCache]:
+        """Run the layer inside and add x; arguments are the layer's, and so is the state."""
+        steps = self._steps(x, options)
+        y, state, inner = self.layer.forward(params, x, state0, **options)
+        return self._add(steps, y), state, ResidualCache(self, steps, inner)
+
+    def backward(
+        self, params: Params, cache: ResidualCache, dy: Any, dstate: State = None
+    ) -> tuple[Params, Any, State]:
+        """Return `dparams`, `dx` and `dstate0`; dx is the gradient through the layer inside, plus dy."""
+        if not isinstance(cache, ResidualCache) or cache.layer != self:
+            raise ValueError("`cache` must come from this layer's `forward`")
+        dparams, dx, dstate0 = self.layer.backward(params, cache.inner, dy, dstate)
+        steps = cache.steps
+        if dy is not None:
+            around = steps.gradient(dy, "I", steps.x.shape[-1])
+            dx = steps.outward(around + (dx if steps.form is None else steps.form.inward(dx)))
+        return dparams, dx, dstate0
+
+    def trace(self, params: Params, x: Any, state0: State = None, **options: Any) -> dict[str, Any]:
+        """Return the trace of the layer inside, {} where it has none."""
+        if not hasattr(self.layer, "trace"):
+            return {}
+        trace: dict[str, Any] = self.layer.trace(params, x, state0, **options)
+        return trace
+
+    def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
+        """Run one time step."""
+        y_t, state = self.layer.step(params, x_t, state)
+        self._check_width(x_t.shape[-1], y_t.shape[-1])
+        return x_t + y_t, state
+
+    def stepper(
+        self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto"
+    ) -> "ResidualStepper":
+        """Bind the layer inside; arguments as in `RNN.stepper`."""
+        return ResidualStepper(self.layer.stepper(params, state, batch, kernel=kernel), self._check_width)
+
+    def _steps(self, x: Any, options: dict[str, Any]) -> Steps:
+        return steps_of(x, self.batch_first, options.get("lengths"), options.get("mask"))
+
+    def _add(self, steps: Steps, y: Any) -> Any:
+        """Return x + y in the user's layout."""
+        self._check_width(steps.x.shape[-1], (y[0] if isinstance(y, list) else y).shape[-1])
+        return steps.outward(steps.x + (y if steps.form is None else steps.form.inward(y)))
+
+    def _check_width(self, width: int, out: int) -> None:
+        if width != out:
+            raise ValueError(
+                f"`layer` must give back the width of x, to be added to it: x has {width}, the output of "
+                f"{self.layer!r} has {out}"
+            )
+
+
+class ResidualStepper:
+    """The bound stepper of a `Residual`."""
+
+    def __init__(self, stepper: Any, check_width: Any) -> None:
+        self._stepper, self._check_width = stepper, check_width
+
+    def __call__(self, x_t: Array) -> Array:
+        """Run one step."""
+        y_t = self._stepper(x_t)
+        self._check_width(x_t.shape[-1], y_t.shape[-1])
+        return x_t + y_t
+
+    @property
+    def state(self) -> Any:
+        """A copy of the state of the layer inside."""
+        return self._stepper.state
+
+    def reset(self, rows: Any = None) -> None:
+        """Set the state to that in which a sequence begins, of all streams or of the given rows."""
+        self._stepper.reset(rows)

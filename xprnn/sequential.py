@@ -1,0 +1,215 @@
+"""`Sequential`: layers one after the other, by the layer protocol of `xprnn.recurrent`."""
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from xprnn import _checks, init, random
+from xprnn._xp import Array
+from xprnn.protocol import check_layer, widths
+from xprnn.stack import Params
+from xprnn.state import State
+
+
+class SequentialCache(NamedTuple):
+    """What `Sequential.forward` leaves for `backward`: one cache per layer."""
+
+    layer: "Sequential"
+    caches: tuple[Any, ...]
+
+
+@dataclass(frozen=True, init=False)
+class Sequential:
+    """Layers one after the other; the state is a tuple with one state per layer.
+
+    Parameters
+    ----------
+    *layers : layers
+        At least one. Up to the one that drops the time axis (`Last`), all must have the same `batch_first`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is none, one does not follow the layer protocol, or two differ in `batch_first`.
+
+    Examples
+    --------
+    >>> import numpy as np, xprnn
+    >>> model = xprnn.Sequential(xprnn.GRU(3, 8), xprnn.Last(), xprnn.Linear(8, 2))
+    >>> y, state = model(model.init(0), np.ones((5, 4, 3)))
+    >>> y.shape
+    (4, 2)
+    """
+
+    layers: tuple[Any, ...]
+
+    def __init__(self, *layers: Any) -> None:
+        if not layers:
+            raise ValueError("`layers` must hold at least one layer, got none")
+        for k, layer in enumerate(layers):
+            check_layer(f"layers[{k}]", layer)
+        object.__setattr__(self, fields(self)[0].name, layers)
+        told = self._layouts()
+        for k, layout in told.items():
+            first = next(iter(told))
+            if layout != told[first]:
+                raise ValueError(
+                    f"`layers` must all have the same batch_first, got {told[first]} of layers[{first}] = "
+                    f"{layers[first]!r} and {layout} of layers[{k}] = {layers[k]!r}"
+                )
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether the output has a time axis."""
+        return all(getattr(layer, "keeps_time", True) for layer in self.layers)
+
+    @property
+    def batch_first(self) -> bool | None:
+        """Whether x is (B, T, ·): what its layers say, None where none does."""
+        return next(iter(self._layouts().values()), None)
+
+    @property
+    def widths(self) -> tuple[int | None, int | None]:
+        """The widths of x and y, None where they are not told."""
+        return widths(self.layers[0])[0], widths(self.layers[-1])[1]
+
+    def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
+        """Tell what a training step takes in bytes, as `RNN.memory`: the sum over the layers."""
+        step = state = 0
+        for layer in self.layers:
+            into, out = widths(layer)
+            told = {} if into is not None else {"width": width}
+            of_layer = layer.memory(T, B, itemsize, kernel, **told)
+            step, state = step + of_layer[0], state + of_layer[1]
+            width = width if out is None else out
+        return step, state
+
+    def init(self, rng: Any, like: Array | None = None) -> Params:
+        """Draw the parameters of every layer, in order, under the keys "0", "1", …; arguments as in `RNN.init`."""
+        generator = init.generator(rng)
+        return {str(k): layer.init(generator, like) for k, layer in enumerate(self.layers)}
+
+    def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
+        """Run forward and keep nothing for a backward pass; parameters as in `forward`."""
+        states = self._read(params, state0, "state0")
+        finals = []
+        for k, (layer, told) in enumerate(zip(self.layers, self._options(options), strict=True)):
+            x, final = layer(params[str(k)], x, states[k], **told)
+            finals.append(final)
+        return x, tuple(finals)
+
+    def forward(
+        self, params: Params, x: Any, state0: State = None, **options: Any
+    ) -> tuple[Any, State, SequentialCache]:
+        """Run all layers; `lengths`, `mask`, `reset` and `kernel` go to each.
+
+        Of `rng` each layer gets a key of its own: its masks are independent of those of other layers. After a layer
+        that has no time axis any more (`Last`), `lengths`, `mask` and `reset` end.
+
+        Returns
+        -------
+        y : array, or a list of arrays
+        state : tuple, one per layer
+        cache : SequentialCache
+        """
+        states = self._read(params, state0, "state0")
+        finals, caches = [], []
+        for k, (layer, told) in enumerate(zip(self.layers, self._options(options), strict=True)):
+            x, final, cache = layer.forward(params[str(k)], x, states[k], **told)
+            finals.append(final)
+            caches.append(cache)
+        return x, tuple(finals), SequentialCache(self, tuple(caches))
+
+    def backward(
+        self, params: Params, cache: SequentialCache, dy: Any, dstate: State = None
+    ) -> tuple[Params, Any, State]:
+        """Return `dparams`, `dx` and `dstate0`, each in the form of its counterpart; dx is None for integers x."""
+        if not isinstance(cache, SequentialCache) or cache.layer != self:
+            raise ValueError("`cache` must come from this layer's `forward`")
+        dstates = self._read(params, dstate, "dstate")
+        dparams: Params = {}
+        dinitials: list[State] = []
+        for k in reversed(range(len(self.layers))):
+            dparams[str(k)], dy, dinitial = self.layers[k].backward(params[str(k)], cache.caches[k], dy, dstates[k])
+            dinitials.insert(0, dinitial)
+        return {key: dparams[key] for key in params}, dy, tuple(dinitials)
+
+    def trace(self, params: Params, x: Any, state0: State = None, **options: Any) -> dict[str, Any]:
+        """Run forward and return what happens inside: ``{"0": layer 0's trace, …}``; arguments as in `RNN.trace`.
+
+        Layers that have no `trace` are left out.
+        """
+        states = self._read(params, state0, "state0")
+        traces = {}
+        for k, (layer, told) in enumerate(zip(self.layers, self._options(options), strict=True)):
+            p = params[str(k)]
+            if inside := hasattr(layer, "trace") and layer.trace(p, x, states[k], **told):
+                traces[str(k)] = inside
+            x, _ = layer(p, x, states[k], **told, kernel="reference")
+        return traces
+
+    def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
+        """Run one time step through all layers."""
+        states = self._read(params, state, "state")
+        finals = []
+        for k, layer in enumerate(self.layers):
+            x_t, final = layer.step(params[str(k)], x_t, states[k])
+            finals.append(final)
+        return x_t, tuple(finals)
+
+    def stepper(
+        self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto"
+    ) -> "SequentialStepper":
+        """Bind all layers; arguments as in `RNN.stepper`."""
+        states = self._read(params, state, "state")
+        return SequentialStepper(
+            [layer.stepper(params[str(k)], states[k], batch, kernel=kernel) for k, layer in enumerate(self.layers)]
+        )
+
+    def _timed(self, k: int) -> bool:
+        """Whether x of layer k has a time axis still."""
+        return all(getattr(layer, "keeps_time", True) for layer in self.layers[:k])
+
+    def _layouts(self) -> dict[int, bool]:
+        """Return the `batch_first` of the layers that have one, and a time axis."""
+        layouts = {k: getattr(layer, "batch_first", None) for k, layer in enumerate(self.layers) if self._timed(k)}
+        return {k: layout for k, layout in layouts.items() if layout is not None}
+
+    def _options(self, options: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what each layer is told: a key of its own, and nothing of time once there is no such axis."""
+        if (key := random.key(options.get("rng"))) is None:
+            keys: list[dict[str, Any]] = [{} for _ in self.layers]
+        else:
+            keys = [{"rng": key.fold(str(k))} for k in range(len(self.layers))]
+        untimed = {name: value for name, value in options.items() if name not in ("lengths", "mask", "reset")}
+        return [{**(options if self._timed(k) else untimed), **own} for k, own in enumerate(keys)]
+
+    def _read(self, params: Params, state: State, name: str) -> tuple[Any, ...]:
+        _checks.keys("params", params, tuple(str(k) for k in range(len(self.layers))))
+        if state is None:
+            return (None,) * len(self.layers)
+        if not isinstance(state, tuple | list) or len(state) != len(self.layers):
+            raise TypeError(f"`{name}` must be a tuple with one state per layer, {len(self.layers)}, got {state!r}")
+        return tuple(state)
+
+
+class SequentialStepper:
+    """The bound steppers of a `Sequential`'s layers, one after the other."""
+
+    def __init__(self, steppers: list[Any]) -> None:
+        self._steppers = steppers
+
+    def __call__(self, x_t: Array) -> Array:
+        """Run one step."""
+        for stepper in self._steppers:
+            x_t = stepper(x_t)
+        return x_t
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """A copy of every layer's state."""
+        return tuple(stepper.state for stepper in self._steppers)
+
+    def reset(self, rows: Any = None) -> None:
+        """Set the states to those in which a sequence begins, of all streams or of the given rows."""
+        for stepper in self._steppers:
+            stepper.reset(rows)
