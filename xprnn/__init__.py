@@ -1,9 +1,13 @@
 """Recurrent neural networks (Elman, GRU, LSTM) on the arrays that you already hold."""
 
-from xprnn import backends, kernels, losses, optim, testing, tree
-from xprnn.layers import Last, Linear, Sequential
+from xprnn import backends, kernels, losses, optim, random, testing, tree
+from xprnn.embedding import Embedding
+from xprnn.layers import Dropout, Last, Linear
 from xprnn.recurrent import GRU, LSTM, RNN
+from xprnn.residual import Residual
+from xprnn.sequential import Sequential
 from xprnn.simple import SimpleRNN
+from xprnn.wrappers import Segmented, Truncated
 
 __version__ = "0.1.0"
 
@@ -11,14 +15,20 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Dropout",
+    "Embedding",
     "Last",
     "Linear",
+    "Residual",
+    "Segmented",
     "Sequential",
     "SimpleRNN",
+    "Truncated",
     "backends",
     "kernels",
     "losses",
     "optim",
+    "random",
     "testing",
     "tree",
 ]

@@ -1,0 +1,283 @@
+"""Layers around a layer that cut time: `Segmented` (exact, bounded memory) and `Truncated` (truncated BPTT).
+
+Both run the inner layer segment by segment, hand its state on, store it where it will be needed, and run forward again
+in the backward pass. Masks and noise are functions of the absolute step, so a segment run again draws what it drew.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from xprnn import _checks, _xp, random, schedule, tree
+from xprnn._sequence import Form
+from xprnn.piecewise import Cache, Pieces, Piecewise, Store, total
+from xprnn.protocol import parts
+from xprnn.stack import Params
+from xprnn.state import State
+
+
+@dataclass(frozen=True)
+class Segmented(Piecewise):
+    """Exact back-propagation through time in bounded memory: a layer run in segments, forward twice or more.
+
+    The forward pass keeps states at cuts only; the backward pass runs each segment forward again from the state before
+    it. Gradients equal the plain layer's but for rounding; at least one more forward pass is the price.
+
+    Parameters
+    ----------
+    layer : layer
+        That runs forward in time only: RNN, GRU, LSTM, or a Sequential of such and of layers without a state.
+    segments : int, optional
+        Into how many pieces T is cut, their states all stored: √T of them need about 2 √T steps' memory. Wrapping
+        twice cuts pieces into pieces.
+    memory_budget : int, optional
+        Bytes that the cache and the transient arrays of a training step may take, arguments, results and optimiser
+        not counted. Length and number of the pieces are chosen for the fewest runs forward; where their states do not
+        fit, some are computed again by the optimal schedule [1]_, [2]_.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If both or none are given; if a layer needs the whole sequence (`bidirectional`, `Last`), or, with a budget,
+        does not tell its memory. In a call: if the budget is too small for one step; it states the smallest.
+
+    References
+    ----------
+    .. [1] Griewank & Walther (2000), Algorithm 799: revolve, ACM TOMS 26(1).
+    .. [2] Gruslys et al. (2016), Memory-efficient backpropagation through time, arXiv:1606.03401.
+
+    Examples
+    --------
+    >>> import numpy as np, xprnn
+    >>> model = xprnn.Segmented(xprnn.LSTM(3, 4), segments=10)
+    >>> params, x = model.init(0), np.ones((1000, 2, 3))
+    >>> y, state, cache = model.forward(params, x)
+    >>> dparams, dx, dstate0 = model.backward(params, cache, np.ones_like(y))
+    """
+
+    segments: int | None = field(default=None, kw_only=True)
+    memory_budget: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.segments is None) == (self.memory_budget is None):
+            given = "neither" if self.segments is None else "both"
+            raise ValueError(f"give `segments` or `memory_budget`, one of the two; got {given}")
+        name = "segments" if self.memory_budget is None else "memory_budget"
+        _checks.positive_int(name, getattr(self, name))
+        if self.memory_budget is not None:
+            for part in parts(self.layer):
+                if not hasattr(part, "memory"):
+                    raise ValueError(
+                        f"`memory_budget` needs layers with a method `memory`; give `segments` for {part!r}"
+                    )
+
+    def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto") -> tuple[int, int]:
+        """Tell what a training step takes, as `RNN.memory`."""
+        if self.memory_budget is not None:
+            return self.memory_budget, self.layer.memory(1, B, itemsize, kernel)[1]
+        n = min(self.segments or 1, T)
+        run, state = self.layer.memory(-(-T // n), B, itemsize, kernel)
+        return run + (n - 1) * state, state
+
+    def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
+        """Back-propagate through time, the last segment first; as the inner layer's `backward`."""
+        self._check_cache(cache)
+        pieces, cuts, store = cache.pieces, cache.cuts, list(cache.store)
+        dy = pieces.read("dy", dy)
+        dparams: Any = None
+        dx: Any = None
+        for k in reversed(range(len(cuts) - 1)):
+            state = _climb(k, store, cache.slots, lambda i, s: self._run(params, cache, i, s)[1])
+            kept = self._run(params, cache, k, state, keep=True)[2] if cache.whole is None else cache.whole
+            dy_k = pieces.cut(dy, cuts[k], cuts[k + 1])
+            grads, dx_k, dstate = self.layer.backward(params, kept, dy_k, dstate)
+            del kept  # before the next segment's
+            dparams = total(dparams, grads)
+            dx = pieces.join(dx, dx_k, cuts[k])
+            if k and store[-1][0] == k:
+                store.pop()
+        return dparams, pieces.outward(dx), dstate
+
+    def _forward(
+        self,
+        params: Params,
+        x: Any,
+        state0: State = None,
+        *,
+        keep: bool,
+        rng: Any = None,
+        kernel: str = "auto",
+        **flags: Any,
+    ) -> tuple[Any, State, Cache]:
+        pieces, key = Pieces.of(x, self.batch_first, **flags), random.key(rng)
+        cuts, slots = self._plan(pieces.form, params, kernel)
+        cache = Cache(self, pieces, key, kernel, cuts, slots if keep else 1, [(0, state0)], None)
+        if keep and len(cuts) == 2:
+            y, final, whole = self._run(params, cache, 0, state0, keep=True)
+            return pieces.outward(y), final, cache._replace(whole=whole)
+        y = None
+
+        def advance(k: int, state: State) -> State:
+            nonlocal y
+            y_k, state, _ = self._run(params, cache, k, state)
+            y = pieces.join(y, y_k, cuts[k])
+            return state
+
+        last = len(cuts) - 2
+        state = _climb(last, cache.store, cache.slots, advance)
+        if cache.store[-1][0] != last:
+            cache.store.append((last, state))  # where the backward pass begins; beyond the slots, till then
+        final = advance(last, state)
+        return pieces.outward(y), final, cache
+
+    def _run(self, params: Params, cache: Cache, k: int, state: State, *, keep: bool = False) -> tuple[Any, State, Any]:
+        """Run segment k of the inner layer from a state."""
+        x, told = cache.pieces.segment(cache.cuts[k], cache.cuts[k + 1])
+        told |= cache.options(cache.cuts[k])
+        if keep:
+            result: tuple[Any, State, Any] = self.layer.forward(params, x, state, **told)
+            return result
+        return *self.layer(params, x, state, **told), None
+
+    def _plan(self, form: Form, params: Params, kernel: str) -> tuple[tuple[int, ...], int]:
+        """Return where the segments begin, and T, and how many states may be stored at a time."""
+        T = form.T
+        if self.memory_budget is None:
+            n = min(self.segments or 1, T)
+            return tuple(T * k // n for k in range(n + 1)), n
+        itemsize = _xp.itemsize(tree.leaves(params)[0])
+        kernel = kernel if form.home.is_numpy else "reference"
+        length, slots = _within(self.memory_budget, T, lambda T: self.layer.memory(T, form.B, itemsize, kernel))
+        return (*range(0, T, length), T), slots
+
+
+@dataclass(frozen=True)
+class Truncated(Piecewise):
+    """Truncated back-propagation through time, BPTT(k2; k1) of [1]_: every k1 steps, back over the last k2.
+
+    The gradient at the outputs of k1 steps at a time goes back over the k2 steps before their end, and stops there:
+    PyTorch's recipe of detaching the state. Values are the plain layer's; gradients are not, on purpose.
+
+    Parameters
+    ----------
+    layer : layer
+        As in `Segmented`.
+    k1 : int
+        Steps between two backward passes.
+    k2 : int
+        Steps that a backward pass goes back over, at least k1. With k2 > k1 steps are run again where windows overlap.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If k2 < k1: the outputs of k1 - k2 steps would have no gradient at all.
+
+    References
+    ----------
+    .. [1] Williams & Peng (1990), An efficient gradient-based algorithm for on-line training of recurrent network
+       trajectories, Neural Computation 2(4), where k2 is h and k1 is h'.
+    """
+
+    k1: int
+    k2: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.positive_int("k1", self.k1)
+        _checks.positive_int("k2", self.k2)
+        if self.k2 < self.k1:
+            raise ValueError(
+                f"`k2` must be at least `k1` = {self.k1}, got {self.k2}: outputs older than k2 would have no gradient"
+            )
+
+    def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
+        """Back-propagate window by window, the last first; arguments as in the inner layer's `backward`.
+
+        The gradient at the returned state goes back over the last window only.
+        """
+        self._check_cache(cache)
+        pieces, states = cache.pieces, dict(cache.store)
+        dy = pieces.read("dy", dy)
+        dparams: Any = None
+        dx: Any = None
+        dstate0: Any = None
+        for start, fresh, stop in reversed(self._windows(pieces.form.T)):
+            x, told = pieces.segment(start, stop)
+            _, _, kept = self.layer.forward(params, x, states[start], **told, **cache.options(start))
+            dy_k = pieces.late(dy, start, fresh, stop)
+            grads, dx_k, dstart = self.layer.backward(params, kept, dy_k, dstate)
+            del kept  # before the next window's
+            dstate = None  # nothing is handed over to the windows before
+            dparams = total(dparams, grads)
+            dx = pieces.join(dx, dx_k, start, add=True)
+            dstate0 = total(dstate0, dstart) if start == 0 else dstate0
+        return dparams, pieces.outward(dx), dstate0
+
+    def _forward(
+        self,
+        params: Params,
+        x: Any,
+        state0: State = None,
+        *,
+        keep: bool,
+        rng: Any = None,
+        kernel: str = "auto",
+        **flags: Any,
+    ) -> tuple[Any, State, Cache]:
+        pieces = Pieces.of(x, self.batch_first, **flags)
+        cuts = (*sorted({start for start, _, _ in self._windows(pieces.form.T)}), pieces.form.T)
+        cache = Cache(self, pieces, random.key(rng), kernel, cuts, len(cuts), [], None)
+        y, state = None, state0
+        for start, stop in itertools.pairwise(cuts):
+            if keep:
+                cache.store.append((start, state))
+            part, told = pieces.segment(start, stop)
+            y_k, state = self.layer(params, part, state, **told, **cache.options(start))
+            y = pieces.join(y, y_k, start)
+        return pieces.outward(y), state, cache
+
+    def _windows(self, T: int) -> list[tuple[int, int, int]]:
+        """Return (where it begins, from where outputs have a gradient, where it ends) of every window."""
+        stops = [min(stop, T) for stop in range(self.k1, T + self.k1, self.k1)]
+        return [(max(0, stop - self.k2), k * self.k1, stop) for k, stop in enumerate(stops)]
+
+
+def _climb(k: int, store: Store, slots: int, run: Callable[[int, State], State]) -> State:
+    """Return the state before segment k, run from the nearest stored one; store states on the way by the schedule."""
+    while True:
+        start, state = store[-1]
+        free = slots - len(store) + 1  # the nearest one belongs to the chain
+        n = k + 1 - start
+        stop = start + schedule.split(n, free) if n > 1 and free > 1 else k
+        for i in range(start, stop):
+            state = run(i, state)
+        if stop == k:
+            return state
+        store.append((stop, state))
+
+
+def _within(budget: int, T: int, memory: Callable[[int], tuple[int, int]]) -> tuple[int, int]:
+    """Return the length of a segment, and how many states to store, for the fewest runs within a budget of bytes.
+
+    `memory` tells bytes of a training step of so many steps, and of a state.
+
+    Raises
+    ------
+    ValueError
+        If the budget is too small for one step.
+    """
+    run, state = memory(1)
+    smallest = run + state
+    if budget < smallest:
+        raise ValueError(
+            f"`memory_budget` must be at least {smallest} bytes, what a segment of one step needs, got {budget}"
+        )
+    best = (float("inf"), 1, 1)
+    for length in sorted({-(-T // n) for n in range(1, T + 1)}):
+        slots, n = (budget - memory(length)[0]) // max(state, 1), -(-T // length)
+        if slots > 0:  # the first is the user's own state; in its place, that before the last segment
+            slots = min(n, slots)
+            best = min(best, (schedule.runs(n, slots) / n, -length, slots))
+    return -best[1], best[2]
