@@ -1,7 +1,7 @@
 """Time xprnn against a per-step NumPy loop and against PyTorch, as ratios in one run, both sides alternating.
 
     python scripts/bench.py            # everything that is installed
-    python scripts/bench.py small      # one of: small, large, stepper, import, jit
+    python scripts/bench.py small      # one of: small, large, options, stepper, import, jit
 
 A training step is forward, half sum of squares, backward and an SGD update, through the public layers. Figures are
 medians over rounds in which the sides take turns, so a busy machine slows both.
@@ -190,6 +190,45 @@ def large():
         print(line)
 
 
+AROUND = {
+    "mask": {},
+    "tau": {"tau": 3.0},
+    "learn_tau": {"tau": 3.0, "learn_tau": True},
+    "zoneout": {"zoneout": 0.1},
+    "candidate_dropout": {"candidate_dropout": 0.1},
+    "hidden_dropout": {"hidden_dropout": 0.1},
+    "weight_drop": {"weight_drop": 0.1},
+    "noise": {"noise": 0.1},
+    "dale": {"dale": 0.8},
+    "learn_state": {"learn_state": True},
+}
+
+
+def options():
+    """Compare forward and backward with an option around a step, drawn, with the plain LSTM."""
+    for T, B, I, H in ((50, 1, 10, 16), (100, 32, 16, 64), (100, 64, 64, 256)):
+        rng = np.random.default_rng(0)
+        x, dy = rng.standard_normal((T, B, I)).astype(np.float32), np.ones((T, B, H), np.float32)
+        mask = rng.random((T, B)) < 0.9
+
+        def side(layer, flags, x=x, dy=dy):
+            params = layer.init(0, like=x)
+
+            def run():
+                _, _, cache = layer.forward(params, x, rng=1, **flags)
+                layer.backward(params, cache, dy)
+
+            return run
+
+        sides = {"plain": side(xprnn.LSTM(I, H), {})}
+        for name, told in AROUND.items():
+            sides[name] = side(xprnn.LSTM(I, H, **told), {"mask": mask} if name == "mask" else {})
+        times = alternate(sides, rounds=7, seconds=0.05)
+        ratios = "  ".join(f"{name} {times[name] / times['plain']:.2f}" for name in AROUND)
+        print(f"LSTM, float32, (T, B, I, H) = {(T, B, I, H)}: {1e3 * times['plain']:.2f} ms; times that with")
+        print(f"  {ratios}")
+
+
 def stepper():
     """Time one step of a stream."""
     print("one step of a stream, float32, B = 1, I = 8, H = 64")
@@ -243,7 +282,7 @@ def jit():
     print(f"  compiles in {seconds:.2f} s, runs in {1e3 * times['run']:.2f} ms")
 
 
-PARTS = {"small": small, "large": large, "stepper": stepper, "import": imports, "jit": jit}
+PARTS = {"small": small, "large": large, "options": options, "stepper": stepper, "import": imports, "jit": jit}
 
 
 def main():

@@ -34,7 +34,7 @@ OPTIONS = {
         {"candidate_dropout": 0.3},
         {"weight_drop": 0.3},
     ],
-    "zoneout": [{"zoneout": 0.3}, {"zoneout": 0.3, "tau": 3.0}],
+    "zoneout": [{"zoneout": 0.3, "zoneout_c": 0.2}, {"zoneout": 0.3, "tau": 3.0}],
     "leak": [{"tau": 3.0}, {"tau": (2.0, 3.0, 4.0, 5.0)}, {"tau": 3.0, "learn_tau": True}],
     "noise": [{"noise": 0.3, "noise_on": on, "tau": 3.0, "learn_tau": True} for on in ("preactivation", "state")],
     "constraints on W_hh": [{"sparsity": 0.3}, {"autapses": False}, {"dale": 0.5}],
@@ -57,7 +57,8 @@ def configurations():
         yield name, kind(I, H, num_layers, bidirectional=bidirectional, bias=bias, **options), time
     for label, sets in OPTIONS.items():
         for options, kind, both, time in itertools.product(sets, CELLS, (False, True), ("whole", "mask + reset")):
-            yield f"{label}, 3 cells", kind(I, H, bidirectional=both, **options), time
+            told = {key: value for key, value in options.items() if key != "zoneout_c" or kind is xprnn.LSTM}
+            yield f"{label}, 3 cells", kind(I, H, bidirectional=both, **told), time
 
 
 def draw(layer, rng):

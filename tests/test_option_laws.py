@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+import xprnn
 from tests import combinations as table
 from tests.close import assert_close
 from xprnn import random, tree
@@ -258,3 +259,37 @@ def test_float32_with_every_option_is_near_float64(name, training, kernel, rng):
     narrow = table.run(layer, tree.map(np.float32, given), **options)
     assert {str(a.dtype) for a in tree.leaves(narrow)} == {"float32"}
     assert_close(narrow, table.run(layer, given, **options), tol=1e-5)  # which elements are dropped has no dtype
+
+
+@pytest.mark.parametrize("steps", [1e2, 1e4, 1e8])
+def test_a_long_learned_time_constant_is_exact_in_float32(steps, rng):
+    layer = xprnn.RNN(3, 4, tau=steps, learn_tau=True, noise=0.1)
+    params, x = layer.init(0), rng.standard_normal((6, 2, 3))
+    single, x32 = tree.map(lambda a: a.astype(np.float32), params), x.astype(np.float32)
+    grads = []
+    for p, data in ((params, x), (single, x32)):
+        y, _, cache = layer.forward(p, data, rng=1)
+        grads.append(layer.backward(p, cache, np.ones_like(y))[0]["l0"]["leak"])
+    assert_close(grads[1] / np.abs(grads[0]).max(), grads[0] / np.abs(grads[0]).max(), tol=1e-5)
+
+
+@pytest.mark.parametrize("leak", [-1e3, 1e3])
+def test_a_saturated_leak_has_a_finite_gradient(leak, rng):
+    for on in ("preactivation", "state"):
+        layer = xprnn.LSTM(3, 4, tau=2.0, learn_tau=True, noise=0.1, noise_on=on)
+        params = layer.init(0)
+        params["l0"]["leak"][...] = leak
+        y, _, cache = layer.forward(params, rng.standard_normal((5, 2, 3)), rng=1)
+        dparams, dx, _ = layer.backward(params, cache, np.ones_like(y))
+        assert all(np.isfinite(a).all() for a in tree.leaves((y, dparams, dx)))
+
+
+def test_a_weight_of_zero_under_dales_principle_still_learns(rng):
+    layer = xprnn.RNN(3, 4, dale=0.5)
+    params, x, grads = layer.init(0), rng.standard_normal((5, 2, 3)), []
+    for weight in (0.0, 1e-14):  # at the kink the slope is that from above
+        params["l0"]["W_hh"][...] = weight
+        y, _, cache = layer.forward(params, x)
+        grads.append(layer.backward(params, cache, np.ones_like(y))[0]["l0"]["W_hh"])
+    assert_close(grads[0], grads[1])
+    assert np.abs(grads[0]).min() > 0.0

@@ -69,6 +69,12 @@ def test_explain_and_select_say_which_kernel_and_why():
     layer = xprnn.LSTM(3, 4)
     assert str(xprnn.kernels.explain(layer, x)) == "numpy (the arrays are numpy arrays)"
     assert xprnn.kernels.explain(layer, x, kernel="reference") == ("reference", "asked for by name")
+    tokens = xprnn.Sequential(xprnn.Embedding(5, 3), xprnn.Residual(xprnn.RNN(3, 3)))
+    for given in (np.ones((2, 1), int), np.ones(2, int), [np.ones(2, int)]):
+        assert xprnn.kernels.explain(tokens, given).kernel == "numpy"
+    noisy = xprnn.Sequential(layer, xprnn.RNN(4, 4, noise=0.1, noise_on="state"))
+    assert xprnn.kernels.explain(noisy, x).kernel == "numpy, reference"
+    assert xprnn.kernels.explain(noisy, x, training=False).kernel == "numpy"
     with pytest.raises(TypeError, match="`layer` must be a recurrent layer or hold one"):
         xprnn.kernels.explain(xprnn.Linear(3, 4), x)
     twin = xprnn.kernels.TWINS["numpy"][1]()

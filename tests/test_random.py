@@ -1,6 +1,7 @@
 """Counter-based draws: Threefry against its authors' numbers and JAX's, masks and normals on every backend."""
 
 import importlib.util
+import itertools
 import math
 import subprocess
 import sys
@@ -254,8 +255,11 @@ def test_an_array_of_two_words_is_a_key(backend):
         (np.zeros(3, np.uint32), ValueError, r"uint32 array of shape \(2,\), got shape \(3,\)"),
         (-1, ValueError, r"`rng` must be a seed of at least 0 and below 2\*\*64, got -1"),
         (2**64, ValueError, "`rng` must be a seed .* got 18446744073709551616"),
+        (random.Key(5), ValueError, r"`rng` must be a Key of two words of 0 … 2\*\*32-1, got 5"),
+        (random.Key((1, 2**40)), ValueError, "`rng` must be a Key of two words"),
+        (random.Key((1, 2), 1.5), ValueError, "`rng` must be a Key with a step of at least 0, an int, got 1.5"),
     ],
-    ids=repr,
+    ids=itertools.count(),
 )
 def test_what_is_no_key_is_refused(rng, error, match):
     with pytest.raises(error, match=match):

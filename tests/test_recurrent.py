@@ -429,6 +429,16 @@ def test_stepper_owns_its_arrays_and_resets_rows(name, backend, rng):
         assert_close(bound(there["x"][0, ...]), first, tol=0.0)
 
 
+@pytest.mark.parametrize("kernel", ["reference", "numpy"])
+def test_the_state_of_a_stepper_is_a_copy(name, kernel, rng):
+    layer = LAYERS[name](I, H)
+    params, x_t = layer.init(0), rng.standard_normal((3, I))
+    touched, untouched = (layer.stepper(params, batch=3, kernel=kernel) for _ in range(2))
+    for s in tree.leaves(touched.state):
+        s += 1.0
+    assert_close(touched(x_t), untouched(x_t), tol=0.0)
+
+
 def test_configurations_are_frozen_and_equal_by_value(name):
     layer = LAYERS[name](I, H, 2, bias="input")
     assert layer == LAYERS[name](I, H, 2, bias="input")

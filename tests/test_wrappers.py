@@ -107,7 +107,10 @@ def test_segments_run_as_often_as_the_schedule_says(n, states, rng):
     y, _, cache = wrapped.forward(params, x)
     assert layer.calls == n
     wrapped.backward(params, cache, np.ones_like(y))
-    assert layer.calls == n + fewest(n, states) - (n - 1)  # the first sweep has stored what it could
+    again = fewest(n, states) - (n - 1)  # the first sweep has stored what it could
+    assert layer.calls == n + again
+    wrapped.backward(params, cache, np.ones_like(y))  # the cache still has what the sweep stored
+    assert layer.calls == n + 2 * again
 
 
 # -- Segmented ------------------------------------------------------------------------------------------------
@@ -156,6 +159,12 @@ def test_layouts_lists_and_states(name, rng):
         assert_close(run(wrapped, params, x, **options), run(layer, params, x, **options))
     ragged = [x[0], x[1, :6], x[2, :0]]
     assert_close(run(wrapped, params, ragged), run(layer, params, ragged))
+    row_flags = {"mask": [rng.random(len(row)) < 0.8 for row in ragged]}
+    assert_close(run(wrapped, params, ragged, rng=4, **row_flags), run(layer, params, ragged, rng=4, **row_flags))
+    truncated = xprnn.Truncated(layer, 4, 6)
+    assert_close(run(truncated, params, ragged)["y"], run(layer, params, ragged)["y"])
+    padded = run(truncated, params, x, lengths=lengths)
+    assert run(truncated, params, [x[0], x[1, :5], x[2, :0]])["params"].keys() == padded["params"].keys()
     assert_close(run(wrapped, params, x[0]), run(layer, params, x[0]))
     report = xprnn.testing.check_gradients(wrapped, params, x, state, **flags)
     assert report.worst.error < 1e-9
@@ -187,6 +196,11 @@ def test_bad_segments():
             ValueError,
             "Segmented needs layers that keep the time axis; put .*Last",
         ),
+        (
+            lambda: xprnn.Segmented(xprnn.Sequential(xprnn.Truncated(layer, 2, 2)), segments=2),
+            ValueError,
+            "Segmented cannot hold Truncated, whose windows would begin anew",
+        ),
         (lambda: xprnn.Truncated(layer, 5, 4), ValueError, "`k2` must be at least `k1` = 5, got 4"),
         (lambda: xprnn.Truncated(layer, 0, 4), ValueError, "`k1` must be at least 1, got 0"),
     ]
@@ -211,8 +225,18 @@ def test_bad_calls_of_segmented(rng):
             wrapped.forward(params, x, lengths=lengths)
     with pytest.raises(ValueError, match="`mask` must have shape"):
         wrapped.forward(params, x, mask=np.ones((T - 1, B), bool))
-    with pytest.raises(ValueError, match=rf"`dy` must have T = {T} steps on axis 0, got shape \(22, 3, 5\)"):
-        wrapped.backward(params, cache, y[1:])
+    for dy, came in ((y[1:], r"\(22, 3, 5\)"), (y[..., 1:], r"\(23, 3, 4\)")):
+        with pytest.raises(ValueError, match=rf"`dy` must have shape \(T, B, V\) with T = {T} and V = 5, got {came}"):
+            wrapped.backward(params, cache, dy)
+    with pytest.raises(ValueError, match=r"`x` must have shape .* with I = 4, got \(23, 3, 9\)"):
+        wrapped.forward(params, np.ones((T, B, 9)))
+    with pytest.raises(TypeError, match="`x` must be float32 or float64, got int64"):
+        wrapped.forward(params, np.ones((T, B, I), int))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
+        wrapped(params, x, foo=1)
+    for bad in (None, {}, {"l0": {"W_ih": [1]}}):
+        with pytest.raises((TypeError, ValueError), match="`params"):
+            xprnn.Segmented(layer, memory_budget=10**7).forward(bad, x)
     with pytest.raises(ValueError, match="`cache` must come from this layer's `forward`"):
         xprnn.Segmented(layer, segments=4).backward(params, cache, y)
 
@@ -254,6 +278,8 @@ def test_truncated_equals_detaching(name, k1, k2, torch, rng):
     y, state, cache = wrapped.forward(params, x)
     dy, dstate = rng.standard_normal(y.shape), tree.map(lambda s: rng.standard_normal(s.shape), state)
     dparams, dx, _ = wrapped.backward(params, cache, dy, dstate)
+    again = wrapped.backward(params, cache, dy, dstate)
+    assert_close(again[:2], (dparams, dx), tol=0.0)  # a cache may be used twice
     assert_close((dparams, dx), by_detaching(torch, name, params, x, dy, dstate, k1, k2))
     assert_close((y, state), layer(params, x))
     if k1 >= T:
@@ -261,15 +287,48 @@ def test_truncated_equals_detaching(name, k1, k2, torch, rng):
         assert_close((dparams, dx), layer.backward(params, whole, dy, dstate)[:2])
 
 
+def test_the_initial_state_gets_the_gradients_of_every_window_that_begins_there(rng):
+    layer = xprnn.LSTM(I, H)
+    params, x, _ = given(layer, rng, T=8)
+    state0 = tree.map(lambda s: rng.standard_normal(s.shape), layer(params, x)[1])
+    dy = rng.standard_normal((8, B, H))
+    _, _, cache = xprnn.Truncated(layer, 2, 4).forward(params, x, state0)
+    actual = xprnn.Truncated(layer, 2, 4).backward(params, cache, dy)[2]
+    _, _, whole = layer.forward(params, x, state0)
+    first_four = np.concatenate([dy[:4], np.zeros_like(dy[4:])])  # the windows [0, 2) and [0, 4)
+    assert_close(actual, layer.backward(params, whole, first_four)[2])
+
+
+@pytest.mark.parametrize("B", [0, 1])
+def test_the_smallest_budget_that_an_error_states_works(name, B, rng):
+    layer = LAYERS[name](I, H)
+    params, x, _ = given(layer, rng, T=6, B=B)
+    wrapped = xprnn.Segmented(layer, memory_budget=sum(layer.memory(1, B)))
+    plain = run(layer, params, x)
+    assert_close(run(wrapped, params, x), plain)
+    _, _, cache = wrapped.forward(params, x)
+    once, twice = (wrapped.backward(params, cache, np.ones((6, B, H))) for _ in range(2))
+    assert_close(twice, once, tol=0.0)
+    alone = xprnn.Segmented(xprnn.Dropout(0.5), memory_budget=10**6)
+    assert_close(alone({}, x, rng=1)[0], xprnn.Dropout(0.5)({}, x, rng=1)[0])
+
+
+def test_wrappers_pass_the_trace_on(rng):
+    layer = xprnn.GRU(I, H)
+    params, x, _ = given(layer, rng)
+    assert_close(xprnn.Segmented(layer, segments=3).trace(params, x), layer.trace(params, x))
+    assert xprnn.Segmented(xprnn.Linear(I, 2), segments=3).trace({}, x) == {}
+
+
 def test_truncated_with_draws_and_flags_on_every_backend(backend, rng):
     layer = xprnn.LSTM(I, H, zoneout=0.2, noise=0.1, learn_state=True, hidden_dropout=0.2)
-    params, x, flags = given(layer, rng, T=9)
+    params, x, flags = given(layer, rng, T=6)  # JAX compiles for every length of a window
     there = backend.asarrays({"params": params, "x": x, "flags": flags})
-    wrapped = xprnn.Truncated(layer, 2, 5)
+    wrapped = xprnn.Truncated(layer, 2, 4)
     expected = run(wrapped, params, x, rng=5, kernel="reference", **flags)
     actual = run(wrapped, there["params"], there["x"], rng=5, kernel=backend.kernel, **there["flags"])
     assert_close(backend.to_numpy(actual), expected)
     plain = run(layer, params, x, rng=5, kernel="reference", **flags)
     assert_close((expected["y"], expected["state"]), (plain["y"], plain["state"]))
-    whole = run(xprnn.Truncated(layer, 9, 9), params, x, rng=5, kernel="reference", **flags)
+    whole = run(xprnn.Truncated(layer, 6, 6), params, x, rng=5, kernel="reference", **flags)
     assert_close(whole, plain)

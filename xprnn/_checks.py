@@ -44,7 +44,11 @@ def finite(name: str, value: Any) -> None:
     """Raise unless `value` is a finite number."""
     if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers are Real too
         raise TypeError(f"`{name}` must be a number, got {value!r}")
-    if not math.isfinite(value):
+    try:
+        is_finite = math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        is_finite = False
+    if not is_finite:
         raise ValueError(f"`{name}` must be finite, got {value}")
 
 
@@ -53,6 +57,13 @@ def not_negative(name: str, value: Any) -> None:
     finite(name, value)
     if value < 0:
         raise ValueError(f"`{name}` must be at least 0, got {value}")
+
+
+def fraction(name: str, value: Any) -> None:
+    """Raise unless `value` is a number in [0, 1)."""
+    finite(name, value)
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"`{name}` must lie in [0, 1), got {value}")
 
 
 def positive(name: str, value: Any) -> None:
@@ -139,10 +150,3 @@ def _kind(a: Any) -> str:
 
 def _plain(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-
-
-def fraction(name: str, value: Any) -> None:
-    """Raise unless `value` is a number in [0, 1)."""
-    finite(name, value)
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"`{name}` must lie in [0, 1), got {value}")

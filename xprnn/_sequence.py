@@ -30,6 +30,7 @@ class Form(NamedTuple):
     batched: bool
     batch_first: bool  # only where there is a batch axis
     rows: tuple[int, ...] | None = None  # the lengths of a list of sequences (T_n, I)
+    steps: Array | None = None  # where each step (T*B,) stands in their concatenation
 
     def outward(self, y: Array) -> Any:
         """Return y (T, B, ·) in the user's layout."""
@@ -42,7 +43,9 @@ class Form(NamedTuple):
     def inward(self, y: Any) -> Array:
         """Return y, in the user's layout, as (T, B, ·)."""
         if self.rows is not None:
-            return _padded(y, self.T, self.home)
+            flat = self.home.xp.concat(list(y), axis=0)
+            taken = self.home.xp.take(flat, self.steps, axis=0)  # one gather, not a copy per row
+            return self.home.xp.reshape(taken, (self.T, self.B, *flat.shape[1:]))
         if not self.batched:
             return y[:, None, ...]
         return self.home.xp.permute_dims(y, (1, 0, *range(2, len(y.shape)))) if self.batch_first else y
@@ -135,20 +138,16 @@ def _form_of_list(x: Any, width: int | None, kind: str) -> Form:
     rows = tuple(int(row.shape[0]) for row in x)
     if max(rows) == 0:
         raise ValueError("`x` must hold at least one sequence with a time step, got only empty ones")
-    return Form(home, max(rows), len(rows), batched=True, batch_first=False, rows=rows)
+    steps = _steps_of_rows(rows, home)
+    return Form(home, max(rows), len(rows), batched=True, batch_first=False, rows=rows, steps=steps)
 
 
-def _padded(rows: Any, T: int, home: Home) -> Array:
-    """Return arrays (T_n, …) as one, (T, B, …); what stands beyond the end of a row is another step's."""
-    xp = home.xp
-    lengths = np.array([row.shape[0] for row in rows])
-    starts = np.cumsum(lengths) - lengths
-    last = max(int(lengths.sum()) - 1, 0)
-    steps = np.minimum(starts + np.arange(T)[:, None], last)  # one gather, not a copy per row
-    flat = xp.concat(list(rows), axis=0)
-    integer = xp.int64 if not _xp.is_namespace_jax(xp) else xp.int32
-    taken = xp.take(flat, _xp.from_host(steps.reshape(-1), home._replace(dtype=integer)), axis=0)
-    return xp.reshape(taken, (T, len(rows), *flat.shape[1:]))
+def _steps_of_rows(rows: tuple[int, ...], home: Home) -> Array:
+    """Return where each step (T*B,) of padded rows stands in their concatenation; beyond a row's end, anywhere."""
+    lengths = np.array(rows)
+    starts, last = np.cumsum(lengths) - lengths, int(lengths.sum()) - 1
+    steps = np.minimum(starts + np.arange(int(lengths.max()))[:, None], last)
+    return _xp.from_host(steps.reshape(-1), home._replace(dtype=_xp.index_dtype(home.xp)))
 
 
 def select(mask: Array | None, x: Array, xp: Namespace) -> Array:
@@ -209,7 +208,7 @@ def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:
         host = _host_lengths(lengths, form)
         if bool((host == form.T).all()):
             return None
-        home = form.home._replace(dtype=xp.int64 if not _xp.is_namespace_jax(xp) else xp.int32)
+        home = form.home._replace(dtype=_xp.index_dtype(xp))
         lengths = _xp.from_host(host, home)
     else:
         _checks.beside("lengths", lengths, form.home, getattr(lengths, "dtype", None))

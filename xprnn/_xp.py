@@ -88,7 +88,12 @@ def integers(n: int, like: Array, xp: Namespace) -> Array:
     """Return 0, …, n-1 on the device of `like`."""
     place = device(like)
     options = {} if place is None else {"device": place}
-    return xp.arange(n, dtype=xp.int64 if not is_namespace_jax(xp) else xp.int32, **options)
+    return xp.arange(n, dtype=index_dtype(xp), **options)
+
+
+def index_dtype(xp: Namespace) -> Any:
+    """Return the dtype of indices: int64, but int32 on JAX, which has no more without its switch."""
+    return xp.int32 if is_namespace_jax(xp) else xp.int64
 
 
 def words(n: int, like: Home) -> Array:
@@ -111,6 +116,11 @@ def write(a: Array, index: Any, value: Array) -> Array:
         return a.at[index].set(value)
     a[index] = value
     return a
+
+
+def is_integer(a: Array) -> bool:
+    """Tell whether an array holds integers."""
+    return bool(namespace(a).isdtype(a.dtype, "integral"))
 
 
 def itemsize(a: Array) -> int:

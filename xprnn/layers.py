@@ -120,9 +120,9 @@ class DropoutCache(NamedTuple):
 class Dropout(Stateless):
     """In training, sets each number to 0 with probability `rate` and divides the rest by 1 - rate.
 
-    Training is a call with an `rng`; without one, and in `step` and a stepper, y is x. x is (T, B, I), (T, I), or a
-    list of arrays (T_n, I). The rows of x (B, I), as after `Last`, are dropped like the steps of (T, I), each by a
-    mask of its own.
+    Training is a call with an `rng`; without one, and in `step` and a stepper, y is x itself, no copy. x is
+    (T, B, I), (T, I), or a list of arrays (T_n, I). The rows of x (B, I), as after `Last`, are dropped like the steps
+    of (T, I), each by a mask of its own.
 
     Parameters
     ----------
@@ -150,6 +150,7 @@ class Dropout(Stateless):
 
     def __post_init__(self) -> None:
         _checks.fraction("rate", self.rate)
+        object.__setattr__(self, "rate", float(self.rate))  # a NumPy number too: a configuration is plain data
         _checks.flag("variational", self.variational)
         _checks.flag("batch_first", self.batch_first)
 

@@ -7,10 +7,10 @@ against what is measured, with every option: it is not exceeded.
 
 from typing import Any
 
-KEPT = {"RNN": 1, "GRU": 5, "LSTM": 6}
+KEPT = {"Elman": 1, "GRU": 5, "LSTM": 6}
 """Times H: the states, and what the cell keeps."""
 
-TRANSIENT = {"numpy": {"RNN": 3, "GRU": 6, "LSTM": 6}, "reference": {"RNN": 4, "GRU": 12, "LSTM": 13}}
+TRANSIENT = {"numpy": {"Elman": 3, "GRU": 6, "LSTM": 6}, "reference": {"Elman": 4, "GRU": 12, "LSTM": 13}}
 """Times H, beside what is kept: forward the pre-activations and buffers, backward their gradients and slopes."""
 
 OBJECTS = {"numpy": 1500, "reference": 3000}
@@ -39,7 +39,7 @@ def _kept(layer: Any) -> int:
     """Return numbers per step, row and part: states, the cell's own, the output under a mask, masks, candidates."""
     n, G = len(layer.cell.states), layer.cell.gates
     zoned = (layer.zoneout > 0) + (layer.zoneout_c > 0)
-    numbers = KEPT[type(layer).__name__] + 1 + (layer.candidate_dropout > 0)
+    numbers = KEPT[type(layer.cell).__name__] + 1 + (layer.candidate_dropout > 0)
     numbers += (n if layer.tau is not None else zoned) + zoned * (1 + layer.learn_tau)
     if layer.noise:
         numbers += n if layer.noise_on == "state" else G * layer.learn_tau
@@ -49,7 +49,7 @@ def _kept(layer: Any) -> int:
 def _transient(layer: Any, kind: str) -> int:
     """Return numbers per step and row that one part needs for a moment, copies under masks and resets included."""
     n, G = len(layer.cell.states), layer.cell.gates
-    numbers = TRANSIENT[kind][type(layer).__name__] + n + 2
+    numbers = TRANSIENT[kind][type(layer.cell).__name__] + n + 2
     numbers += 2 * G * (layer.noise > 0) + (
         layer.learn_tau * (2 * n + G) if kind == "numpy" else layer.learn_tau * (7 * n + G)
     )

@@ -66,6 +66,7 @@ class Options:
             _checks.finite("dale", self.dale)
             if not 0.0 <= self.dale <= 1.0:
                 raise ValueError(f"`dale` must lie in [0, 1], the share of excitatory units, got {self.dale}")
+            object.__setattr__(self, "dale", float(self.dale))
 
     def _check_combination(self, kind: str, states: int, num_layers: int, hidden_size: int) -> None:
         """Raise where an option has no meaning for the layer, or two contradict each other."""
@@ -90,7 +91,7 @@ class Options:
         present = self.tau is not None or self.dale is not None or not self.autapses
         return present or any(getattr(self, name) for name in inside)
 
-    @property
+    @cached_property
     def alpha(self) -> float | tuple[float, ...] | None:
         """α = dt / tau: one for all units, one for each, or None without a leak."""
         if self.tau is None:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from xprnn import _checks, _xp, tree
+from xprnn import _checks, _xp, random, tree
 from xprnn._sequence import Form, flags, form_of
 from xprnn._xp import Array
 from xprnn.protocol import check_layer, parts, widths
@@ -14,88 +14,84 @@ from xprnn.state import State
 
 
 class Pieces(NamedTuple):
-    """x with its flags, to be cut along time; a list of sequences as one padded array.
+    """x with its flags, to be cut along time: arrays in the user's layout, or lists with one array per sequence."""
 
-    `x`, `mask` and `reset` are in the layout that the inner layer takes; lengths have become a part of `mask`.
-    """
-
-    x: Array
-    mask: Array | None
-    reset: Array | None
-    form: Form  # of what the user gave
-    inner: Form  # of x
+    x: Any
+    mask: Any
+    reset: Any
+    form: Form
 
     @classmethod
-    def of(cls, x: Any, batch_first: bool, *, lengths: Any = None, mask: Any = None, reset: Any = None) -> "Pieces":
-        """Check x and its flags as `xprnn._sequence.read` does, and bring a list into one array."""
-        first = x[0] if isinstance(x, list | tuple) and len(x) else x
-        tokens = _xp.is_array(first) and bool(_xp.namespace(first).isdtype(first.dtype, "integral"))
-        form = form_of(x, None, batch_first, kind="integer" if tokens else "float")
+    def of(cls, layer: Any, x: Any, *, lengths: Any, mask: Any, reset: Any) -> "Pieces":
+        """Check x and its flags as the inner layer would; the lengths of an array become a part of its mask."""
+        width, first = widths(layer)[0], x[0] if isinstance(x, list | tuple) and len(x) else x
+        tokens = width is None and _xp.is_array(first) and _xp.is_integer(first)
+        form = form_of(x, width, bool(getattr(layer, "batch_first", None)), kind="integer" if tokens else "float")
         valid, begins = flags(form, lengths, mask, reset)
-        inner = form
         if form.rows is not None:
-            inner = form._replace(rows=None, batch_first=batch_first)
-            x = inner.outward(form.inward(x))
-        told = [None if a is None else inner.outward(a)[..., 0] for a in (valid, begins)]
-        return cls(x, told[0], told[1], form, inner)
+            return cls(x, mask, reset, form)
+        told = [None if a is None else form.outward(a)[..., 0] for a in (valid, begins)]
+        return cls(x, told[0], told[1], form)
 
     @property
     def axis(self) -> int:
-        """Which axis of x is time."""
-        return 1 if self.inner.batch_first else 0
+        """Which axis of x, or of the arrays in it, is time."""
+        return 1 if self.form.batch_first else 0
 
-    def segment(self, start: int, stop: int) -> tuple[Array, dict[str, Any]]:
+    def segment(self, start: int, stop: int) -> tuple[Any, dict[str, Any]]:
         """Return x and its flags from one step to another."""
         told = {"mask": self.cut(self.mask, start, stop), "reset": self.cut(self.reset, start, stop)}
         return self.cut(self.x, start, stop), told
 
     def cut(self, a: Any, start: int, stop: int) -> Any:
-        """Return the steps of an array in x's layout."""
+        """Return these steps of an array, or of each in a list as far as it goes."""
         if a is None:
             return None
+        if isinstance(a, list | tuple):
+            return [self.cut(row, start, stop) for row in a]
         return a[:, start:stop, ...] if self.axis else a[start:stop, ...]
 
     def late(self, dy: Any, start: int, fresh: int, stop: int) -> Any:
         """Return the steps of dy from `start` on, 0 before `fresh`."""
-        part = self.cut(dy, fresh, stop)
-        if part is None or fresh == start:
-            return part
-        shape = list(part.shape)
-        shape[self.axis] = fresh - start
-        xp = _xp.namespace(part)
-        return xp.concat([_xp.zeros(tuple(shape), part), part], axis=self.axis)
+        if dy is None or fresh == start:
+            return self.cut(dy, start, stop)
+        if isinstance(dy, list | tuple):
+            return [self.late(row, start, fresh, stop) for row in dy]
+        xp, before = _xp.namespace(dy), self.cut(dy, start, fresh)
+        return xp.concat([xp.zeros_like(before), self.cut(dy, fresh, stop)], axis=self.axis)
 
     def join(self, whole: Any, part: Any, start: int, *, add: bool = False) -> Any:
-        """Write, or add, the steps of `part` into an array for all steps; None makes that array."""
+        """Write, or add, the steps of `part` into what is for all steps; None makes that."""
         if part is None:
             return None
+        if self.form.rows is None:
+            return self._write(whole, part, start, self.form.T, add=add)
+        rows = zip(whole or [None] * len(part), part, self.form.rows, strict=True)
+        return [self._write(row, piece, start, length, add=add) for row, piece, length in rows]
+
+    def _write(self, whole: Any, part: Array, start: int, T: int, *, add: bool) -> Array:
         if whole is None:
             shape = list(part.shape)
-            shape[self.axis] = self.form.T
+            shape[self.axis] = T
             whole = _xp.zeros(tuple(shape), part)
         steps = slice(start, start + part.shape[self.axis])
         index = (slice(None), steps, ...) if self.axis else (steps, ...)
         return _xp.write(whole, index, whole[index] + part if add else part)
 
-    def read(self, name: str, dy: Any) -> Any:
-        """Return a user's dy in x's layout; what depends on the inner layer, that checks."""
+    def check(self, name: str, dy: Any, width: int | None) -> None:
+        """Raise unless a user's dy has the steps of x, and this width; what else there is, the inner layer checks."""
+        rows = self.form.rows
         if dy is None:
-            return None
-        if self.form.rows is not None:
+            return
+        if rows is not None:
             self.form.check_rows(name, dy)
-            first = _checks.home(f"{name}[0]", dy[0])
-            form = self.form._replace(home=first)
-            return self.inner.outward(form.read(name, dy, "V", dy[0].shape[-1]))
-        _checks.home(name, dy)
-        if len(dy.shape) <= self.axis or dy.shape[self.axis] != self.form.T:
-            raise ValueError(
-                f"`{name}` must have T = {self.form.T} steps on axis {self.axis}, got shape {tuple(dy.shape)}"
-            )
-        return dy
-
-    def outward(self, a: Any) -> Any:
-        """Return an array in x's layout as the user's."""
-        return a if a is None or self.form.rows is None else self.form.outward(self.inner.inward(a))
+        for n, (a, T) in enumerate(zip(dy, rows, strict=True) if rows is not None else [(dy, self.form.T)]):
+            label = name if rows is None else f"{name}[{n}]"
+            _checks.home(label, a)
+            if len(a.shape) <= self.axis + 1 or a.shape[self.axis] != T or (width and a.shape[-1] != width):
+                letters = self.form.letters("V") if rows is None else "(T_n, V)"
+                told = f" and V = {width}" if width else ""
+                raise ValueError(f"`{label}` must have shape {letters} with T = {T}{told}, got {tuple(a.shape)}")
 
 
 Store = list[tuple[int, State]]
@@ -150,9 +146,21 @@ class Piecewise(ABC):
         params: Params = self.layer.init(rng, like)
         return params
 
-    def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
-        """Run forward, segment by segment, and keep nothing for a backward pass."""
-        y, state, _ = self._forward(params, x, state0, keep=False, **options)
+    def __call__(
+        self,
+        params: Params,
+        x: Any,
+        state0: State = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        rng: Any = None,
+        kernel: str = "auto",
+    ) -> tuple[Any, State]:
+        """Run forward, segment by segment, and keep nothing for a backward pass; parameters as in `forward`."""
+        pieces, key = Pieces.of(self.layer, x, lengths=lengths, mask=mask, reset=reset), random.key(rng)
+        y, state, _ = self._forward(params, pieces, state0, key, kernel, keep=False)
         return y, state
 
     def forward(
@@ -168,8 +176,15 @@ class Piecewise(ABC):
         kernel: str = "auto",
     ) -> tuple[Any, State, Cache]:
         """Run forward; parameters, returned values and errors as in the inner layer's `forward`."""
-        options = {"lengths": lengths, "mask": mask, "reset": reset, "rng": rng, "kernel": kernel}
-        return self._forward(params, x, state0, keep=True, **options)
+        pieces, key = Pieces.of(self.layer, x, lengths=lengths, mask=mask, reset=reset), random.key(rng)
+        return self._forward(params, pieces, state0, key, kernel, keep=True)
+
+    def trace(self, params: Params, x: Any, state0: State = None, **options: Any) -> dict[str, Any]:
+        """Return the trace of the inner layer, of the whole sequence at once; {} where it has none."""
+        if not hasattr(self.layer, "trace"):
+            return {}
+        trace: dict[str, Any] = self.layer.trace(params, x, state0, **options)
+        return trace
 
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
         """Run one time step of the inner layer."""
@@ -182,15 +197,7 @@ class Piecewise(ABC):
 
     @abstractmethod
     def _forward(
-        self,
-        params: Params,
-        x: Any,
-        state0: State = None,
-        *,
-        keep: bool,
-        rng: Any = None,
-        kernel: str = "auto",
-        **flags: Any,
+        self, params: Params, pieces: Pieces, state0: State, key: Key | None, kernel: str, *, keep: bool
     ) -> tuple[Any, State, Cache]:
         """Run forward piece by piece."""
 

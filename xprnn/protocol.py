@@ -25,5 +25,7 @@ def widths(layer: Any) -> tuple[int | None, int | None]:
 
 def parts(layer: Any) -> list[Any]:
     """Return a layer and all that it is made of."""
-    inner = getattr(layer, "layers", None) or ((layer.layer,) if hasattr(layer, "layer") else ())
+    inner = getattr(layer, "layers", None)
+    if not isinstance(inner, tuple | list):
+        inner = (layer.layer,) if hasattr(layer, "layer") else ()
     return [layer, *(part for one in inner for part in parts(one))]

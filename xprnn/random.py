@@ -74,8 +74,10 @@ def key(rng: Any) -> Key | None:
     ValueError
         If a seed is out of range, or an array has another shape.
     """
-    if rng is None or isinstance(rng, Key):
-        return rng
+    if rng is None:
+        return None
+    if isinstance(rng, Key):
+        return _checked(rng)
     if isinstance(rng, np.random.Generator):
         rng = rng.integers(1 << 64, dtype=np.uint64)
     if isinstance(rng, int | np.integer) and not isinstance(rng, bool):
@@ -94,6 +96,17 @@ def key(rng: Any) -> Key | None:
         return Key((rng[0], rng[1]))  # arrays still, for under jit they have no value
     low, high = _xp.to_numpy(rng).tolist()
     return Key((low, high))
+
+
+def _checked(key: Key) -> Key:
+    """Return a key that a user may have made by hand, or raise."""
+    words, step = key
+    two = isinstance(words, tuple) and len(words) == 2
+    if not two or not all(_xp.is_array(word) or (isinstance(word, int) and 0 <= word <= LOW) for word in words):
+        raise ValueError(f"`rng` must be a Key of two words of 0 … 2**32-1, got {words!r}; xprnn.random.key makes one")
+    if not isinstance(step, int) or step < 0:
+        raise ValueError(f"`rng` must be a Key with a step of at least 0, an int, got {step!r}")
+    return key
 
 
 def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, Any]:

@@ -64,7 +64,7 @@ class RNN(Recurrent):
         False: no unit is connected to itself.
     dale : float or None
         The share of excitatory units, which come first: W_hh is |W_hh| times the sign of the sending unit [5]_,
-        ``fixed["sign"]``. `mask` and `sign` may be replaced by ones of your own.
+        ``fixed["sign"]``. `mask` and `sign` may be replaced by ones of your own; their values are not checked.
     learn_state : bool
         Sequences, and segments, begin in a learned state: parameters `h0`, and `c0` of LSTM, (H,), from zeros.
     residual : bool

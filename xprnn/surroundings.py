@@ -105,8 +105,14 @@ def surround(layer: Any, p: dict[str, Any], key: Key | None, form: Form, *, reve
 def leak(layer: Any, p: dict[str, Any], xp: Namespace) -> Any:
     """Return α = dt/tau: a float, an array (H,), or None without a leak; a learned one is σ(leak)."""
     if "leak" in p:
-        return 0.5 + 0.5 * xp.tanh(0.5 * p["leak"])
+        return logistic(p["leak"], xp)
     return p["fixed"]["alpha"] if isinstance(layer.alpha, tuple) else layer.alpha
+
+
+def logistic(x: Array, xp: Namespace) -> Array:
+    """Return σ(x), exact to rounding also where it is small: a time constant may be many steps long."""
+    e = xp.exp(-xp.abs(x))
+    return xp.where(x < 0.0, e, xp.ones_like(e)) / (1.0 + e)
 
 
 def noise_scale(sigma: float, alpha: Any, xp: Namespace) -> Any:
@@ -126,20 +132,20 @@ def leak_gradient(
 ) -> dict[str, Array]:
     """Return the gradient of a learned leak, from those at the gates, the noise and the pre-activations (time of x).
 
-    With s = prev + α k (new - prev), k the zoneout factor, and noise e = σ √(2α) ξ: ∂s/∂α = k (new - prev) and
-    ∂e/∂α = e / 2α; then α = σ(leak).
+    With s = prev + α k (new - prev), k the zoneout factor, e = σ √(2α) ξ the noise, and α = σ(leak):
+    ∂s/∂leak = α (1 - α) k (new - prev) and ∂e/∂leak = ½ (1 - α) e, which divides by no α.
     """
     if "leak" not in p:
         return {}
-    xp, alpha = _xp.namespace(da), made.alpha
+    xp, G = _xp.namespace(da), layer.cell.gates
+    rest = logistic(-p["leak"], xp)  # 1 - α
     dgate: Any = daround.gate  # every state has a gate where there is a leak
-    terms = [d if k is None else d * k for d, k in zip(dgate, made.kept, strict=True)]
-    dnoise: Any = daround.noise or ()
-    terms += [d * e * (0.5 / alpha) for d, e in zip(dnoise, around.noise or (), strict=True)]
+    terms = [made.alpha * _xp.sum_time(d if k is None else d * k, xp) for d, k in zip(dgate, made.kept, strict=True)]
+    noisy = [d * e for d, e in zip(daround.noise or (), around.noise or (), strict=True) if d is not None]
     if made.noise is not None:
-        terms += _xp.split(da * made.noise * tiled(0.5 / alpha, layer.cell.gates, xp), layer.cell.gates)
-    dalpha = sum((_xp.sum_time(term, xp) for term in terms[1:]), _xp.sum_time(terms[0], xp))
-    return {"leak": dalpha * alpha * (1.0 - alpha)}
+        noisy += _xp.split(da * made.noise, G)
+    terms += [0.5 * _xp.sum_time(term, xp) for term in noisy]
+    return {"leak": rest * sum(terms[1:], terms[0])}
 
 
 def _zoneout(layer: Any, state: str, draws: Draws | None, turn: Any) -> Array | float | None:

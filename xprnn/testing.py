@@ -202,4 +202,4 @@ def _same_shape(gradient: Array, a: Array) -> Array:
 
 
 def _is_integer(x: Any) -> bool:
-    return _xp.is_array(x) and bool(_xp.namespace(x).isdtype(x.dtype, "integral"))
+    return _xp.is_array(x) and _xp.is_integer(x)

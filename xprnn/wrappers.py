@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from xprnn import _checks, _xp, random, schedule, tree
-from xprnn._sequence import Form
+from xprnn import _checks, _xp, schedule, tree
 from xprnn.piecewise import Cache, Pieces, Piecewise, Store, total
 from xprnn.protocol import parts
+from xprnn.random import Key
 from xprnn.stack import Params
 from xprnn.state import State
 
@@ -34,7 +34,7 @@ class Segmented(Piecewise):
     memory_budget : int, optional
         Bytes that the cache and the transient arrays of a training step may take, arguments, results and optimiser
         not counted. Length and number of the pieces are chosen for the fewest runs forward; where their states do not
-        fit, some are computed again by the optimal schedule [1]_, [2]_.
+        fit, some are computed again by the optimal schedule [1]_, [2]_. Near the smallest budget that is many times.
 
     Raises
     ------
@@ -61,6 +61,8 @@ class Segmented(Piecewise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if any(isinstance(part, Truncated) for part in parts(self.layer)):
+            raise ValueError("Segmented cannot hold Truncated, whose windows would begin anew at each cut")
         if (self.segments is None) == (self.memory_budget is None):
             given = "neither" if self.segments is None else "both"
             raise ValueError(f"give `segments` or `memory_budget`, one of the two; got {given}")
@@ -85,7 +87,7 @@ class Segmented(Piecewise):
         """Back-propagate through time, the last segment first; as the inner layer's `backward`."""
         self._check_cache(cache)
         pieces, cuts, store = cache.pieces, cache.cuts, list(cache.store)
-        dy = pieces.read("dy", dy)
+        pieces.check("dy", dy, self.widths[1])
         dparams: Any = None
         dx: Any = None
         for k in reversed(range(len(cuts) - 1)):
@@ -98,25 +100,16 @@ class Segmented(Piecewise):
             dx = pieces.join(dx, dx_k, cuts[k])
             if k and store[-1][0] == k:
                 store.pop()
-        return dparams, pieces.outward(dx), dstate
+        return dparams, dx, dstate
 
     def _forward(
-        self,
-        params: Params,
-        x: Any,
-        state0: State = None,
-        *,
-        keep: bool,
-        rng: Any = None,
-        kernel: str = "auto",
-        **flags: Any,
+        self, params: Params, pieces: Pieces, state0: State, key: Key | None, kernel: str, *, keep: bool
     ) -> tuple[Any, State, Cache]:
-        pieces, key = Pieces.of(x, self.batch_first, **flags), random.key(rng)
-        cuts, slots = self._plan(pieces.form, params, kernel)
+        cuts, slots = self._plan(pieces, params, kernel)
         cache = Cache(self, pieces, key, kernel, cuts, slots if keep else 1, [(0, state0)], None)
         if keep and len(cuts) == 2:
             y, final, whole = self._run(params, cache, 0, state0, keep=True)
-            return pieces.outward(y), final, cache._replace(whole=whole)
+            return y, final, cache._replace(whole=whole)
         y = None
 
         def advance(k: int, state: State) -> State:
@@ -130,7 +123,7 @@ class Segmented(Piecewise):
         if cache.store[-1][0] != last:
             cache.store.append((last, state))  # where the backward pass begins; beyond the slots, till then
         final = advance(last, state)
-        return pieces.outward(y), final, cache
+        return y, final, cache
 
     def _run(self, params: Params, cache: Cache, k: int, state: State, *, keep: bool = False) -> tuple[Any, State, Any]:
         """Run segment k of the inner layer from a state."""
@@ -141,15 +134,22 @@ class Segmented(Piecewise):
             return result
         return *self.layer(params, x, state, **told), None
 
-    def _plan(self, form: Form, params: Params, kernel: str) -> tuple[tuple[int, ...], int]:
+    def _plan(self, pieces: Pieces, params: Params, kernel: str) -> tuple[tuple[int, ...], int]:
         """Return where the segments begin, and T, and how many states may be stored at a time."""
-        T = form.T
+        form, T = pieces.form, pieces.form.T
         if self.memory_budget is None:
             n = min(self.segments or 1, T)
             return tuple(T * k // n for k in range(n + 1)), n
-        itemsize = _xp.itemsize(tree.leaves(params)[0])
+        floats = [a for a in (pieces.x, *tree.leaves(params)) if _xp.is_array(a) and not _xp.is_integer(a)]
+        itemsize = _xp.itemsize(floats[0]) if floats else 8  # without any, the inner layer refuses its parameters
         kernel = kernel if form.home.is_numpy else "reference"
-        length, slots = _within(self.memory_budget, T, lambda T: self.layer.memory(T, form.B, itemsize, kernel))
+        held = sum(T * form.B for flags in (pieces.mask, pieces.reset) if flags is not None)  # bools
+
+        def memory(T: int) -> tuple[int, int]:
+            step, state = self.layer.memory(T, form.B, itemsize, kernel)
+            return step + held, state
+
+        length, slots = _within(self.memory_budget, T, memory)
         return (*range(0, T, length), T), slots
 
 
@@ -199,7 +199,7 @@ class Truncated(Piecewise):
         """
         self._check_cache(cache)
         pieces, states = cache.pieces, dict(cache.store)
-        dy = pieces.read("dy", dy)
+        pieces.check("dy", dy, self.widths[1])
         dparams: Any = None
         dx: Any = None
         dstate0: Any = None
@@ -213,22 +213,13 @@ class Truncated(Piecewise):
             dparams = total(dparams, grads)
             dx = pieces.join(dx, dx_k, start, add=True)
             dstate0 = total(dstate0, dstart) if start == 0 else dstate0
-        return dparams, pieces.outward(dx), dstate0
+        return dparams, dx, dstate0
 
     def _forward(
-        self,
-        params: Params,
-        x: Any,
-        state0: State = None,
-        *,
-        keep: bool,
-        rng: Any = None,
-        kernel: str = "auto",
-        **flags: Any,
+        self, params: Params, pieces: Pieces, state0: State, key: Key | None, kernel: str, *, keep: bool
     ) -> tuple[Any, State, Cache]:
-        pieces = Pieces.of(x, self.batch_first, **flags)
         cuts = (*sorted({start for start, _, _ in self._windows(pieces.form.T)}), pieces.form.T)
-        cache = Cache(self, pieces, random.key(rng), kernel, cuts, len(cuts), [], None)
+        cache = Cache(self, pieces, key, kernel, cuts, len(cuts), [], None)
         y, state = None, state0
         for start, stop in itertools.pairwise(cuts):
             if keep:
@@ -236,7 +227,7 @@ class Truncated(Piecewise):
             part, told = pieces.segment(start, stop)
             y_k, state = self.layer(params, part, state, **told, **cache.options(start))
             y = pieces.join(y, y_k, start)
-        return pieces.outward(y), state, cache
+        return y, state, cache
 
     def _windows(self, T: int) -> list[tuple[int, int, int]]:
         """Return (where it begins, from where outputs have a gradient, where it ends) of every window."""
@@ -276,8 +267,8 @@ def _within(budget: int, T: int, memory: Callable[[int], tuple[int, int]]) -> tu
         )
     best = (float("inf"), 1, 1)
     for length in sorted({-(-T // n) for n in range(1, T + 1)}):
-        slots, n = (budget - memory(length)[0]) // max(state, 1), -(-T // length)
-        if slots > 0:  # the first is the user's own state; in its place, that before the last segment
-            slots = min(n, slots)
+        room, n = budget - memory(length)[0], -(-T // length)
+        if room >= state:  # the first is the user's own state; in its place, that before the last segment
+            slots = min(n, room // state) if state else n
             best = min(best, (schedule.runs(n, slots) / n, -length, slots))
     return -best[1], best[2]

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xprnn import _xp
 from xprnn import scan as reference
+from xprnn._sequence import form_of
 from xprnn._xp import Namespace
 from xprnn.cells import Cell
 from xprnn.kernels.bound import BoundReference
@@ -138,10 +141,10 @@ def explain(layer: Any, x: Any, *, training: bool = True, kernel: str = "auto") 
 
     Parameters
     ----------
-    layer : RNN, GRU, LSTM or Sequential
-        Of a `Sequential`, its first recurrent layer tells.
-    x : array (T, B, I), (T, I) or, with ``batch_first=True``, (B, T, I)
-        Masks and resets do not change the choice: every twin takes them.
+    layer : RNN, GRU, LSTM, or a layer that holds some
+        Where these take different kernels, all are told.
+    x : array or list of arrays
+        As given to the call. Masks and resets do not change the choice: every twin takes them.
     training : bool
         Whether the call is given an `rng`, so that noise is drawn.
     kernel : str
@@ -166,12 +169,14 @@ def explain(layer: Any, x: Any, *, training: bool = True, kernel: str = "auto") 
     recurrent = [part for part in parts(layer) if hasattr(part, "cell")]
     if not recurrent:
         raise TypeError(f"`layer` must be a recurrent layer or hold one, got {layer!r}")
-    if not _xp.is_array(x):
-        raise TypeError(f"`x` must be an array, got {type(x).__name__}")
-    first, home = recurrent[0], _xp.home(x)
-    T, B = (x.shape[0], 1) if len(x.shape) == 2 else x.shape[:2]
-    T, B = (B, T) if first.batch_first and len(x.shape) == 3 else (T, B)
-    noisy = training and first.noise and first.noise_on == "state"
-    around = Around(noise=()) if noisy else NOTHING
-    chosen, why = select(first.cell, around, home.xp, home.dtype, (T, B, first.hidden_size), kernel)
-    return Explanation(chosen.name, why)
+    first = x[0] if isinstance(x, list | tuple) and len(x) else x
+    tokens = _xp.is_array(first) and _xp.is_integer(first)
+    form = form_of(x, None, bool(getattr(layer, "batch_first", False)), kind="integer" if tokens else "float")
+    xp, dtype = form.home.xp, form.home.xp.float32 if tokens else form.home.dtype
+    found: dict[str, str] = {}
+    for part in recurrent:
+        noisy = training and part.noise and part.noise_on == "state"
+        around, shape = Around(noise=()) if noisy else NOTHING, (form.T, form.B, part.hidden_size)
+        chosen, why = select(part.cell, around, xp, np.dtype(dtype) if form.home.is_numpy else dtype, shape, kernel)
+        found.setdefault(chosen.name, why)
+    return Explanation(", ".join(found), "; ".join(found.values()))

@@ -34,8 +34,8 @@ class BoundReference:
         return self._home.xp.asarray(x_t, copy=True)
 
     def states(self) -> list[States]:
-        """Return the states; they are replaced at a step, never written into."""
-        return [layer.state for layer in self._layers]
+        """Return copies of the states."""
+        return [tuple(self._home.xp.asarray(s, copy=True) for s in layer.state) for layer in self._layers]
 
     def restart(self, rows: Any | None) -> None:
         """Set the states to what a segment begins in, of all rows or of the flagged ones."""
