@@ -1,7 +1,7 @@
 """Time xprnn against a per-step NumPy loop and against PyTorch, as ratios in one run, both sides alternating.
 
     python scripts/bench.py            # everything that is installed
-    python scripts/bench.py small      # one of: small, large, options, stepper, import, jit
+    python scripts/bench.py small      # one of: small, large, options, draws, stepper, import, jit
 
 A training step is forward, half sum of squares, backward and an SGD update, through the public layers. Figures are
 medians over rounds in which the sides take turns, so a busy machine slows both.
@@ -229,6 +229,23 @@ def options():
         print(f"  {ratios}")
 
 
+def draws():
+    """Time the draws of a mask and of noise, per number."""
+    T, B, n = 100, 64, 256
+    print(f"draws of (T, B, n) = {(T, B, n)}, float32, nanoseconds per number")
+    for name in ("numpy", "torch"):
+        if not has(name):
+            continue
+        like = xprnn.backends.load(name).zeros(1, dtype=xprnn.backends.load(name).float32)
+        home, key = xprnn._xp.home(like), xprnn.random.key(0)
+        sides = {
+            "keep": lambda home=home: xprnn.random.keep(key, 0.1, T, B, n, home),
+            "normal": lambda home=home: xprnn.random.normal(key, T, B, n, home),
+        }
+        times = alternate(sides, rounds=7, seconds=0.1)
+        print(f"  {name:6} " + "   ".join(f"{side} {1e9 * t / (T * B * n):6.1f}" for side, t in times.items()))
+
+
 def stepper():
     """Time one step of a stream."""
     print("one step of a stream, float32, B = 1, I = 8, H = 64")
@@ -282,7 +299,15 @@ def jit():
     print(f"  compiles in {seconds:.2f} s, runs in {1e3 * times['run']:.2f} ms")
 
 
-PARTS = {"small": small, "large": large, "options": options, "stepper": stepper, "import": imports, "jit": jit}
+PARTS = {
+    "small": small,
+    "large": large,
+    "options": options,
+    "draws": draws,
+    "stepper": stepper,
+    "import": imports,
+    "jit": jit,
+}
 
 
 def main():

@@ -34,7 +34,7 @@ def fixed_shapes(options: Options, hidden_size: int) -> Shapes:
     return made
 
 
-def draw_fixed(options: Options, hidden_size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def draw_fixed(options: Options, hidden_size: int, rng: "np.random.Generator") -> dict[str, np.ndarray]:
     """Draw a part's constants on the host: where there is a connection (1 or 0), and which units inhibit (-1).
 
     The first ``round(dale * H)`` units are excitatory, as in the source.

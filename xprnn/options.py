@@ -29,7 +29,7 @@ RATES = (
 FLAGS = ("variational", "learn_tau", "autapses", "learn_state", "residual")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)  # the layers make their own
 class Options:
     """What happens around a step; the meaning of each is in `xprnn.RNN`."""
 

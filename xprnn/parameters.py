@@ -37,7 +37,7 @@ def shapes(layer: Any) -> tuple[Shapes, ...]:
     return tuple(parts)
 
 
-def draw(layer: Any, part: Shapes, rng: np.random.Generator) -> dict[str, Any]:
+def draw(layer: Any, part: Shapes, rng: "np.random.Generator") -> dict[str, Any]:
     """Draw one part's parameters on the host in float64, in the order of the keys, its constants last.
 
     The leak begins at dt/tau, a learned state at 0.

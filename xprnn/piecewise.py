@@ -115,7 +115,7 @@ class Cache(NamedTuple):
         return {"rng": self.key and self.key.at(start), "kernel": self.kernel}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)  # the wrappers make their own
 class Piecewise(ABC):
     """What wrappers share: everything but `forward` and `backward` is the inner layer's."""
 

@@ -174,5 +174,5 @@ class SimpleRNN:
         self.b_h = self.b_h - lr * _xp.sum_time(da, xp)
 
 
-def _normal(generator: np.random.Generator) -> Any:
+def _normal(generator: "np.random.Generator") -> Any:
     return lambda *shape: generator.standard_normal(shape)

@@ -34,7 +34,7 @@ class Cache(NamedTuple):
     parts: tuple[part.PartCache, ...]  # per layer and direction
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, init=False, repr=False, eq=False)  # the three layers make their own
 class Recurrent(Options, ABC):
     """What the three recurrent layers share; see `RNN`, `GRU` or `LSTM`."""
 

@@ -151,7 +151,7 @@ def check_gradients(
 
 
 def directional_derivatives(
-    loss: Callable[[Any], float], inputs: Tree, grads: Tree, rng: np.random.Generator, step: float = STEP
+    loss: Callable[[Any], float], inputs: Tree, grads: Tree, rng: "np.random.Generator", step: float = STEP
 ) -> tuple[Row, ...]:
     """Compare `grads` with the derivative of `loss` along random directions, in all inputs and in each alone."""
     directions = tree.map(lambda a: _random(rng, a), inputs)
@@ -185,7 +185,7 @@ def _shift(inputs: Tree, direction: Tree, step: float) -> Tree:
     return tree.map(lambda a, v: a + step * v, inputs, direction)
 
 
-def _random(rng: np.random.Generator, a: Array) -> Array:
+def _random(rng: "np.random.Generator", a: Array) -> Array:
     return _xp.from_host(rng.standard_normal(tuple(a.shape)), _xp.home(a))
 
 
