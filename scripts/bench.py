@@ -8,6 +8,7 @@ medians over rounds in which the sides take turns, so a busy machine slows both.
 """
 
 import argparse
+import functools
 import platform
 import statistics
 import subprocess
@@ -237,11 +238,12 @@ def draws():
         if not has(name):
             continue
         like = xprnn.backends.load(name).zeros(1, dtype=xprnn.backends.load(name).float32)
-        home, key = xprnn._xp.home(like), xprnn.random.key(0)
+        place = xprnn.random.key(0), xprnn._xp.home(like)
         sides = {
-            "keep": lambda home=home: xprnn.random.keep(key, 0.1, T, B, n, home),
-            "normal": lambda home=home: xprnn.random.normal(key, T, B, n, home),
+            "keep": lambda key, home: xprnn.random.keep(key, 0.1, T, B, n, home),
+            "normal": lambda key, home: xprnn.random.normal(key, T, B, n, home),
         }
+        sides = {side: functools.partial(draw, *place) for side, draw in sides.items()}
         times = alternate(sides, rounds=7, seconds=0.1)
         print(f"  {name:6} " + "   ".join(f"{side} {1e9 * t / (T * B * n):6.1f}" for side, t in times.items()))
 
