@@ -1,8 +1,11 @@
 """What the package promises as a whole: imports, names, the main job, other people's numbers, JAX and CuPy."""
 
 import ast
+import doctest
+import importlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -56,6 +59,25 @@ def test_public_names_exist_and_are_documented():
         for name, value in vars(module).items():
             if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
                 assert value.__doc__, f"{module.__name__}.{name}"
+
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("k", range(len(EXAMPLES)))
+def test_the_examples_of_the_readme_run(k):
+    exec(compile(EXAMPLES[k], f"README, example {k}", "exec"), {})
+
+
+def test_the_examples_of_docstrings_run():
+    found = 0
+    for path in (ROOT / "xprnn").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if path.name != "jax_.py":  # imports an optional library, and has no example
+            failed, tried = doctest.testmod(importlib.import_module(name))
+            assert failed == 0
+            found += tried
+    assert found > 20
 
 
 def test_importing_loads_no_optional_library():

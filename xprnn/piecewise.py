@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-from xprnn import _checks, _xp, random, tree
+from xprnn import _checks, _xp, kernels, random, tree
 from xprnn._sequence import Form, flags, form_of
 from xprnn._xp import Array
-from xprnn.protocol import check_layer, parts, widths
+from xprnn.protocol import OneLayer, check_layer, parts, widths
 from xprnn.random import Key
 from xprnn.stack import Params
 from xprnn.state import State
@@ -116,11 +116,8 @@ class Cache(NamedTuple):
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)  # the wrappers make their own
-class Piecewise(ABC):
+class Piecewise(OneLayer, ABC):
     """What wrappers share: everything but `forward` and `backward` is the inner layer's."""
-
-    layer: Any
-    keeps_time: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -131,36 +128,9 @@ class Piecewise(ABC):
             if not getattr(part, "keeps_time", True):
                 raise ValueError(f"{name} needs layers that keep the time axis; put {part!r} after {name}")
 
-    @property
-    def batch_first(self) -> bool:
-        """Whether x is (B, T, I)."""
-        return bool(getattr(self.layer, "batch_first", False))
-
-    @property
-    def widths(self) -> tuple[int | None, int | None]:
-        """The widths of x and y, those of the layer inside."""
-        return widths(self.layer)
-
-    def init(self, rng: Any, like: Array | None = None) -> Params:
-        """Draw the inner layer's parameters."""
-        params: Params = self.layer.init(rng, like)
-        return params
-
-    def __call__(
-        self,
-        params: Params,
-        x: Any,
-        state0: State = None,
-        *,
-        lengths: Any = None,
-        mask: Any = None,
-        reset: Any = None,
-        rng: Any = None,
-        kernel: str = "auto",
-    ) -> tuple[Any, State]:
-        """Run forward, segment by segment, and keep nothing for a backward pass; parameters as in `forward`."""
-        pieces, key = Pieces.of(self.layer, x, lengths=lengths, mask=mask, reset=reset), random.key(rng)
-        y, state, _ = self._forward(params, pieces, state0, key, kernel, keep=False)
+    def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
+        """Run forward, piece by piece, and keep nothing for a backward pass; parameters as in `forward`."""
+        y, state, _ = self._forward(params, state0, *self._read(x, **options), keep=False)
         return y, state
 
     def forward(
@@ -176,15 +146,8 @@ class Piecewise(ABC):
         kernel: str = "auto",
     ) -> tuple[Any, State, Cache]:
         """Run forward; parameters, returned values and errors as in the inner layer's `forward`."""
-        pieces, key = Pieces.of(self.layer, x, lengths=lengths, mask=mask, reset=reset), random.key(rng)
-        return self._forward(params, pieces, state0, key, kernel, keep=True)
-
-    def trace(self, params: Params, x: Any, state0: State = None, **options: Any) -> dict[str, Any]:
-        """Return the trace of the inner layer, of the whole sequence at once; {} where it has none."""
-        if not hasattr(self.layer, "trace"):
-            return {}
-        trace: dict[str, Any] = self.layer.trace(params, x, state0, **options)
-        return trace
+        told = self._read(x, lengths=lengths, mask=mask, reset=reset, rng=rng, kernel=kernel)
+        return self._forward(params, state0, *told, keep=True)
 
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
         """Run one time step of the inner layer."""
@@ -195,9 +158,15 @@ class Piecewise(ABC):
         """Bind the inner layer."""
         return self.layer.stepper(params, state, batch, kernel=kernel)
 
+    def _read(
+        self, x: Any, *, lengths: Any = None, mask: Any = None, reset: Any = None, rng: Any = None, kernel: str = "auto"
+    ) -> tuple[Pieces, Key | None, str]:
+        kernels.check_name(kernel)
+        return Pieces.of(self.layer, x, lengths=lengths, mask=mask, reset=reset), random.key(rng), kernel
+
     @abstractmethod
     def _forward(
-        self, params: Params, pieces: Pieces, state0: State, key: Key | None, kernel: str, *, keep: bool
+        self, params: Params, state0: State, pieces: Pieces, key: Key | None, kernel: str, *, keep: bool
     ) -> tuple[Any, State, Cache]:
         """Run forward piece by piece."""
 

@@ -1,6 +1,7 @@
 """What may be asked of any layer, whoever wrote it."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 METHODS = ("init", "forward", "backward", "step", "stepper")
 
@@ -29,3 +30,33 @@ def parts(layer: Any) -> list[Any]:
     if not isinstance(inner, tuple | list):
         inner = (layer.layer,) if hasattr(layer, "layer") else ()
     return [layer, *(part for one in inner for part in parts(one))]
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)  # those around a layer make their own
+class OneLayer:
+    """What layers around one layer share: all that is the layer's inside."""
+
+    layer: Any
+    keeps_time: ClassVar[bool] = True
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether x is (B, T, ·)."""
+        return bool(getattr(self.layer, "batch_first", None))
+
+    @property
+    def widths(self) -> tuple[int | None, int | None]:
+        """The widths of x and y."""
+        return widths(self.layer)
+
+    def init(self, rng: Any, like: Any = None) -> dict[str, Any]:
+        """Draw the parameters of the layer inside."""
+        params: dict[str, Any] = self.layer.init(rng, like)
+        return params
+
+    def trace(self, params: Any, x: Any, state0: Any = None, **options: Any) -> dict[str, Any]:
+        """Return the trace of the layer inside, {} where it has none."""
+        if not hasattr(self.layer, "trace"):
+            return {}
+        trace: dict[str, Any] = self.layer.trace(params, x, state0, **options)
+        return trace

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from xprnn._xp import Array
-from xprnn.protocol import check_layer, widths
+from xprnn.protocol import OneLayer, check_layer, widths
 from xprnn.stack import Params
 from xprnn.state import State
 from xprnn.stateless import Steps, steps_of
@@ -19,7 +19,7 @@ class ResidualCache(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Residual:
+class Residual(OneLayer):
     """y = x + layer(x): parameters and state are those of the layer inside.
 
     Parameters
@@ -38,8 +38,6 @@ class Residual:
     >>> block = xprnn.Residual(xprnn.Sequential(xprnn.GRU(8, 16), xprnn.Linear(16, 8)))
     """
 
-    layer: Any
-
     def __post_init__(self) -> None:
         check_layer("layer", self.layer)
         if not getattr(self.layer, "keeps_time", True):
@@ -48,32 +46,12 @@ class Residual:
         if width is not None and out is not None:
             self._check_width(width, out)
 
-    @property
-    def keeps_time(self) -> bool:
-        """Whether the output has a time axis: always."""
-        return True
-
-    @property
-    def batch_first(self) -> bool:
-        """Whether x is (B, T, ·)."""
-        return bool(getattr(self.layer, "batch_first", None))
-
-    @property
-    def widths(self) -> tuple[int | None, int | None]:
-        """The widths of x and y, those of the layer inside."""
-        return widths(self.layer)
-
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
         """Tell what a training step takes in bytes, as `RNN.memory`."""
         into = widths(self.layer)[0]
         told = {} if into is not None else {"width": width}
         step, state = self.layer.memory(T, B, itemsize, kernel, **told)
         return step + 5 * T * B * (into or width) * itemsize, state
-
-    def init(self, rng: Any, like: Array | None = None) -> Params:
-        """Draw the parameters of the layer inside."""
-        params: Params = self.layer.init(rng, like)
-        return params
 
     def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
         """Run forward and keep nothing for a backward pass; parameters as in `forward`."""
@@ -99,13 +77,6 @@ class Residual:
             around = steps.gradient(dy, "I", steps.x.shape[-1])
             dx = steps.outward(around + (dx if steps.form is None else steps.form.inward(dx)))
         return dparams, dx, dstate0
-
-    def trace(self, params: Params, x: Any, state0: State = None, **options: Any) -> dict[str, Any]:
-        """Return the trace of the layer inside, {} where it has none."""
-        if not hasattr(self.layer, "trace"):
-            return {}
-        trace: dict[str, Any] = self.layer.trace(params, x, state0, **options)
-        return trace
 
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
         """Run one time step."""

@@ -103,7 +103,7 @@ class Segmented(Piecewise):
         return dparams, dx, dstate
 
     def _forward(
-        self, params: Params, pieces: Pieces, state0: State, key: Key | None, kernel: str, *, keep: bool
+        self, params: Params, state0: State, pieces: Pieces, key: Key | None, kernel: str, *, keep: bool
     ) -> tuple[Any, State, Cache]:
         cuts, slots = self._plan(pieces, params, kernel)
         cache = Cache(self, pieces, key, kernel, cuts, slots if keep else 1, [(0, state0)], None)
@@ -216,7 +216,7 @@ class Truncated(Piecewise):
         return dparams, dx, dstate0
 
     def _forward(
-        self, params: Params, pieces: Pieces, state0: State, key: Key | None, kernel: str, *, keep: bool
+        self, params: Params, state0: State, pieces: Pieces, key: Key | None, kernel: str, *, keep: bool
     ) -> tuple[Any, State, Cache]:
         cuts = (*sorted({start for start, _, _ in self._windows(pieces.form.T)}), pieces.form.T)
         cache = Cache(self, pieces, key, kernel, cuts, len(cuts), [], None)
