@@ -14,7 +14,7 @@ LOSSES = {
     "probabilities": losses.softmax_cross_entropy,
 }
 FIRST = {"half": "pred", "mse": "pred", "classes": "logits", "probabilities": "logits"}
-OPTIONS = [{}, {"mask"}, {"weights"}, {"mask", "weights"}]
+OPTIONS = [(), ("mask",), ("weights",), ("mask", "weights")]
 
 
 @pytest.fixture(params=LOSSES)
