@@ -17,6 +17,10 @@ OBJECTS = {"numpy": 1500, "reference": 3000}
 """Bytes per step and part: Python's objects for the arrays of a step."""
 
 
+STATE_OBJECTS = 2048
+"""Bytes: Python's objects for a state that is stored."""
+
+
 def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int:
     """Return an upper bound, in bytes, of cache and transient arrays of a training step, y and dx included."""
     kind = "numpy" if kernel in ("auto", "numpy") and layer.noise_on == "preactivation" else "reference"
@@ -30,9 +34,9 @@ def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int
 
 
 def state(layer: Any, B: int, itemsize: int) -> int:
-    """Return the bytes of a layer's state."""
+    """Return the bytes of a layer's state that is stored, Python's objects for it included."""
     parts = layer.num_layers * (2 if layer.bidirectional else 1)
-    return int(parts * len(layer.cell.states) * B * layer.hidden_size * itemsize)
+    return int(parts * len(layer.cell.states) * B * layer.hidden_size * itemsize) + STATE_OBJECTS
 
 
 def _kept(layer: Any) -> int:

@@ -106,9 +106,9 @@ class Cache(NamedTuple):
     key: Key | None
     kernel: str
     cuts: tuple[int, ...]  # where segments begin, and T
-    slots: int  # states that may be stored at a time, the first among them
     store: Store
-    whole: Any  # the inner layer's cache, where there is one segment only
+    slots: int = 1  # of Segmented: states that may be stored at a time, the first among them
+    whole: Any = None  # of Segmented: the inner layer's cache, where there is one segment only
 
     def options(self, start: int) -> dict[str, Any]:
         """Return what the inner layer is told beside the flags, from this step on."""

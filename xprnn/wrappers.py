@@ -11,7 +11,7 @@ from typing import Any
 
 from xprnn import _checks, _xp, schedule, tree
 from xprnn.piecewise import Cache, Pieces, Piecewise, Store, total
-from xprnn.protocol import parts
+from xprnn.protocol import parts, widths
 from xprnn.random import Key
 from xprnn.stack import Params
 from xprnn.state import State
@@ -106,7 +106,7 @@ class Segmented(Piecewise):
         self, params: Params, state0: State, pieces: Pieces, key: Key | None, kernel: str, *, keep: bool
     ) -> tuple[Any, State, Cache]:
         cuts, slots = self._plan(pieces, params, kernel)
-        cache = Cache(self, pieces, key, kernel, cuts, slots if keep else 1, [(0, state0)], None)
+        cache = Cache(self, pieces, key, kernel, cuts, [(0, state0)], slots if keep else 1)
         if keep and len(cuts) == 2:
             y, final, whole = self._run(params, cache, 0, state0, keep=True)
             return y, final, cache._replace(whole=whole)
@@ -144,10 +144,11 @@ class Segmented(Piecewise):
         itemsize = _xp.itemsize(floats[0]) if floats else 8  # without any, the inner layer refuses its parameters
         kernel = kernel if form.home.is_numpy else "reference"
         held = sum(T * form.B for flags in (pieces.mask, pieces.reset) if flags is not None)  # bools
+        padded = 0 if form.rows is None else _padding(self.layer, itemsize)
 
         def memory(T: int) -> tuple[int, int]:
             step, state = self.layer.memory(T, form.B, itemsize, kernel)
-            return step + held, state
+            return step + held + T * form.B * padded, state
 
         length, slots = _within(self.memory_budget, T, memory)
         return (*range(0, T, length), T), slots
@@ -219,7 +220,7 @@ class Truncated(Piecewise):
         self, params: Params, state0: State, pieces: Pieces, key: Key | None, kernel: str, *, keep: bool
     ) -> tuple[Any, State, Cache]:
         cuts = (*sorted({start for start, _, _ in self._windows(pieces.form.T)}), pieces.form.T)
-        cache = Cache(self, pieces, key, kernel, cuts, len(cuts), [], None)
+        cache = Cache(self, pieces, key, kernel, cuts, [])
         y, state = None, state0
         for start, stop in itertools.pairwise(cuts):
             if keep:
@@ -247,6 +248,12 @@ def _climb(k: int, store: Store, slots: int, run: Callable[[int, State], State])
         if stop == k:
             return state
         store.append((stop, state))
+
+
+def _padding(layer: Any, itemsize: int) -> int:
+    """Return bytes per step and row, at most, of what every layer does to a list: rows joined and padded, and where."""
+    told = [width or 0 for one in parts(layer) for width in widths(one)]
+    return 2 * sum(told) * itemsize + 8 * len(told)
 
 
 def _within(budget: int, T: int, memory: Callable[[int], tuple[int, int]]) -> tuple[int, int]:
