@@ -149,7 +149,16 @@ CALLS = [
     ({"rng": np.zeros(3, np.uint32)}, ValueError, rf"{SEED}, got shape \(3,\)"),
     ({"rng": -1}, ValueError, r"`rng` must be a seed of at least 0 and below 2\*\*64, got -1"),
     ({"rng": 2**64}, ValueError, r"`rng` must be a seed of at least 0 and below 2\*\*64, got 18446744073709551616"),
-    ({"kernel": "cuda"}, ValueError, "`kernel` must be one of 'auto', 'reference', 'numpy', 'jax', got 'cuda'"),
+    (
+        {"kernel": "cuda"},
+        ValueError,
+        "`kernel` must be one of 'auto', 'reference', 'numpy', 'jax', 'cupy_persistent', 'cupy_stepwise', got 'cuda'",
+    ),
+    (
+        {"kernel": "cupy_stepwise"},
+        ValueError,
+        "`kernel` 'cupy_stepwise' cannot run this scan: it runs on cupy arrays, not on numpy arrays",
+    ),
     ({"kernel": "jax"}, ValueError, "`kernel` 'jax' cannot run this scan: it runs on jax arrays, not on numpy arrays"),
 ]
 

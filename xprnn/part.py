@@ -1,12 +1,13 @@
-"""One layer in one direction: projection, scan, what surrounds it, and their gradients.
+"""One layer in one direction or both: projection, scan, what surrounds it, and their gradients.
 
 Axes: T time, B batch, I input, H hidden units, G gates.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from xprnn import _xp, kernels, parameters
-from xprnn._sequence import Form, Sequence, flip, flip_reset
+from xprnn import _sequence, _xp, kernels, parameters
+from xprnn._sequence import Form, flip, flip_reset
 from xprnn._xp import Array, Namespace
 from xprnn.cells import States
 from xprnn.kernels.bound import Part
@@ -20,7 +21,7 @@ Params = dict[str, Any]
 class Run(NamedTuple):
     """What all parts of one forward pass share."""
 
-    sequence: Sequence
+    sequence: _sequence.Sequence
     key: Key | None
     kernel: str
     keep: bool
@@ -36,12 +37,59 @@ class PartCache(NamedTuple):
     began: bool  # whether it began in the learned state
 
 
+class _Begun(NamedTuple):
+    """One direction before its scan."""
+
+    a: Array
+    state0: States
+    p: Params  # as the scan sees them
+    around: Around
+    made: Surroundings
+    began: bool
+
+
 def forward(
-    layer: Any, p: Params, name: str, x: Array, state0: States | None, run: Run, *, reverse: bool
-) -> tuple[Array, States, PartCache]:
-    """Run one layer in one direction: a = W_ih x + b_ih for all steps, then the scan; time flipped around it."""
-    form, (_, mask, reset, _) = run.sequence.form, run.sequence
+    layer: Any, params: dict[str, Params], x: Array, state0: Sequence[States | None], run: Run
+) -> list[tuple[Array, States, PartCache]]:
+    """Run one layer in all its directions, the reverse one second.
+
+    a = W_ih x + b_ih for all steps, then the scans, side by side where a kernel can; time is flipped around the
+    reverse one.
+
+    Parameters
+    ----------
+    layer : Recurrent
+    params : dict
+        The parameters of each direction, by the name of the part.
+    x : array (T, B, I)
+    state0 : sequence of states or None
+        Per direction.
+    run : Run
+
+    Returns
+    -------
+    list of (h, final, cache)
+        Per direction, h (T, B, H) in the time of x.
+    """
+    form = run.sequence.form
     xp, shape = form.home.xp, (form.T, form.B, layer.hidden_size)
+    begun = [
+        _begin(layer, p, name, x, s0, run, reverse=reverse == 1)
+        for reverse, ((name, p), s0) in enumerate(zip(params.items(), state0, strict=True))
+    ]
+    chosen, _ = kernels.select(layer.cell, begun[0].around, xp, form.home.dtype, shape, run.kernel)
+    scanned = chosen.scans(layer.cell, [each[:4] for each in begun], keep=run.keep)
+    outs = []
+    for reverse, (each, ((h, *_), final, kept)) in enumerate(zip(begun, scanned, strict=True)):
+        cache = PartCache(chosen, kept, each.around, each.made, each.began)
+        outs.append((flip(h, xp) if reverse else h, final, cache))
+    return outs
+
+
+def _begin(layer: Any, p: Params, name: str, x: Array, state0: States | None, run: Run, *, reverse: bool) -> _Begun:
+    """Make what a scan gets, in the time of the run."""
+    form, (_, mask, reset, _) = run.sequence.form, run.sequence
+    xp = form.home.xp
     made = surround(layer, p, run.key and run.key.fold(name), form, reverse=reverse)
     a = _xp.affine_time(x, p["W_ih"], p.get("b_ih"), xp)
     a = a if made.noise is None else a + made.noise
@@ -51,30 +99,50 @@ def forward(
     around = made.around._replace(mask=mask, reset=reset, fresh=None if reset is None else start)
     began = state0 is None and start is not None
     state0 = state0 or start or zero_state(layer, a[0, ...], xp)
-    chosen, _ = kernels.select(layer.cell, around, xp, form.home.dtype, shape, run.kernel)
-    states, final, kept = chosen.scan(layer.cell, a, state0, scanned(p, made), around, keep=run.keep)
-    made = made if layer.learn_tau else made._replace(noise=None, kept=())
-    return flip(states[0], xp) if reverse else states[0], final, PartCache(chosen, kept, around, made, began)
+    kept = made if layer.learn_tau else made._replace(noise=None, kept=())
+    return _Begun(a, state0, scanned(p, made), around, kept, began)
 
 
 def backward(
-    layer: Any, p: Params, x: Array, cache: PartCache, dh: Array | None, dfinal: States | None, *, reverse: bool
-) -> tuple[Params, Array, States]:
-    """Run one layer in one direction backward: the scan, then the products of all steps."""
-    xp, around, made = _xp.namespace(x), cache.around, cache.made
-    dh = flip(dh, xp) if reverse else dh
-    dstates = (dh, *(None for _ in layer.cell.states[1:]))
+    layer: Any,
+    params: Sequence[Params],
+    x: Array,
+    caches: Sequence[PartCache],
+    dh: Sequence[Array | None],
+    dfinal: Sequence[States | None],
+) -> list[tuple[Params, Array, States]]:
+    """Run one layer backward in all its directions: the scans, then the products of all steps.
+
+    Per direction the gradients of the parameters, of x and of the initial state; arguments as of `forward`.
+    """
+    xp, cell = _xp.namespace(x), layer.cell
+    nothing = (None,) * len(cell.states)
+    given = [
+        ((flip(d, xp) if reverse else d, *nothing[1:]), final or nothing, cache.scan, scanned(p, cache.made))
+        for reverse, (p, cache, d, final) in enumerate(zip(params, caches, dh, dfinal, strict=True))
+    ]
+    around = caches[0].around
     wanted = {
         "fresh": around.fresh is not None,
         "gate": layer.learn_tau,
         "noise": layer.learn_tau and around.noise is not None,
     }
     want = tuple(name for name, is_wanted in wanted.items() if is_wanted)
-    dfinal = dfinal or tuple(None for _ in dstates)
-    run_backward = cache.kernel.scan_backward
-    da, dstate0, dp, daround = run_backward(layer.cell, dstates, dfinal, cache.scan, scanned(p, made), want=want)
+    returned = caches[0].kernel.scans_backward(cell, given, want=want)
+    return [
+        _end_backward(layer, p, x, cache, each, reverse=reverse == 1)
+        for reverse, (p, cache, each) in enumerate(zip(params, caches, returned, strict=True))
+    ]
+
+
+def _end_backward(
+    layer: Any, p: Params, x: Array, cache: PartCache, returned: tuple[Any, ...], *, reverse: bool
+) -> tuple[Params, Array, States]:
+    """Turn what a backward scan returns into the gradients of the parameters, of x and of the initial state."""
+    (da, dstate0, dp, daround), made, xp = returned, cache.made, _xp.namespace(x)
     da = flip(da, xp) if reverse else da
-    grads = {**dp, "W_ih": _xp.outer_time(da, x, xp), **leak_gradient(layer, p, made, around, da, daround)}
+    leak = leak_gradient(layer, p, made, cache.around, da, daround)
+    grads = {**dp, "W_ih": _xp.outer_time(da, x, xp), **leak}
     if made.factor is not None:
         grads["W_hh"] = dp["W_hh"] * made.factor
     if "b_ih" in p:

@@ -258,12 +258,13 @@ class Recurrent(Options, ABC):
         dinitials: dict[int, States] = {}
         for k in reversed(range(self.num_layers)):
             dx: Any = None
-            for i in self._parts(k):
-                p, reverse = params[self._names[i]], i % self._directions == 1
-                dh = None if dy is None else dy[..., H:] if reverse else dy[..., :H]
-                grads[i], dx_i, dinitials[i] = part.backward(
-                    self, p, cache.inputs[k], cache.parts[i], dh, dfinals[i], reverse=reverse
-                )
+            at = self._parts(k)
+            dhs = [None if dy is None else dy[..., d * H : (d + 1) * H] for d in range(self._directions)]
+            done = part.backward(
+                self, [params[name] for name in self._names[at]], cache.inputs[k], cache.parts[at], dhs, dfinals[at]
+            )
+            for i, (grad, dx_i, dinitial) in zip(range(at.start, at.stop), done, strict=True):
+                grads[i], dinitials[i] = grad, dinitial
                 dx = dx_i if dx is None else dx + dx_i
             if (drop := cache.drops[k]) is not None:
                 dx = dx * drop
@@ -271,9 +272,9 @@ class Recurrent(Options, ABC):
         dparams = {name: grads[i] for i, name in enumerate(self._names)}
         return dparams, form.outward(dy), states_of.write([dinitials[i] for i in range(len(self._names))], form)
 
-    def _parts(self, k: int) -> range:
-        """Return the numbers of layer k's parts."""
-        return range(k * self._directions, (k + 1) * self._directions)
+    def _parts(self, k: int) -> slice:
+        """Return where layer k's parts are among all."""
+        return slice(k * self._directions, (k + 1) * self._directions)
 
     def _forward(
         self,
@@ -300,13 +301,12 @@ class Recurrent(Options, ABC):
         for k in range(self.num_layers):
             below, drop = y, self._input_drop(k, run)
             x_k = below if drop is None else below * drop
-            outs = []
-            for i in self._parts(k):
-                name, reverse = self._names[i], i % self._directions == 1
-                out, final, kept = part.forward(self, params[name], name, x_k, initials[i], run, reverse=reverse)
-                outs.append(select(sequence.mask, out, xp))
-                finals.append(final)
-                parts.append(kept)
+            at = self._parts(k)
+            own = {name: params[name] for name in self._names[at]}
+            done = part.forward(self, own, x_k, initials[at], run)
+            outs = [select(sequence.mask, out, xp) for out, _, _ in done]
+            finals += [final for _, final, _ in done]
+            parts += [kept for _, _, kept in done]
             h = outs[0] if len(outs) == 1 else xp.concat(outs, axis=-1)
             y = h + below if self.residual and k else h
             inputs.append(x_k if keep else None)

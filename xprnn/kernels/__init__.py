@@ -25,21 +25,37 @@ class Kernel(NamedTuple):
     """A scan pair under a name.
 
     `takes(cell, around, dtype, shape)` returns why it cannot run, or None; `bind(cell, parts, B, home)` makes what a
-    `Stepper` runs, from one `xprnn.kernels.bound.Part` per layer.
+    `Stepper` runs, from one `xprnn.kernels.bound.Part` per layer. `side_by_side` are the pair for all directions of a
+    layer at once, where there is something to gain; `worth(cell, dtype, shape)` returns why another twin is expected to
+    be faster, or None, and is asked only where the choice is free.
     """
 
     name: str
     scan: Callable[..., Any]
     scan_backward: Callable[..., Any]
     takes: Callable[..., str | None]
-    bind: Callable[..., Any]
+    bind: Callable[..., Any] = BoundReference
+    side_by_side: tuple[Callable[..., list[Any]], Callable[..., list[Any]]] | None = None
+    worth: Callable[..., str | None] | None = None
+
+    def scans(self, cell: Cell, given: list[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
+        """Run `scan` for each direction of a layer, given its other arguments."""
+        if self.side_by_side:
+            return self.side_by_side[0](cell, given, keep=keep)
+        return [self.scan(cell, *each, keep=keep) for each in given]
+
+    def scans_backward(self, cell: Cell, given: list[tuple[Any, ...]], *, want: tuple[str, ...] = ()) -> list[Any]:
+        """Run `scan_backward` for each direction of a layer, given its other arguments."""
+        if self.side_by_side:
+            return self.side_by_side[1](cell, given, want=want)
+        return [self.scan_backward(cell, *each, want=want) for each in given]
 
 
 def _reference_takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
     return None
 
 
-REFERENCE = Kernel("reference", reference.scan, reference.scan_backward, _reference_takes, BoundReference)
+REFERENCE = Kernel("reference", reference.scan, reference.scan_backward, _reference_takes)
 
 
 @cache
@@ -53,11 +69,42 @@ def _numpy() -> Kernel:
 def _jax() -> Kernel:
     from xprnn.kernels import jax_
 
-    return Kernel("jax", jax_.scan, jax_.scan_backward, jax_.takes, BoundReference)
+    return Kernel("jax", jax_.scan, jax_.scan_backward, jax_.takes)
 
 
-TWINS = {"numpy": (_xp.is_namespace_numpy, _numpy), "jax": (_xp.is_namespace_jax, _jax)}
-"""Per name, which namespaces it runs on, and what loads it; the first that takes a scan runs it."""
+@cache
+def _cupy_persistent() -> Kernel:
+    from xprnn.kernels import cupy_cost
+    from xprnn.kernels import cupy_persistent as twin
+
+    both = twin.scans, twin.scans_backward
+    return Kernel(
+        "cupy_persistent", twin.scan, twin.scan_backward, twin.takes, side_by_side=both, worth=cupy_cost.worth
+    )
+
+
+@cache
+def _cupy_stepwise() -> Kernel:
+    from xprnn.kernels import cupy_stepwise as twin
+
+    return Kernel("cupy_stepwise", twin.scan, twin.scan_backward, twin.takes)
+
+
+class Twin(NamedTuple):
+    """A kernel before it is loaded."""
+
+    library: str
+    runs_on: Callable[[Namespace], bool]
+    load: Callable[[], Kernel]
+
+
+TWINS = {
+    "numpy": Twin("numpy", _xp.is_namespace_numpy, _numpy),
+    "jax": Twin("jax", _xp.is_namespace_jax, _jax),
+    "cupy_persistent": Twin("cupy", _xp.is_namespace_cupy, _cupy_persistent),
+    "cupy_stepwise": Twin("cupy", _xp.is_namespace_cupy, _cupy_stepwise),
+}
+"""Per name a twin; of those on one library the first that takes a scan, and is worth it, runs it."""
 
 NAMES = ("auto", "reference", *TWINS)
 """What `kernel=` may be."""
@@ -109,19 +156,23 @@ def select(
     if kernel == "reference":
         return REFERENCE, "asked for by name"
     if kernel != "auto":
-        runs_on, load = TWINS[kernel]
-        if not runs_on(xp):
-            why = f"it runs on {kernel} arrays, not on {_xp.library(xp)} arrays"
+        twin = TWINS[kernel]
+        if not twin.runs_on(xp):
+            why = f"it runs on {twin.library} arrays, not on {_xp.library(xp)} arrays"
         else:
-            why = load().takes(cell, around, dtype, shape) or ""
+            why = twin.load().takes(cell, around, dtype, shape) or ""
         if why:
             raise ValueError(f"`kernel` {kernel!r} cannot run this scan: {why}")
-        return load(), "asked for by name"
-    refusals = []
-    for name, (runs_on, load) in TWINS.items():
-        if runs_on(xp):
-            if (refusal := load().takes(cell, around, dtype, shape)) is None:
-                return load(), f"the arrays are {_xp.library(xp)} arrays"
+        return twin.load(), "asked for by name"
+    refusals: list[str] = []
+    for name, twin in TWINS.items():
+        if twin.runs_on(xp):
+            found = twin.load()
+            refusal = found.takes(cell, around, dtype, shape)
+            if refusal is None and found.worth is not None:
+                refusal = found.worth(cell, dtype, shape)
+            if refusal is None:
+                return found, "; ".join([f"the arrays are {twin.library} arrays", *refusals])
             refusals.append(f"{name}: {refusal}")
     return REFERENCE, "; ".join(refusals) or f"no twin runs on {_xp.library(xp)} arrays"
 

@@ -1,0 +1,256 @@
+"""What the two CuPy twins share: kernels compiled from `kernels/*.cu`, their arguments, and what comes before and after.
+
+Which kernels: `cupy_stepwise.py` and `cupy_persistent.py`. Axes: T time, B batch, G gates, H hidden units.
+"""
+
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+
+from xprnn import _xp
+from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States, hidden
+from xprnn.scan import Around
+
+HERE = Path(__file__).parent
+OFF = (0, 0, 0, 0)
+
+
+class Traits(NamedTuple):
+    """What the host knows of a cell in cupy_cells.cuh; the names and numbers are the same there."""
+
+    name: str
+    cuts: tuple[int, ...]  # the first gate of each phase of the forward pass, and G
+    kept: int
+
+    @property
+    def phases(self) -> int:
+        """How many products a step has."""
+        return len(self.cuts) - 1
+
+    def gates(self, phase: int, *, backward: bool) -> slice:
+        """Return the gates whose product a phase runs; the backward pass takes the phases in reverse."""
+        phase = self.phases - 1 - phase if backward else phase
+        return slice(self.cuts[phase], self.cuts[phase + 1])
+
+
+def traits(cell: Cell) -> Traits | None:
+    """Return what is known of a cell, or None of one that there is no kernel for."""
+    if isinstance(cell, Elman):
+        return {"tanh": Traits("Elman<Tanh>", (0, 1), 1), "relu": Traits("Elman<Relu>", (0, 1), 1)}.get(cell.activation)
+    if isinstance(cell, GRU):
+        return Traits("GRUAfter", (0, 3), 4) if cell.reset_after else Traits("GRUBefore", (0, 2, 3), 3)
+    return Traits("LSTM", (0, 4), 4) if isinstance(cell, LSTM) else None
+
+
+def known(cell: Cell) -> Traits:
+    """Return what is known of a cell that `takes` has let through."""
+    found = traits(cell)
+    assert found is not None, cell
+    return found
+
+
+C_NAMES = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+"""Per dtype its name in CUDA."""
+
+
+def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
+    """Return why there is no kernel for this scan, or None."""
+    if traits(cell) is None:
+        return f"it has no kernel for {cell}"
+    return None if _xp.dtype_name(dtype) in C_NAMES else f"it has no kernel for {_xp.dtype_name(dtype)}"
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """Return the dtype of running states and sums: float32 for half types, which are only stored."""
+    return dtype if dtype in (cupy.float32, cupy.float64) else np.dtype(cupy.float32)
+
+
+class Limits(NamedTuple):
+    """What of a device decides which kernel runs."""
+
+    shared: int  # bytes of shared memory that a block may have
+    processors: int
+    cooperative: bool
+
+
+def limits() -> Limits:
+    """Return the limits of the current device."""
+    return _limits_of(cupy.cuda.Device().id)
+
+
+@cache
+def _limits_of(device: int) -> Limits:
+    found = cupy.cuda.Device(device).attributes
+    names = "MaxSharedMemoryPerBlockOptin", "MultiProcessorCount", "CooperativeLaunch"
+    shared, processors, cooperative = (found[name] for name in names)
+    return Limits(shared, processors, bool(cooperative))
+
+
+def source(name: str) -> str:
+    """Return a file of kernels with its own headers written into it: CuPy's cache of binaries goes by the text."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    return re.sub(r'#include "(\w+\.cuh)"', lambda found: source(found[1]).replace("#pragma once", ""), text)
+
+
+@cache
+def kernel(file: str, expression: str, *, cooperative: bool = False) -> Any:
+    """Return a kernel, compiled when it is first asked for: an instance of a template in `file`.
+
+    With `cooperative`, one whose blocks may wait for one another.
+    """
+    half = ("-DXPRNN_HALF",) if "__half" in expression or "bfloat16" in expression else ()
+    module = cupy.RawModule(
+        code=source(file),
+        options=("-std=c++17", "-DXPRNN_ONE", *half),
+        name_expressions=(expression,),
+        enable_cooperative_groups=cooperative,
+    )
+    return module.get_function(expression)
+
+
+def packed(numbers: list[int]) -> np.ndarray:
+    """Return a struct of eight-byte members as CuPy passes it to a kernel by value."""
+    return np.array(numbers, dtype=np.int64).view(f"V{8 * len(numbers)}")
+
+
+def _view(a: Any) -> tuple[int, ...]:
+    """Return pointer and strides of (T, B, ·) or, the same at all steps, (B, ·); 0 along an axis that broadcasts."""
+    if a is None:
+        return OFF
+    strides = [0 if n == 1 else s // a.itemsize for n, s in zip(a.shape, a.strides, strict=True)]
+    return (a.data.ptr, *[0] * (3 - a.ndim), *strides)
+
+
+def _views(arrays: Any) -> list[int]:
+    """Return the views of one or two states, always of two."""
+    arrays = tuple(arrays or ())
+    return [n for a in (*arrays, *[None] * (2 - len(arrays))) for n in _view(a)]
+
+
+def _pointers(arrays: Any) -> list[int]:
+    """Return the pointers of one or two states, always of two."""
+    arrays = tuple(arrays or ())
+    return [0 if a is None else a.data.ptr for a in (*arrays, *[None] * (2 - len(arrays)))]
+
+
+class Cache(NamedTuple):
+    """What the forward scan leaves for the backward one."""
+
+    around: Around
+    state0: States  # per state (B, H)
+    states: States  # per state (T, B, H)
+    made: tuple[Any, ...]  # per state (T, B, H), the cell's candidates; None where they are the states
+    kept: Any  # (T, B, kept*H), or None
+
+
+def _sequence(cache: Cache, W: Any) -> list[int]:
+    """Return the members of `Sequence` in cupy_element.cuh."""
+    around, state0, states, made, kept = cache
+    T, B, H = states[0].shape
+    kept_t = 0 if kept is None or len(kept) != T else kept.strides[0] // kept.itemsize
+    flags = [n for a in (around.reset, around.mask) for n in _view(a)]
+    per_state = [n for field in (around.fresh, around.gate, around.noise) for n in _views(field)]
+    rest = [*_view(around.drop), *_view(around.inner), *_views(state0), *_pointers(states), *_pointers(made)]
+    return [T, B, H, W.data.ptr, *flags, *per_state, *rest, *_pointers([kept])[:1], kept_t]
+
+
+class ForwardPass(NamedTuple):
+    """One direction's forward scan: its arrays, and the struct that a kernel gets."""
+
+    cache: Cache
+    W: Any
+    now: States
+    numbers: list[int]  # the members of `Forward`
+    arguments: tuple[Any, ...]  # which the numbers point into
+
+    def finish(self, *, keep: bool) -> tuple[States, States, Cache | None]:
+        """Return what a scan returns."""
+        dtype = self.cache.states[0].dtype
+        final = tuple(s.astype(dtype, copy=False) for s in self.now)
+        return self.cache.states, final, self.cache if keep else None
+
+
+def forward_pass(cell: Cell, a: Any, state0: States, p: Params, around: Around, *, keep: bool) -> ForwardPass:
+    """Make the arrays of a forward scan; arguments as `xprnn.scan.scan`."""
+    T, B, G = a.shape
+    H, about = G // cell.gates, known(cell)
+    W, bias = cupy.ascontiguousarray(p["W_hh"]), p.get("b_hh")
+    bias = None if bias is None else cupy.ascontiguousarray(bias)
+    states, now = _empty(cell, (T, B, H), a.dtype), _empty(cell, (B, H), compute_dtype(a.dtype))
+    kept = None
+    if keep and (not isinstance(cell, Elman) or around.drop is not None):
+        kept = cupy.empty((T, B, about.kept * H), a.dtype)
+    elif about.phases == 2:  # from phase to phase
+        kept = cupy.empty((1, B, about.kept * H), a.dtype)
+    changed = [any(f is not None and f[k] is not None for f in (around.gate, around.noise)) for k in range(len(now))]
+    made = tuple(cupy.empty_like(s) if keep and c else None for s, c in zip(states, changed, strict=True))
+    cache = Cache(around, state0, states, made, kept)
+    numbers = [*_sequence(cache, W), *_pointers([bias])[:1], *_view(a), *_pointers(now)]
+    return ForwardPass(cache, W, now, numbers, (a, bias))
+
+
+class BackwardPass(NamedTuple):
+    """One direction's backward scan: its arrays, and the struct that a kernel gets."""
+
+    cell: Cell
+    cache: Cache
+    p: Params
+    W: Any
+    da: Any  # (T, B, G*H), at a
+    du: Any  # (T, B, G*H), at W_hh x: `da` itself for most cells
+    carry: States
+    around: Around  # the wanted gradients, as they come
+    numbers: list[int]  # the members of `Backward`
+    arguments: tuple[Any, ...]
+
+    def finish(self) -> tuple[Any, States, dict[str, Any], Around]:
+        """Return what a backward scan returns: the products over all steps are cuBLAS's."""
+        around, state0, states, _, kept = self.cache
+        dtype, (h,) = self.da.dtype, cupy.concatenate([state0[0][None], states[0][:-1]])[None]
+        if around.reset is not None:
+            begun = cupy.zeros((), dtype) if around.fresh is None else around.fresh[0]
+            h = cupy.where(around.reset, begun, h).astype(dtype, copy=False)
+        if known(self.cell).phases == 2:
+            r = kept[..., : h.shape[-1]]
+            dp = self.cell.gradients((self.da,), (r,), (h,), states, self.p, around.inner)
+        else:
+            dp = hidden.gradients(self.du, h, self.p, around.inner)
+        fresh = self.around.fresh and tuple(d.astype(dtype, copy=False) for d in self.around.fresh)
+        dstate0 = tuple(d.astype(dtype, copy=False) for d in self.carry)
+        return self.da, dstate0, dp, self.around._replace(fresh=fresh)
+
+
+def backward_pass(
+    cell: Cell, dstates: Any, dfinal: Any, cache: Cache, p: Params, *, want: tuple[str, ...] = ()
+) -> BackwardPass:
+    """Make the arrays of a backward scan; arguments as `xprnn.scan.scan_backward`."""
+    T, B, H = shape = cache.states[0].shape
+    dtype, W = cache.states[0].dtype, cupy.ascontiguousarray(p["W_hh"])
+    narrow = compute_dtype(dtype)
+    da = cupy.empty((T, B, cell.gates * H), dtype)
+    du = cupy.empty_like(da) if known(cell).name == "GRUAfter" else da
+    gates = cache.around.gate or (None,) * len(cell.states)
+    around = Around(
+        gate=tuple(None if g is None else cupy.empty(shape, dtype) for g in gates) if "gate" in want else None,
+        noise=_empty(cell, shape, dtype) if "noise" in want else None,
+        fresh=_empty(cell, (B, H), narrow) if "fresh" in want else None,
+    )
+    carry = _empty(cell, (B, H), narrow)
+    numbers = [*_sequence(cache, W), *_views(dstates), *_views(dfinal), da.data.ptr, 0 if du is da else du.data.ptr]
+    for arrays in (around.gate, around.noise, around.fresh, carry):
+        numbers += _pointers(arrays)
+    return BackwardPass(cell, cache, p, W, da, du, carry, around, numbers, (dstates, dfinal))
+
+
+def _empty(cell: Cell, shape: tuple[int, ...], dtype: Any) -> States:
+    return tuple(cupy.empty(shape, dtype) for _ in cell.states)
+
+
+def blocks(n: int, size: int) -> int:
+    """Return how many blocks of a size cover n."""
+    return math.ceil(n / size)

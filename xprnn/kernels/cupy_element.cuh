@@ -1,0 +1,208 @@
+// What one element (b, j), a unit of one row, does in a step: the cell and what happens around it (`Around` in
+// xprnn/scan.py, with its equations), forward and backward. The kernels in cupy_stepwise.cu and cupy_persistent.cu bring
+// the products and the order in time.
+//
+// `Forward` and `Backward` are passed to a kernel by value; cupy_.py writes their members, all of eight bytes, in this
+// order. An array that is off is a null pointer. In a phase an element takes `sums(phase)` numbers from the product; for
+// the next one it sends `sends(next phase)`: forward one, what W_hh sees, backward the gradients of that phase's gates.
+#pragma once
+#if defined(XPRNN_HALF) || !defined(XPRNN_ONE)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+#include "cupy_cells.cuh"
+
+typedef long long I;
+
+template <class S> struct Compute { typedef float type; };  // half types are stored, and computed with as float
+template <> struct Compute<double> { typedef double type; };
+
+template <class S> struct View {  // (T, B, ·), any strides: flipped in time, or 0 where an axis broadcasts
+  const S *start;
+  I t_stride, b_stride, j_stride;
+  __device__ bool on() const { return start != nullptr; }
+  __device__ S operator()(I t, I b, I j) const { return start[t * t_stride + b * b_stride + j * j_stride]; }
+};
+
+template <class S> struct Around {
+  View<bool> reset, mask;
+  View<S> fresh[2], gate[2], noise[2], drop, inner;
+};
+
+template <class S> struct Sequence {  // what both passes read
+  typedef typename Compute<S>::type F;
+  I T, B, H;
+  const S *W;  // W_hh (G*H, H)
+  Around<S> around;
+  View<S> state0[2];
+  S *states[2];  // (T, B, H)
+  S *made[2];    // (T, B, H), the cell's candidates; null where they are the states
+  S *kept;       // (T, B, kept*H); null where the candidate is all that is kept
+  I kept_t;      // its stride in time: 0 where one step is scratch memory
+
+  __device__ I at(I t, I b, I j) const { return (t * B + b) * H + j; }
+  __device__ S *kept_at(I t, I b, I j, int n) const { return kept + t * kept_t + b * n * H + j; }
+  __device__ bool skips(I t, I b) const { return around.mask.on() && !around.mask(t, b, 0); }
+  __device__ bool restarts(I t, I b) const { return around.reset.on() && around.reset(t, b, 0); }
+  __device__ F fresh(int s, I b, I j) const { return around.fresh[s].on() ? F(around.fresh[s](0, b, j)) : F(0); }
+  __device__ F drop(I t, I b, I j) const { return around.drop.on() ? F(around.drop(t, b, j)) : F(1); }
+  __device__ F seen(F h, I b, I j) const { return around.inner.on() ? h * F(around.inner(0, b, j)) : h; }
+};
+
+template <class Cell_, class S_> struct Forward : Sequence<S_> {
+  typedef Cell_ Cell;
+  typedef S_ S;
+  typedef typename Compute<S>::type F;
+  static constexpr int N = Cell::states, G = Cell::gates, phases = Cell::phases;
+  const S *bias;  // b_hh (G*H,)
+  View<S> a;      // (T, B, G*H)
+  F *now[2];      // (B, H): the running state
+
+  static constexpr __device__ int first_gate(int phase) { return Cell::cut(phase); }
+  static constexpr __device__ int last_gate(int phase) { return Cell::cut(phase + 1); }
+  static constexpr __device__ int sums(int phase) { return last_gate(phase) - first_gate(phase); }
+  static constexpr __device__ int sends(int phase) { return 1; }
+
+  // Write into x what W_hh sees first.
+  __device__ void begin(I b, I j, F *x) const { x[0] = begun(0, b, j, F(this->state0[0](0, b, j))); }
+
+  // Run a phase of step t: `sum` holds W_hh x for its gates. Write into x what W_hh sees next.
+  template <int phase> __device__ void step(I t, I b, I j, const F *sum, F *x) const {
+    F a_t[G], u[G], prev[N], s[N], k[Cell::kept];
+    for (int g = first_gate(phase); g < last_gate(phase); ++g) {
+      a_t[g] = F(a(t, b, g * this->H + j));
+      u[g] = sum[g - first_gate(phase)] + (bias ? F(bias[g * this->H + j]) : F(0));
+    }
+    for (int n = 0; n < N; ++n) prev[n] = previous(n, t, b, j);
+    S *const kept = this->kept ? this->kept_at(t, b, j, Cell::kept) : nullptr;
+    if constexpr (phase + 1 < phases) {
+      x[0] = Cell::forward_first(a_t, u, k) * this->seen(prev[0], b, j);
+      for (int i = 0; i < 2; ++i) kept[i * this->H] = S(k[i]);
+    } else {
+      if constexpr (phases == 2) k[1] = F(kept[this->H]);
+      Cell::forward(a_t, u, prev, this->drop(t, b, j), s, k);
+      if (kept)
+        for (int i = phases == 2 ? 2 : 0; i < Cell::kept; ++i) kept[i * this->H] = S(k[i]);
+      for (int n = 0; n < N; ++n) s[n] = around_step(n, t, b, j, s[n], prev[n]);
+      x[0] = t + 1 < this->T ? begun(t + 1, b, j, s[0]) : F(0);
+    }
+  }
+
+ private:
+  __device__ F begun(I t, I b, I j, F h) const {
+    return this->seen(this->restarts(t, b) ? this->fresh(0, b, j) : h, b, j);
+  }
+  __device__ F previous(int n, I t, I b, I j) const {
+    if (this->restarts(t, b)) return this->fresh(n, b, j);
+    return t ? now[n][b * this->H + j] : F(this->state0[n](0, b, j));
+  }
+  __device__ F around_step(int n, I t, I b, I j, F made, F prev) const {
+    F s = made;
+    if (this->around.gate[n].on()) s = prev + F(this->around.gate[n](t, b, j)) * (made - prev);
+    if (this->around.noise[n].on()) s += F(this->around.noise[n](t, b, j));
+    if (this->skips(t, b)) s = prev;
+    if (this->made[n]) this->made[n][this->at(t, b, j)] = S(made);
+    this->states[n][this->at(t, b, j)] = S(s);
+    now[n][b * this->H + j] = s;
+    return s;
+  }
+};
+
+template <class Cell_, class S_> struct Backward : Sequence<S_> {
+  typedef Cell_ Cell;
+  typedef S_ S;
+  typedef typename Compute<S>::type F;
+  static constexpr int N = Cell::states, G = Cell::gates, phases = Cell::phases;
+  View<S> dstates[2], dfinal[2];
+  S *da, *du;                 // (T, B, G*H): at a and at W_hh x; du is null where it is da
+  S *dgate[2], *dnoise[2];    // (T, B, H)
+  F *dfresh[2];               // (B, H)
+  F *carry[2];                // (B, H): the gradient at the state; in the end at state0
+
+  static constexpr __device__ int first_gate(int phase) { return Cell::cut(phases - 1 - phase); }
+  static constexpr __device__ int last_gate(int phase) { return Cell::cut(phases - phase); }
+  static constexpr __device__ int sums(int phase) { return 1; }
+  static constexpr __device__ int sends(int phase) { return last_gate(phase) - first_gate(phase); }
+
+  // Begin at the last step. Write into x the gradients of the first phase's gates.
+  __device__ void begin(I b, I j, F *x) const {
+    F d[N];
+    for (int n = 0; n < N; ++n) {
+      d[n] = dfinal[n].on() ? F(dfinal[n](0, b, j)) : F(0);
+      if (dfresh[n]) dfresh[n][b * this->H + j] = F(0);
+    }
+    open(this->T - 1, b, j, d, x);
+  }
+
+  // Finish a phase of step t: `sum` is what its product gives at x. Write into x the gradients of the next phase's gates.
+  template <int phase> __device__ void step(I t, I b, I j, const F *sum, F *x) const {
+    const I i = b * this->H + j;
+    F d[N];
+    for (int n = 0; n < N; ++n) d[n] = carry[n][i];
+    const F dx = this->seen(sum[0], b, j);
+    if constexpr (phase + 1 < phases) {
+      F k[Cell::kept], prev[N], made[N];
+      load(t, b, j, k, prev, made);
+      S *const da_t = da + (t * this->B + b) * G * this->H + j;
+      x[0] = Cell::backward_first(dx, k, prev, d);
+      x[1] = F(da_t[this->H]);
+      da_t[0] = S(x[0]);
+      carry[0][i] = d[0];
+    } else {
+      d[0] += dx;
+      const bool cut = this->restarts(t, b);
+      for (int n = 0; n < N; ++n) {
+        if (cut && dfresh[n]) dfresh[n][i] += d[n];
+        if (cut) d[n] = F(0);
+      }
+      if (t)
+        open(t - 1, b, j, d, x);
+      else
+        for (int n = 0; n < N; ++n) carry[n][i] = d[n];
+    }
+  }
+
+ private:
+  __device__ void load(I t, I b, I j, F *k, F *prev, F *made) const {
+    for (int n = 0; n < N; ++n) made[n] = F((this->made[n] ? this->made[n] : this->states[n])[this->at(t, b, j)]);
+    if (this->kept) {
+      const S *const kept = this->kept_at(t, b, j, Cell::kept);
+      for (int i = 0; i < Cell::kept; ++i) k[i] = F(kept[i * this->H]);
+    } else {
+      k[0] = made[0];
+    }
+    for (int n = 0; n < N; ++n)
+      prev[n] = this->restarts(t, b) ? this->fresh(n, b, j)
+                : t                  ? F(this->states[n][this->at(t - 1, b, j)])
+                                     : F(this->state0[n](0, b, j));
+  }
+
+  // Step t up to its first product: d is the gradient at the state that it hands on.
+  __device__ void open(I t, I b, I j, F *d, F *x) const {
+    F ds[N], dprev[N], da_t[G], du_t[G], k[Cell::kept], prev[N], made[N];
+    load(t, b, j, k, prev, made);
+    const bool skip = this->skips(t, b);
+    for (int n = 0; n < N; ++n) {
+      const I at = this->at(t, b, j);
+      if (dstates[n].on()) d[n] += F(dstates[n](t, b, j));
+      ds[n] = skip ? F(0) : d[n];
+      if (dnoise[n]) dnoise[n][at] = S(ds[n]);
+      if (dgate[n]) dgate[n][at] = S(ds[n] * (made[n] - prev[n]));
+      if (this->around.gate[n].on()) ds[n] *= F(this->around.gate[n](t, b, j));
+    }
+    Cell::backward(ds, k, prev, made, this->drop(t, b, j), da_t, du_t, dprev);
+    for (int n = 0; n < N; ++n) {
+      if (skip)
+        dprev[n] += d[n];
+      else if (this->around.gate[n].on())
+        dprev[n] += d[n] - ds[n];  // (1 - g) d
+      carry[n][b * this->H + j] = dprev[n];
+    }
+    for (int g = phases == 2 ? 1 : 0; g < G; ++g) {
+      const I at = (t * this->B + b) * G * this->H + g * this->H + j;
+      da[at] = S(da_t[g]);
+      if (du) du[at] = S(du_t[g]);
+    }
+    for (int g = first_gate(0); g < last_gate(0); ++g) x[g - first_gate(0)] = du_t[g];
+  }
+};
