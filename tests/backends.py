@@ -10,6 +10,11 @@ import xprnn
 from xprnn import backends, tree
 
 NAMES = ("numpy", "numpy:readonly", "array_api_strict", "torch", "jax", "cupy")
+KERNELS = {
+    "numpy": ("reference", "numpy"),
+    "jax": ("jax",),
+    "cupy": ("reference", "cupy_stepwise", "cupy_persistent"),
+}
 NAMED = tuple(name for name in os.environ.get("XPRNN_TEST_BACKENDS", "").split(",") if name)
 
 
@@ -59,7 +64,7 @@ class Backend:
 
             jax.config.update("jax_enable_x64", True)
         # in-place twins cannot run on arrays that forbid it; everywhere else, every kernel that can run does
-        self.kernels = {"numpy": ("reference", "numpy"), "jax": ("jax",)}.get(name, ("reference",))
+        self.kernels = KERNELS.get(name, ("reference",))
         self.kernel = "reference" if name == "numpy:readonly" else "auto"
 
     def asarray(self, a, dtype=None):

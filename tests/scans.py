@@ -1,9 +1,12 @@
 """What the tests of the scan share: cells, drawn arguments, and a run of each pair and of PyTorch's autograd."""
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
+import pytest
 
+from tests import backends
 from xprnn import kernels, tree
 from xprnn.cells import GRU, LSTM, Elman
 from xprnn.scan import Around
@@ -17,7 +20,14 @@ KINDS = {
 }
 OPTIONS = ("reset", "fresh", "mask", "gate", "noise", "drop", "inner")
 TAKEN = {"reference": OPTIONS, "numpy": tuple(name for name in OPTIONS if name != "noise")}
-"""Per kernel, the options that it takes."""
+"""Per kernel on NumPy, the options that it takes; those on CuPy take all."""
+
+CUPY = ("cupy_stepwise", "cupy_persistent", "cupy_persistent-spread")
+"""The last has its hidden units spread over blocks, as where W_hh does not fit into one."""
+
+needs_cupy = pytest.mark.skipif(backends.why_not("cupy") is not None, reason=str(backends.why_not("cupy")))
+
+KERNELS = [*TAKEN, *(pytest.param(name, marks=needs_cupy) for name in CUPY)]
 
 T, B, H = 9, 3, 4
 
@@ -77,8 +87,100 @@ def weights(cell, rng, T=T, B=B, H=H):
     }
 
 
+def taken(kernel):
+    return TAKEN.get(kernel, OPTIONS)
+
+
 def pair(kernel):
-    return kernels.REFERENCE if kernel == "reference" else kernels.TWINS[kernel][1]()
+    """Return what has a kernel's `scan` and `scan_backward`, on NumPy arrays."""
+    if kernel in CUPY:
+        return OnCuPy(*kernel.partition("-")[::2])
+    return kernels.REFERENCE if kernel == "reference" else kernels.TWINS[kernel].load()
+
+
+class OnCuPy(NamedTuple):
+    """A CuPy twin on host arrays: they are copied to the device, and what it returns is copied back."""
+
+    name: str
+    how: str
+
+    def scan(self, cell, a, state0, p, around=Around(), *, keep=True):
+        with (
+            self.device_for(cell, a.dtype, a.shape[1], a.shape[2] // cell.gates),
+            Moved((a, state0, p, around)) as moved,
+        ):
+            a, state0, p, around = moved.there
+            states, final, cache = self.twin.scan(cell, a, state0, p, Around(*around), keep=keep)
+        return host(states), host(final), cache
+
+    def scan_backward(self, cell, dstates, dfinal, cache, p, *, want=()):
+        _, B, H = cache.states[0].shape
+        with self.device_for(cell, cache.states[0].dtype, B, H), Moved((dstates, dfinal, p)) as moved:
+            dstates, dfinal, p = moved.there
+            *rest, daround = self.twin.scan_backward(cell, dstates, dfinal, cache, p, want=want)
+        return *host(tuple(rest)), Around(*host(tuple(daround)))
+
+    @property
+    def twin(self):
+        return kernels.TWINS[self.name].load()
+
+    def device_for(self, cell, dtype, B, H):
+        """Return a context in which the device has so little memory that the units are spread, where they are to be."""
+        from xprnn.kernels import cupy_
+
+        patch = pytest.MonkeyPatch()
+        if self.how == "spread" and B and 16 // np.dtype(dtype).itemsize < H:  # more than a slot of units
+            limits = tight_limits(cell, dtype, B, H)
+            patch.setattr(cupy_, "limits", lambda: limits)
+        return Undone(patch)
+
+
+class Undone(NamedTuple):
+    """Undoes a patch at the end of a `with`."""
+
+    patch: pytest.MonkeyPatch
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.patch.undo()
+
+
+def tight_limits(cell, dtype, B, H, D=1):
+    """Return the least shared memory with which both passes fit; then the units are spread over blocks."""
+    from xprnn.kernels import cupy_, cupy_persistent
+
+    shapes = [cupy_persistent.shape_of(cell, dtype, B, H, D, backward=backward) for backward in (False, True)]
+    for shared in range(256, 1 << 20, 64):
+        limits = cupy_.limits()._replace(shared=shared)
+        plans = [cupy_persistent.plan(shape, limits) for shape in shapes]
+        if all(plans):
+            assert any(plan.spread for plan in plans), (cell, B, H, plans)
+            return limits
+    raise AssertionError("nothing fits")
+
+
+class Moved:
+    """Arguments on the device; that they are what they were is asserted in the end."""
+
+    def __init__(self, given):
+        cupy = pytest.importorskip("cupy", reason="cupy is not installed")
+        self.given = tuple(tuple(each) if isinstance(each, Around) else each for each in given)
+        self.there = tree.map(cupy.asarray, self.given)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *error):
+        if kind is None:
+            for a, b in zip(tree.leaves(host(self.there)), tree.leaves(self.given), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def host(arrays):
+    """Copy it back."""
+    return tree.map(lambda a: a.get(), arrays)
 
 
 def run(kernel, cell, given, around, weight, want=()):

@@ -18,10 +18,10 @@ from tests.close import assert_close
 
 ROOT = pathlib.Path(__file__).parents[1]
 ORDER = [
-    "_xp", "tree", "_checks", "backends", "init", "random", "_sequence", "options", "constraints", "activations",
-    "cells", "scan", "protocol", "kernels", "parameters", "surroundings", "state", "memory", "stepper", "part", "stack",
-    "recurrent", "stateless", "layers", "embedding", "sequential", "residual", "schedule", "piecewise", "wrappers",
-    "testing", "losses", "optim", "simple",
+    "_xp", "tree", "_checks", "backends", "init", "cupy_draws", "random", "_sequence", "options", "constraints",
+    "activations", "cells", "scan", "protocol", "kernels", "parameters", "surroundings", "state", "memory", "stepper",
+    "part", "stack", "recurrent", "stateless", "layers", "embedding", "sequential", "residual", "schedule", "piecewise",
+    "wrappers", "testing", "losses", "optim", "simple",
 ]  # fmt: skip
 """The parts from the bottom up, as in the design: a file imports only from those before it."""
 
@@ -99,7 +99,7 @@ def test_explain_and_select_say_which_kernel_and_why():
     assert xprnn.kernels.explain(noisy, x, training=False).kernel == "numpy"
     with pytest.raises(TypeError, match="`layer` must be a recurrent layer or hold one"):
         xprnn.kernels.explain(xprnn.Linear(3, 4), x)
-    twin = xprnn.kernels.TWINS["numpy"][1]()
+    twin = xprnn.kernels.TWINS["numpy"].load()
     around = xprnn.scan.Around(drop=np.ones((2, 1, 4)), noise=(np.zeros((2, 1, 4)), None))
     assert twin.takes(layer.cell, around, np.dtype("float64"), (2, 1, 4)) == "it does not take noise"
     assert twin.takes(layer.cell, xprnn.scan.NOTHING, np.dtype("float16"), (2, 1, 4)).startswith("it takes float32")

@@ -157,11 +157,16 @@ def keep(key: Key, p: float, T: int, B: int, n: int, home: Home, *, scale: bool 
 
     Which elements are dropped is decided in integers: the same on every backend and in every dtype.
     """
-    threshold = _xp.word(min(round(p * 2**32), LOW), home.xp)
+    limit, kept_as = min(round(p * 2**32), LOW), 1.0 / (1.0 - p) if scale else 1.0
+    if _xp.is_namespace_cupy(home.xp):
+        from xprnn import cupy_draws
+
+        return cupy_draws.keep(_on_host(key).words, key.step, (T, B, n), home.dtype, limit, kept_as)
+    threshold = _xp.word(limit, home.xp)
 
     def kept(*words: Array) -> list[Array]:
         masks = [home.xp.astype(word >= threshold, home.dtype) for word in words]
-        return [mask * (1.0 / (1.0 - p)) for mask in masks] if scale else masks
+        return [mask * kept_as for mask in masks] if scale else masks
 
     return _draw(key, T, B, n, home, kept)
 
@@ -172,6 +177,10 @@ def normal(key: Key, T: int, B: int, n: int, home: Home) -> Array:
     None is larger than √(66 ln 2) = 6.8 in magnitude: the logarithm's argument is a multiple of 2**-33.
     """
     xp = home.xp
+    if _xp.is_namespace_cupy(xp):
+        from xprnn import cupy_draws
+
+        return cupy_draws.normal(_on_host(key).words, key.step, (T, B, n), home.dtype)
     real = xp.float64 if home.dtype == xp.float64 else xp.float32  # a narrower dtype cannot hold an angle
 
     def box_muller(first: Array, second: Array) -> list[Array]:
@@ -182,14 +191,19 @@ def normal(key: Key, T: int, B: int, n: int, home: Home) -> Array:
     return _draw(key, T, B, n, home, box_muller)
 
 
+def _on_host(key: Key) -> Key:
+    """Return a key of Python ints: one of JAX arrays serves other arrays too, where it has a value."""
+    return Key((int(key.words[0]), int(key.words[1])), key.step)
+
+
 def _draw(key: Key, T: int, B: int, n: int, home: Home, finish: Callable[[Array, Array], list[Array]]) -> Array:
     """Return (T, B, n), along n what `finish` makes of the first words, then of the second.
 
     Element (t, b) counts from (step + t, b*m), m = ceil(n/2), so that T and B do not matter to it.
     """
     xp, m = home.xp, (n + 1) // 2
-    if not _xp.is_namespace_jax(xp):  # a key of JAX arrays serves other arrays too, where it has a value
-        key = Key((int(key.words[0]), int(key.words[1])), key.step)
+    if not _xp.is_namespace_jax(xp):
+        key = _on_host(key)
 
     def block(t: int, b: int, steps: int, rows: int) -> list[Array]:
         x0 = _xp.words(steps, home) + _xp.word((key.step + t) & LOW, xp)

@@ -1,4 +1,4 @@
-"""What the two CuPy twins share: kernels compiled from `kernels/*.cu`, their arguments, and what comes before and after.
+"""What the two CuPy twins share: kernels compiled from `*.cu`, their arguments, and what comes before and after.
 
 Which kernels: `cupy_stepwise.py` and `cupy_persistent.py`. Axes: T time, B batch, G gates, H hidden units.
 """
@@ -18,6 +18,8 @@ from xprnn.scan import Around
 
 HERE = Path(__file__).parent
 OFF = (0, 0, 0, 0)
+NOWHERE = np.uintp(0)
+"""A view, and a pointer, of what is not there."""
 
 
 class Traits(NamedTuple):

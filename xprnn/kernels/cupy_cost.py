@@ -1,8 +1,8 @@
 """What a scan on CuPy should take, on paper: a model to choose by, and to compare a measurement with.
 
-No figure here is measured. They are of an H100's data sheet or of common experience: 67 TFLOP/s in float32 and half of it
-in float64, by 132 processors (of another device, in proportion), 3.0 TB/s from memory, some 2.5 µs from launch to launch
-and 1.5 µs for a barrier across the grid. A forward step:
+No figure here is measured. They are of an H100's data sheet or of common experience: 67 TFLOP/s in float32 and half of
+it in float64, by 132 processors (of another device, in proportion), 3.0 TB/s from memory, some 2.5 µs from launch to
+launch and 1.5 µs for a barrier across the grid. A forward step:
 
 - *stepwise*: two launches; 2 B G H² flops; W_hh, G H² numbers, is read anew, from the second-level cache at best;
 - *persistent*: no launch; the same flops, of which our own loop is expected to reach half the rate; a barrier where the

@@ -17,7 +17,7 @@ import numpy as np
 from xprnn import _xp
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import cupy_
-from xprnn.kernels.cupy_ import Cache, Limits, blocks
+from xprnn.kernels.cupy_ import NOWHERE, Cache, Limits, blocks
 from xprnn.scan import NOTHING, Around
 
 THREADS = 512
@@ -186,7 +186,7 @@ def _launch(name: str, cell: Cell, made: Sequence[Any], h: Any) -> None:
     grid = (laid_out.slices, laid_out.tiles, len(made))
     name = f"persistent<{run}, {str(laid_out.spread).lower()}>"
     kernel = _kernel(name, cupy.cuda.Device().id, laid_out.shared, laid_out.threads, math.prod(grid), laid_out.spread)
-    exchange = cupy.empty(laid_out.exchange * len(made), cupy_.compute_dtype(h.dtype))
+    exchange = cupy.empty(laid_out.exchange * len(made), cupy_.compute_dtype(h.dtype)) if laid_out.spread else NOWHERE
     both = cupy_.packed([*made[0].numbers, *made[-1].numbers])
     tiling = np.array([laid_out.units, laid_out.groups, laid_out.chunk, laid_out.lanes], np.int32).view("V16")
     kernel(grid, (laid_out.threads,), (both, tiling, exchange), shared_mem=laid_out.shared)

@@ -16,7 +16,7 @@ from cupy_backends.cuda.libs import cublas
 
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import cupy_
-from xprnn.kernels.cupy_ import Cache, takes
+from xprnn.kernels.cupy_ import NOWHERE, Cache, takes
 from xprnn.scan import NOTHING, Around
 
 THREADS = 256
@@ -73,9 +73,6 @@ def scan_backward(
             product(start + t * stride)
             step((run, t, dx, NOWHERE))
     return made.finish()
-
-
-NOWHERE = np.uintp(0)
 
 
 def _launchers(name: str, cell: Cell, dtype: Any, n: int) -> tuple[Any, list[Any]]:
