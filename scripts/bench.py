@@ -2,6 +2,8 @@
 
     python scripts/bench.py            # everything that is installed
     python scripts/bench.py small      # one of: small, large, options, draws, stepper, import, jit
+    python scripts/bench.py --backend cupy    # on a CUDA device: every kernel, and PyTorch's cuDNN
+    python scripts/bench.py --backend cupy --model    # no device: what the cost model expects of an H100
 
 A training step is forward, half sum of squares, backward and an SGD update, through the public layers. Figures are
 medians over rounds in which the sides take turns, so a busy machine slows both.
@@ -316,10 +318,17 @@ def main():
     """Run the parts named on the command line, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which to run; all by default")
+    parser.add_argument("--backend", choices=["numpy", "cupy"], default="numpy", help="what to time")
+    parser.add_argument("--model", action="store_true", help="with --backend cupy: print the cost model instead")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         serve(*args.serve)
+        return
+    if args.backend == "cupy":
+        import bench_cupy
+
+        bench_cupy.model() if args.model else bench_cupy.main()
         return
     chosen = args.parts or list(PARTS)
     print(

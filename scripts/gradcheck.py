@@ -3,9 +3,12 @@
     python scripts/gradcheck.py                    # NumPy, every kernel
     python scripts/gradcheck.py --backend torch
     python scripts/gradcheck.py --all              # one line per configuration, not per group
+    python scripts/gradcheck.py --half             # float16 and bfloat16 against float64: a table
 
 In float64, along random directions in all inputs at once and in each array alone: |numeric - analytic| / (|g| |v|).
 Where PyTorch is installed, values and gradients are also compared with its autograd: max |a - b| / max |b|.
+
+With --half, the same error of half types, against the same layer in float64 on NumPy with the same rounded arguments.
 """
 
 import argparse
@@ -166,11 +169,73 @@ def against_autograd(layer, host, options, like, kernel):
     return float(max(errors))
 
 
+EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""Of 1, to the next number."""
+
+HALF_KERNELS = {"numpy": ("numpy", "reference"), "cupy": ("cupy_persistent", "cupy_stepwise", "reference")}
+HALF_LIMIT = 8.0
+"""In EPS; tests/test_half.py tells where the roundings come from, of one layer: here are two."""
+
+
+def half_arguments(layer, rng, dtype, xp):
+    """Return parameters, x, initial state and gradients, on the host rounded to a half type; relu's kink is far."""
+    host = draw(layer, rng)
+    if getattr(layer, "nonlinearity", "") == "relu":
+        for part in host["params"].values():
+            part["b_ih"] = np.where(np.arange(H) % 2, 4.0, -8.0)
+            part["W_hh"] = 0.3 * part["W_hh"]
+    dstate = tree.map(lambda a: rng.standard_normal(a.shape), host["state0"])
+    given = (host["params"], host["x"], host["state0"], rng.standard_normal((T, B, layer.widths[1])), dstate)
+    return tree.map(lambda a: xp.astype(xp.asarray(a.astype(np.float32)), dtype), given)
+
+
+def half_errors(layer, given, flags, kernel):
+    """Return the worst error of values, and of gradients, against float64."""
+
+    def run(params, x, state0, dy, dstate, flags, kernel):
+        y, state, cache = layer.forward(params, x, state0, **flags, kernel=kernel)
+        return (y, state), layer.backward(params, cache, dy, dstate)
+
+    def host(arrays):
+        return tree.map(lambda a: xprnn.backends.to_numpy(a).astype(np.float64), arrays)
+
+    expected = run(*host(given), flags, "auto")
+    actual = run(*given, {key: xprnn.backends.move(a, like=given[1]) for key, a in flags.items()}, kernel)
+    return [
+        max(
+            float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-3))
+            for a, b in zip(tree.leaves(host(mine)), tree.leaves(theirs), strict=True)
+        )
+        for mine, theirs in zip(actual, expected, strict=True)
+    ]
+
+
+def half_table(backend, xp):
+    """Print the errors of half types in Markdown; return 1 if one is above the limit."""
+    print(f"| layer, {backend} | kernel | dtype, eps | configurations | values, in eps | gradients, in eps |")
+    print("|---|---|---|---|---|---|")
+    names = [name for name in EPS if (name, backend) != ("bfloat16", "numpy") and backend != "array_api_strict"]
+    worst, kernels = 0.0, HALF_KERNELS.get(backend, ("auto",))
+    for (label, (kind, options)), name, kernel in itertools.product(LAYERS.items(), names, kernels):
+        rng, errors = np.random.default_rng(0), []
+        for both, layers, time in itertools.product((False, True), (1, 2), ("whole", "mask + reset")):
+            layer = kind(I, H, layers, bidirectional=both, **options)
+            given = half_arguments(layer, rng, xprnn.backends.dtype_of(name, xp), xp)
+            errors.append([e / EPS[name] for e in half_errors(layer, given, time_options(time, rng), kernel)])
+        values, gradients = (max(column) for column in zip(*errors, strict=True))
+        worst = max(worst, values, gradients)
+        told = f"{values * EPS[name]:.1e}, {values:.2f} | {gradients * EPS[name]:.1e}, {gradients:.2f}"
+        print(f"| {label} | {kernel} | {name}, {EPS[name]:.1e} | {len(errors)} | {told} |")
+    print(f"worst: {worst:.2f} eps, limit {HALF_LIMIT:.0f}")
+    return 0 if worst <= HALF_LIMIT else 1
+
+
 def main(argv=None):
     """Print the report; return 1 if a gradient is off, 2 if the backend cannot run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=tuple(xprnn.backends.INSTALL), default="numpy")
     parser.add_argument("--all", action="store_true", help="print every configuration")
+    parser.add_argument("--half", action="store_true", help="print the errors of float16 and bfloat16 against float64")
     args = parser.parse_args(argv)
     try:
         xp = xprnn.backends.load(args.backend)
@@ -181,6 +246,8 @@ def main(argv=None):
         import jax
 
         jax.config.update("jax_enable_x64", True)
+    if args.half:
+        return half_table(args.backend, xp)
     like = xp.zeros(1, dtype=xp.float64)
     kernels = {"numpy": ("numpy", "reference")}.get(args.backend, ("auto",))
     judged = importlib.util.find_spec("torch") is not None

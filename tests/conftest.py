@@ -1,7 +1,9 @@
+import inspect
+
 import numpy as np
 import pytest
 
-from tests import backends
+from tests import backends, halves
 
 _made = {}
 
@@ -39,6 +41,16 @@ def backend(request):
     return _made[request.param]
 
 
+@pytest.fixture(params=halves.EPS)
+def half(request, backend):
+    """Every half type of every array library."""
+    if backend.library == "array_api_strict" or (backend.library == "numpy" and request.param == "bfloat16"):
+        pytest.skip(f"{backend.library} has no {request.param}")
+    if backend.library == "cupy" and request.param == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="bfloat16 on CuPy needs ml_dtypes; not installed")
+    return halves.Half(backend, request.param)
+
+
 @pytest.fixture
 def rng():
     """A generator with a fixed seed, new for each test."""
@@ -55,6 +67,12 @@ def pytest_collection_modifyitems(config, items):
     """Where XPRNN_TEST_BACKENDS does not name NumPy, leave out what runs on NumPy alone."""
     if not backends.NAMED or "numpy" in backends.NAMED:
         return
-    elsewhere = [item for item in items if "backend" in item.fixturenames or "cupy" in item.name]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(elsewhere)])
-    items[:] = elsewhere
+    kept = [item for item in items if needs_more_than_numpy(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def needs_more_than_numpy(item):
+    """Tell whether a test runs on a backend, on CuPy, or asks for another library."""
+    fixtures = {"backend", "torch", "jax", "counter"} & set(item.fixturenames)
+    return bool(fixtures) or "cupy" in item.name or "importorskip" in inspect.getsource(item.function)

@@ -1,4 +1,4 @@
-"""What the CuPy twins ask of a device: launches, copies, waits, memory; that they do not race or write out of bounds."""
+"""What the CuPy twins ask of a device: launches, copies, waits, memory; no races, no writes out of bounds."""
 
 import contextlib
 import os
@@ -138,6 +138,23 @@ def test_cupy_layers_train_without_a_wait_in_launches_that_grow_with_t_for_stepw
         launches.append(found["launches"])
     per_step = (launches[3] - launches[1]) / 4
     assert per_step == (8 if kernel == "cupy_stepwise" else 0)  # two layers, two directions, there and back
+
+
+def test_cupy_both_directions_are_one_launch(counter, monkeypatch):
+    from xprnn.kernels import cupy_, cupy_persistent
+
+    cell, H = LSTM(), 13
+    given = draw(cell, np.random.default_rng(0), 3, 2, H)
+    a, state0, p = Moved((given["a"], given["state0"], given["p"])).there
+    around = Around()
+    with counted(counter) as found:
+        cupy_persistent.scans(cell, [(a, state0, p, around), (a[::-1], state0, p, around)])
+    assert found["launches"] == 1
+    limits = tight_limits(cell, np.dtype("float64"), 2, H)  # for one direction at a time
+    monkeypatch.setattr(cupy_, "limits", lambda: limits)
+    with counted(counter) as found:
+        cupy_persistent.scans(cell, [(a, state0, p, around), (a[::-1], state0, p, around)])
+    assert found["launches"] == 2
 
 
 def test_cupy_draws_are_one_launch_each(counter):
@@ -335,10 +352,10 @@ def planted(monkeypatch, file, what, instead):
     assert what in original(file)
     with monkeypatch.context() as patch:
         patch.setattr(cupy_, "source", lambda name: original(name).replace(what, instead))
-        for cached in (cupy_.kernel, cupy_persistent._kernel):
+        for cached in (cupy_.compiled, cupy_persistent._kernel):
             cached.cache_clear()
         yield
-    for cached in (cupy_.kernel, cupy_persistent._kernel):
+    for cached in (cupy_.compiled, cupy_persistent._kernel):
         cached.cache_clear()
 
 

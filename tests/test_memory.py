@@ -56,6 +56,19 @@ def test_the_formula_is_not_exceeded_and_not_far_off(name, options, kernel):
             assert max(most, flagged) >= 0.3 * bound  # a bound of anything would hold too
 
 
+@pytest.mark.parametrize("kernel", ["numpy", "reference"])
+@pytest.mark.parametrize("options", OPTIONS[::2], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_formula_is_not_exceeded_in_float16(name, options, kernel):
+    for T, B, H, I in ((200, 16, 64, 64), (1, 1, 1, 1)):
+        layer = LAYERS[name](I, H, **options)
+        bound, _ = layer.memory(T, B, 2, kernel)
+        most, _ = peak(layer, T, B, I, flagged=True, kernel=kernel, dtype=np.float16)
+        assert most <= bound
+        if T > 100:
+            assert most >= 0.3 * bound
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_budget_is_kept(name):
     model = xprnn.Sequential(LAYERS[name](8, 32, zoneout=0.1), xprnn.Dropout(0.1), xprnn.Linear(32, 4))

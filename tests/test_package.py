@@ -81,7 +81,7 @@ def test_the_examples_of_docstrings_run():
 
 
 def test_importing_loads_no_optional_library():
-    optional = ("torch", "jax", "cupy", "numba", "matplotlib", "tqdm")
+    optional = ("torch", "jax", "cupy", "numba", "matplotlib", "tqdm", "ml_dtypes")
     code = f"import sys, xprnn; print([m for m in {optional} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -123,7 +123,7 @@ BAD = [
     ({"x": [np.zeros((1, 2, I))]}, ValueError, r"`x\[0\]` must have shape \(T_n, I\) with I = 3, got \(1, 2, 3\)"),
     ({"x": [*X, np.zeros((2, I), np.float32)]}, TypeError, r"`x\[4\]` must be float64 like `x\[0\]`, got float32"),
     ({"x": [*X, [[0.0] * I]]}, TypeError, r"`x\[4\]` must be a numpy array like `x\[0\]`, got list"),
-    ({"x": [np.zeros((2, I), int)]}, TypeError, r"`x\[0\]` must be float32 or float64, got int64"),
+    ({"x": [np.zeros((2, I), int)]}, TypeError, r"`x\[0\]` must be float32, float64 or float16, got int64"),
     ({"lengths": [3, 0, 5, 1]}, ValueError, "`lengths` must be None where `x` is a list: its arrays have lengths of"),
     (
         {"mask": np.ones((5, 4), bool)},

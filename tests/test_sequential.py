@@ -185,7 +185,7 @@ def test_residual_refuses_other_widths_and_what_has_no_time():
             xprnn.Residual(inner)
     with pytest.raises(TypeError, match="`layer` must be a layer, with init"):
         xprnn.Residual(xprnn.Linear)
-    with pytest.raises(TypeError, match="`x` must be float32 or float64, got int64"):
+    with pytest.raises(TypeError, match="`x` must be float32, float64 or float16, got int64"):
         xprnn.Residual(xprnn.Embedding(V, I))({}, np.zeros((T, B), int))
 
 

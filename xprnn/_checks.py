@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _xp
+from xprnn import _xp, tree
 from xprnn._xp import Array, Home
 
 Shapes = Mapping[str, Any]
@@ -73,19 +73,42 @@ def positive(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be above 0, got {value}")
 
 
-def home(name: str, a: Any, kind: str = "float") -> Home:
-    """Return where the array `a` lives, or raise unless it is a float32 or float64 array, or of integers."""
+def home(name: str, a: Any, kind: str = "float", *, instead: str = "") -> Home:
+    """Return where the array `a` lives, or raise unless it is an array of floats, or of integers.
+
+    Floats are float64, float32, and the half types that the library has; with `instead`, which tells what to do
+    instead, half types are refused too.
+    """
     if not _xp.is_array(a):
         raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
     place = _xp.home(a)
     if kind == "integer":
-        if not place.xp.isdtype(place.dtype, "integral"):
+        if not _xp.is_integer(a):
             raise TypeError(f"`{name}` must be of integers, got {_xp.dtype_name(place.dtype)}; cast it first")
         return place
-    floats = FLOATS if place.is_numpy else (place.xp.float32, place.xp.float64)
-    if place.dtype not in floats:
-        raise TypeError(f"`{name}` must be float32 or float64, got {_xp.dtype_name(place.dtype)}; cast it first")
+    if place.dtype in (FLOATS if place.is_numpy else (place.xp.float32, place.xp.float64)):
+        return place
+    halves, came = () if instead else _halves(place), _xp.dtype_name(place.dtype)
+    if came not in halves:
+        *some, last = ["float32", "float64", *halves]
+        hint = instead if instead and came in _xp.HALF else "cast it first"
+        raise TypeError(f"`{name}` must be {', '.join(some)} or {last}, got {came}; {hint}")
     return place
+
+
+def _halves(place: Home) -> tuple[str, ...]:
+    """Return the names of the half types that a library computes with."""
+    if place.is_numpy:
+        return _xp.HALF[:1]  # of ml_dtypes' bfloat16 it does not know that it is a float
+    return _xp.HALF if _xp.is_namespace_cupy(place.xp) or hasattr(place.xp, "bfloat16") else ()
+
+
+def not_half(name: str, arrays: Any, instead: str) -> None:
+    """Raise if an array of a tree is of a half type; `instead` tells what to do."""
+    for path, a in tree.items(arrays):
+        if _xp.is_half(getattr(a, "dtype", None)):
+            label = f"{name}.{path}" if path else name
+            raise TypeError(f"`{label}` must be float32 or float64, got {_xp.dtype_name(a.dtype)}; {instead}")
 
 
 def array(name: str, a: Array, place: Home, letters: str, shape: tuple[int, ...], like: str = "x") -> None:

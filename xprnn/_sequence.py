@@ -103,11 +103,16 @@ def read(
     return Sequence(select(valid, form.inward(x), form.home.xp), valid, begins, form)
 
 
-def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float") -> Form:
-    """Return the form of x, checked; of kind "integer", x (T, B), (B, T) or (T,) holds numbers without an axis I."""
+def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float", instead: str = "") -> Form:
+    """Return the form of x, checked; of kind "integer", x (T, B), (B, T) or (T,) holds numbers without an axis I.
+
+    `instead` refuses half types, as in `_checks.home`.
+    """
     if kind == "integer":
         x = [row[..., None] for row in x] if isinstance(x, list | tuple) else x[..., None]
-    return _form_of_list(x, width, kind) if isinstance(x, list | tuple) else _form(x, width, batch_first, kind)
+    if isinstance(x, list | tuple):
+        return _form_of_list(x, width, kind, instead)
+    return _form(x, width, batch_first, _checks.home("x", x, kind, instead=instead))
 
 
 def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None, Array | None]:
@@ -127,10 +132,10 @@ def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None
     return valid, reset
 
 
-def _form_of_list(x: Any, width: int | None, kind: str) -> Form:
+def _form_of_list(x: Any, width: int | None, kind: str, instead: str) -> Form:
     if len(x) == 0:
         raise ValueError("`x` must hold at least one sequence (T_n, I), got an empty list")
-    home, letter = _checks.home("x[0]", x[0], kind), "I" if width is None else f"I = {width}"
+    home, letter = _checks.home("x[0]", x[0], kind, instead=instead), "I" if width is None else f"I = {width}"
     for n, row in enumerate(x):
         _checks.beside(f"x[{n}]", row, home, home.dtype, "x[0]")
         if len(row.shape) != 2 or row.shape[1] != (x[0].shape[-1] if width is None else width):
@@ -152,7 +157,7 @@ def _steps_of_rows(rows: tuple[int, ...], home: Home) -> Array:
 
 def select(mask: Array | None, x: Array, xp: Namespace) -> Array:
     """Return x (T, B, ·), 0 where the mask is False whatever stands there."""
-    return x if mask is None else xp.where(mask, x, xp.zeros_like(x))
+    return x if mask is None else _xp.where(mask, x, xp.zeros_like(x), xp)
 
 
 def flip(a: Array | None, xp: Namespace) -> Array | None:
@@ -170,8 +175,7 @@ def flip_reset(reset: Array | None, xp: Namespace) -> Array | None:
     return xp.flip(xp.concat([reset[1:, ...], xp.zeros_like(reset[:1, ...])], axis=0), axis=0)
 
 
-def _form(x: Any, width: int | None, batch_first: bool, kind: str) -> Form:
-    home = _checks.home("x", x, kind)
+def _form(x: Any, width: int | None, batch_first: bool, home: Home) -> Form:
     shape = tuple(x.shape)
     batched = len(shape) == 3
     layout = "(B, T, I)" if batch_first else "(T, B, I)"
@@ -212,7 +216,7 @@ def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:
         lengths = _xp.from_host(host, home)
     else:
         _checks.beside("lengths", lengths, form.home, getattr(lengths, "dtype", None))
-        if not xp.isdtype(lengths.dtype, "integral"):
+        if not _xp.is_integer(lengths):
             raise TypeError(f"`lengths` must be integers, got {_xp.dtype_name(lengths.dtype)}")
         if tuple(lengths.shape) != ((form.B,) if form.batched else ()):
             raise ValueError(_lengths_shape(form, tuple(lengths.shape)))

@@ -76,7 +76,7 @@ def _cupy_fault() -> str | None:
 
 
 def to_numpy(a: Array) -> np.ndarray:
-    """Copy an array of any backend to a NumPy array on the host.
+    """Copy an array of any backend to a NumPy array on the host; bfloat16, which NumPy lacks, as float32.
 
     Raises
     ------
@@ -86,6 +86,29 @@ def to_numpy(a: Array) -> np.ndarray:
     if not _xp.is_array(a) and not isinstance(a, np.generic):  # a sum over a NumPy array is a NumPy scalar
         raise TypeError(f"`a` must be an array, got {type(a).__name__}")
     return _xp.to_numpy(a)
+
+
+def dtype_of(name: str, xp: Namespace) -> Any:
+    """Return a backend's dtype by its name, as "float32" or "bfloat16".
+
+    Parameters
+    ----------
+    name : str
+    xp : module
+        From `load`.
+
+    Raises
+    ------
+    TypeError
+        If the backend has none.
+    ImportError
+        For CuPy's bfloat16, if `ml_dtypes` is not installed: pip install "xprnn[half]".
+    """
+    if name == "bfloat16" and _xp.is_namespace_cupy(xp):  # CuPy computes with it, and leaves its name to ml_dtypes
+        return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    if (found := getattr(xp, name, None)) is None:
+        raise TypeError(f"{_xp.library(xp)} has no {name}")
+    return found
 
 
 def device(a: Array) -> str:
@@ -118,7 +141,7 @@ def move(arrays: Tree, like: Array) -> Tree:
     Raises
     ------
     TypeError
-        If `like`, or a leaf, is no array.
+        If `like`, or a leaf, is no array, or where `like` lives there is no such dtype.
     """
     if not _xp.is_array(like):
         raise TypeError(f"`like` must be an array, got {type(like).__name__}")
@@ -126,6 +149,6 @@ def move(arrays: Tree, like: Array) -> Tree:
 
     def copy(a: Any) -> Array:
         host = to_numpy(a)
-        return _xp.from_host(host, place._replace(dtype=getattr(place.xp, host.dtype.name)))
+        return _xp.from_host(host, place._replace(dtype=dtype_of(_xp.dtype_name(a.dtype), place.xp)))
 
     return tree.map(copy, arrays)

@@ -135,7 +135,7 @@ class Embedding(Stateless):
 def _integers(name: str, x: Any, home: Home, first: Any = None) -> None:
     """Raise unless x is an array of integers beside W, and of the dtype of `first`."""
     _checks.beside(name, x, home, getattr(x if first is None else first, "dtype", None), "params")
-    if not home.xp.isdtype(x.dtype, "integral"):
+    if not _xp.is_integer(x):
         raise TypeError(f"`{name}` must be integers, 0 … V-1, got {_xp.dtype_name(x.dtype)}")
 
 
@@ -159,7 +159,7 @@ def _rows(
         raise ValueError(f"`{name}` must hold integers of 0 … V-1 = {V - 1}, got {given[at]} at {place}")
     rows = xp.reshape(xp.take(W, xp.reshape(index, (-1,)), axis=0), (*index.shape, W.shape[1]))
     if inside is not None:
-        rows = xp.where(inside[..., None], rows, _xp.full((1,), float("nan"), home))
+        rows = _xp.where(inside[..., None], rows, _xp.full((1,), float("nan"), home), xp)
     return rows, index, known
 
 

@@ -39,9 +39,9 @@ def generator(rng: Any) -> "np.random.Generator":
     return np.random.default_rng(int(rng))
 
 
-def destination(like: Any) -> Home:
-    """Return where new parameters go: beside `like`, or NumPy float64 for None."""
-    return _xp.home(np.empty(0)) if like is None else _checks.home("like", like)
+def destination(like: Any, *, instead: str = "") -> Home:
+    """Return where new parameters go: beside `like`, or NumPy float64 for None; `instead` as in `_checks.home`."""
+    return _xp.home(np.empty(0)) if like is None else _checks.home("like", like, instead=instead)
 
 
 def uniform(rng: "np.random.Generator", shape: tuple[int, ...], bound: float) -> np.ndarray:

@@ -13,6 +13,9 @@ from xprnn._xp import Array, Home
 
 REDUCTIONS = ("mean", "sum")
 
+INSTEAD = "cast it to float32 for the loss, and the gradient back to the layer's dtype"
+"""Of half types, whose sums a loss would be."""
+
 
 def half_sum_of_squares(
     pred: Array,
@@ -65,7 +68,7 @@ def _squares(
     pred: Array, target: Array, mask: Array | None, weights: Array | None, reduction: str
 ) -> tuple[Array, Array]:
     """Return Σ w d² and w d, d = pred − target, both reduced."""
-    home = _checks.home("pred", pred)
+    home = _checks.home("pred", pred, instead=INSTEAD)
     _checks.array("target", target, home, "like `pred`", tuple(pred.shape), "pred")
     mask, weights = _per_step(pred, mask, weights, reduction, home, "pred")
     xp = home.xp
@@ -108,7 +111,7 @@ def softmax_cross_entropy(
     TypeError, ValueError
         Naming the argument that does not fit `logits`.
     """
-    home = _checks.home("logits", logits)
+    home = _checks.home("logits", logits, instead=INSTEAD)
     xp = home.xp
     if len(logits.shape) < 1 or logits.shape[-1] < 1:
         raise ValueError(f"`logits` must have shape (…, V) with V of at least 1, got {tuple(logits.shape)}")
@@ -132,7 +135,7 @@ def softmax_cross_entropy(
 def _probabilities(target: Any, mask: Array | None, logits: Array, home: Home) -> Array:
     """Return the target as probabilities (…, V); classes become one-hot rows, NaN where out of range."""
     xp, V = home.xp, logits.shape[-1]
-    if not _xp.is_array(target) or not _xp.namespace(target).isdtype(target.dtype, "integral"):
+    if not _xp.is_array(target) or not _xp.is_integer(target):
         _checks.array("target", target, home, "(…, V)", tuple(logits.shape), "logits")
         return target
     _checks.array("target", target, home._replace(dtype=target.dtype), "(…)", tuple(logits.shape[:-1]), "logits")

@@ -22,7 +22,14 @@ STATE_OBJECTS = 2048
 
 
 def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int:
-    """Return an upper bound, in bytes, of cache and transient arrays of a training step, y and dx included."""
+    """Return an upper bound, in bytes, of cache and transient arrays of a training step, y and dx included.
+
+    Half types are widened for a scan, so they take what float32 takes, and copies: of what goes into a scan, and out.
+    """
+    if itemsize == 2:
+        n, G = len(layer.cell.states), layer.cell.gates
+        copied = T * B * layer.hidden_size * (2 * n + 2 * G) * itemsize
+        return training_step(layer, T, B, 4, kernel) + int(copied)
     kind = "numpy" if kernel in ("auto", "numpy") and layer.noise_on == "preactivation" else "reference"
     H, parts = layer.hidden_size, layer.num_layers * (2 if layer.bidirectional else 1)
     widths = [layer.input_size] + [H * parts // layer.num_layers] * (layer.num_layers - 1)

@@ -2,6 +2,8 @@
 
 ``state = optimizer.init(params)``; ``updates, state = optimizer.update(grads, state, params)``;
 ``params = apply(params, updates)``. No array is written into; constants under the key "fixed" are left alone.
+Half types are refused: an update is often below half a unit in the last place of its parameter, and lost. Train float32
+parameters, give the layers a copy of them in the half type, and cast what `backward` returns to float32.
 """
 
 from dataclasses import dataclass
@@ -11,6 +13,9 @@ from xprnn import _checks, _xp, tree
 from xprnn._xp import Array
 from xprnn.tree import Tree
 
+INSTEAD = "small steps are lost in it: keep float32 parameters to train, and cast the gradients to float32"
+"""Of half types."""
+
 
 def apply(params: Tree, updates: Tree) -> Tree:
     """Return `params + updates`; what has no update (constants under "fixed") stays as it is.
@@ -19,7 +24,10 @@ def apply(params: Tree, updates: Tree) -> Tree:
     ------
     ValueError
         If `updates` does not mirror the trainable part of `params`; the message names the path.
+    TypeError
+        If an array is of a half type.
     """
+    _checks.not_half("params", params, INSTEAD)
     return tree.map(lambda p, u: p + u, params, updates, constant="fixed")
 
 
@@ -47,6 +55,7 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     .. [1] Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks, ICML.
     """
     _checks.positive("max_norm", max_norm)
+    _checks.not_half("grads", grads, INSTEAD)
     leaves = tree.leaves(grads)
     if not leaves:
         raise ValueError("`grads` must hold at least one array, got none")
@@ -86,6 +95,7 @@ class SGD:
 
     def init(self, params: Tree) -> Tree:
         """Return the state: the velocities, {} without momentum."""
+        _checks.not_half("params", params, INSTEAD)
         if self.momentum == 0.0:
             return {}
         return {"velocity": tree.map(_zeros_like, tree.trainable(params))}
@@ -93,6 +103,7 @@ class SGD:
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         del params
+        _checks.not_half("grads", grads, INSTEAD)
         if self.momentum == 0.0:
             return tree.map(lambda g: -self.lr * g, grads), state
         velocity = tree.map(lambda g, v: self.momentum * v + g, grads, state["velocity"])
@@ -132,12 +143,14 @@ class Adam:
 
     def init(self, params: Tree) -> Tree:
         """Return the state: the step t, and the moments m and v."""
+        _checks.not_half("params", params, INSTEAD)
         zeros = tree.map(_zeros_like, tree.trainable(params))
         return {"t": 0, "m": zeros, "v": zeros}
 
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         del params
+        _checks.not_half("grads", grads, INSTEAD)
         β1, β2 = self.betas
         t = state["t"] + 1
         m = tree.map(lambda g, m: β1 * m + (1.0 - β1) * g, grads, state["m"])

@@ -4,12 +4,13 @@ Axes: T time, B batch, I input, H hidden units, G gates.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from xprnn import _sequence, _xp, kernels, parameters
+from xprnn import _sequence, _xp, kernels, parameters, tree
 from xprnn._sequence import Form, flip, flip_reset
 from xprnn._xp import Array, Namespace
-from xprnn.cells import States
+from xprnn.cells import Cell, States
 from xprnn.kernels.bound import Part
 from xprnn.random import Key
 from xprnn.scan import Around, blend
@@ -40,7 +41,6 @@ class PartCache(NamedTuple):
 class _Begun(NamedTuple):
     """One direction before its scan."""
 
-    a: Array
     state0: States
     p: Params  # as the scan sees them
     around: Around
@@ -73,34 +73,44 @@ def forward(
     """
     form = run.sequence.form
     xp, shape = form.home.xp, (form.T, form.B, layer.hidden_size)
+    ps = list(params.values())
     begun = [
         _begin(layer, p, name, x, s0, run, reverse=reverse == 1)
         for reverse, ((name, p), s0) in enumerate(zip(params.items(), state0, strict=True))
     ]
     chosen, _ = kernels.select(layer.cell, begun[0].around, xp, form.home.dtype, shape, run.kernel)
-    scanned = chosen.scans(layer.cell, [each[:4] for each in begun], keep=run.keep)
+    given = (  # one by one: the projections of all directions at once would be the most that a layer holds
+        (_project(p, x, each.made.noise, reverse=reverse == 1), *each[:3])
+        for reverse, (p, each) in enumerate(zip(ps, begun, strict=True))
+    )
+    scanned = chosen.scans(layer.cell, given, keep=run.keep)
     outs = []
     for reverse, (each, ((h, *_), final, kept)) in enumerate(zip(begun, scanned, strict=True)):
-        cache = PartCache(chosen, kept, each.around, each.made, each.began)
+        made = each.made if layer.learn_tau else each.made._replace(noise=None, kept=())
+        cache = PartCache(chosen, kept, each.around, made, each.began)
         outs.append((flip(h, xp) if reverse else h, final, cache))
     return outs
 
 
 def _begin(layer: Any, p: Params, name: str, x: Array, state0: States | None, run: Run, *, reverse: bool) -> _Begun:
-    """Make what a scan gets, in the time of the run."""
+    """Make what a scan gets beside a, in the time of the run."""
     form, (_, mask, reset, _) = run.sequence.form, run.sequence
     xp = form.home.xp
     made = surround(layer, p, run.key and run.key.fold(name), form, reverse=reverse)
-    a = _xp.affine_time(x, p["W_ih"], p.get("b_ih"), xp)
-    a = a if made.noise is None else a + made.noise
     if reverse:
-        a, mask, reset = flip(a, xp), flip(mask, xp), flip_reset(reset, xp)
+        mask, reset = flip(mask, xp), flip_reset(reset, xp)
     start = learned_state(layer, p, form.B, xp)
     around = made.around._replace(mask=mask, reset=reset, fresh=None if reset is None else start)
     began = state0 is None and start is not None
-    state0 = state0 or start or zero_state(layer, a[0, ...], xp)
-    kept = made if layer.learn_tau else made._replace(noise=None, kept=())
-    return _Begun(a, state0, scanned(p, made), around, kept, began)
+    return _Begun(state0 or start or zero_state(layer, form.B, x), scanned(p, made), around, made, began)
+
+
+def _project(p: Params, x: Array, noise: Array | None, *, reverse: bool) -> Array:
+    """Return a = W_ih x + b_ih for all steps, with the noise on it, in the time of the run."""
+    xp = _xp.namespace(x)
+    a = _xp.affine_time(x, p["W_ih"], p.get("b_ih"), xp)
+    a = a if noise is None else a + noise
+    return flip(a, xp) if reverse else a
 
 
 def backward(
@@ -129,10 +139,8 @@ def backward(
     }
     want = tuple(name for name, is_wanted in wanted.items() if is_wanted)
     returned = caches[0].kernel.scans_backward(cell, given, want=want)
-    return [
-        _end_backward(layer, p, x, cache, each, reverse=reverse == 1)
-        for reverse, (p, cache, each) in enumerate(zip(params, caches, returned, strict=True))
-    ]
+    ends = [partial(_end_backward, layer, p, x, cache) for p, cache in zip(params, caches, strict=True)]
+    return list(map(lambda end, each, reverse: end(each, reverse=reverse), ends, returned, (False, True)))
 
 
 def _end_backward(
@@ -156,9 +164,16 @@ def step(layer: Any, p: Params, x_t: Array, prev: States | None, form: Form) -> 
     """Run one layer for one step, in evaluation; return the new state, h first."""
     xp, made = form.home.xp, surround(layer, p, None, form, reverse=False)
     a = _xp.affine_time(x_t, p["W_ih"], p.get("b_ih"), xp)
-    prev = prev or learned_state(layer, p, form.B, xp) or zero_state(layer, a, xp)
-    new, _ = layer.cell.forward(scanned(p, made), xp)(a, prev)
-    gate = made.around.gate
+    prev = prev or learned_state(layer, p, form.B, xp) or zero_state(layer, form.B, a)
+    given = a, prev, scanned(p, made), made.around.gate
+    if _xp.is_half(a.dtype):
+        return tuple(_xp.cast(s, a.dtype) for s in _step(layer.cell, xp, *tree.map(_xp.wide, given)))
+    return _step(layer.cell, xp, *given)
+
+
+def _step(cell: Cell, xp: Namespace, a: Array, prev: States, p: Params, gate: Any) -> States:
+    """Run a cell for one step, and what gates its states."""
+    new, _ = cell.forward(p, xp)(a, prev)
     return new if gate is None else blend([None if g is None else g[0, ...] for g in gate], new, prev)
 
 
@@ -176,9 +191,9 @@ def learned_state(layer: Any, p: Params, B: int, xp: Namespace) -> States | None
     return tuple(xp.broadcast_to(p[f"{state}0"], (B, layer.hidden_size)) for state in layer.cell.states)
 
 
-def zero_state(layer: Any, a: Array, xp: Namespace) -> States:
-    """Return zeros, (B, H) each, where a (B, G*H) lives."""
-    return (xp.zeros_like(a[:, : layer.hidden_size]),) * len(layer.cell.states)
+def zero_state(layer: Any, B: int, like: Array) -> States:
+    """Return zeros, (B, H) each, where `like` lives."""
+    return (_xp.zeros((B, layer.hidden_size), like),) * len(layer.cell.states)
 
 
 def _state_gradients(layer: Any, p: Params, dstate0: States | None, dfresh: States | None, xp: Namespace) -> Params:

@@ -12,6 +12,9 @@ from xprnn.random import Key
 from xprnn.stack import Params
 from xprnn.state import State
 
+INSTEAD = "between pieces the state would be rounded to it: cast x and params to float32, or use the plain layer"
+"""Of half types, which hold no running state."""
+
 
 class Pieces(NamedTuple):
     """x with its flags, to be cut along time: arrays in the user's layout, or lists with one array per sequence."""
@@ -26,7 +29,9 @@ class Pieces(NamedTuple):
         """Check x and its flags as the inner layer would; the lengths of an array become a part of its mask."""
         width, first = widths(layer)[0], x[0] if isinstance(x, list | tuple) and len(x) else x
         tokens = width is None and _xp.is_array(first) and _xp.is_integer(first)
-        form = form_of(x, width, bool(getattr(layer, "batch_first", None)), kind="integer" if tokens else "float")
+        form = form_of(
+            x, width, bool(getattr(layer, "batch_first", None)), kind="integer" if tokens else "float", instead=INSTEAD
+        )
         valid, begins = flags(form, lengths, mask, reset)
         if form.rows is not None:
             return cls(x, mask, reset, form)
@@ -87,7 +92,7 @@ class Pieces(NamedTuple):
             self.form.check_rows(name, dy)
         for n, (a, T) in enumerate(zip(dy, rows, strict=True) if rows is not None else [(dy, self.form.T)]):
             label = name if rows is None else f"{name}[{n}]"
-            _checks.home(label, a)
+            _checks.home(label, a, instead=INSTEAD)
             if len(a.shape) <= self.axis + 1 or a.shape[self.axis] != T or (width and a.shape[-1] != width):
                 letters = self.form.letters("V") if rows is None else "(T_n, V)"
                 told = f" and V = {width}" if width else ""
@@ -130,7 +135,7 @@ class Piecewise(OneLayer, ABC):
 
     def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
         """Run forward, piece by piece, and keep nothing for a backward pass; parameters as in `forward`."""
-        y, state, _ = self._forward(params, state0, *self._read(x, **options), keep=False)
+        y, state, _ = self._forward(params, state0, *self._read(params, x, **options), keep=False)
         return y, state
 
     def forward(
@@ -146,7 +151,7 @@ class Piecewise(OneLayer, ABC):
         kernel: str = "auto",
     ) -> tuple[Any, State, Cache]:
         """Run forward; parameters, returned values and errors as in the inner layer's `forward`."""
-        told = self._read(x, lengths=lengths, mask=mask, reset=reset, rng=rng, kernel=kernel)
+        told = self._read(params, x, lengths=lengths, mask=mask, reset=reset, rng=rng, kernel=kernel)
         return self._forward(params, state0, *told, keep=True)
 
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
@@ -159,9 +164,18 @@ class Piecewise(OneLayer, ABC):
         return self.layer.stepper(params, state, batch, kernel=kernel)
 
     def _read(
-        self, x: Any, *, lengths: Any = None, mask: Any = None, reset: Any = None, rng: Any = None, kernel: str = "auto"
+        self,
+        params: Params,
+        x: Any,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        rng: Any = None,
+        kernel: str = "auto",
     ) -> tuple[Pieces, Key | None, str]:
         kernels.check_name(kernel)
+        _checks.not_half("params", params, INSTEAD)
         return Pieces.of(self.layer, x, lengths=lengths, mask=mask, reset=reset), random.key(rng), kernel
 
     @abstractmethod

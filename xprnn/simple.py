@@ -70,7 +70,7 @@ class SimpleRNN:
             _checks.positive_int(name, value)
         _checks.positive("lr", lr)
         self.input_dim, self.hidden_dim, self.output_dim, self.lr = input_dim, hidden_dim, output_dim, lr
-        place = init.destination(like)
+        place = init.destination(like, instead="steps of training would be rounded away in it: give a float32 array")
         normal = np.random.randn if rng is None else _normal(init.generator(rng))
         draws = {
             "W_xh": 0.01 * normal(input_dim, hidden_dim),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-from xprnn import _checks, init, kernels, memory, parameters, part, random, tree
+from xprnn import _checks, _xp, init, kernels, memory, parameters, part, random, tree
 from xprnn import state as states_of
 from xprnn._sequence import Form, flip, read, select
 from xprnn._xp import Array, Home
@@ -117,7 +117,7 @@ class Recurrent(Options, ABC):
         Raises
         ------
         TypeError, ValueError
-            If `rng` is no seed, or `like` no float32 or float64 array.
+            If `rng` is no seed, or `like` no array of floats.
 
         Notes
         -----
@@ -166,7 +166,9 @@ class Recurrent(Options, ABC):
         ----------
         params : dict
             From `init`, or built alike.
-        x : array (T, B, I), float32 or float64
+        x : array (T, B, I) of floats
+            float32, float64, float16, and bfloat16 where the library has it: of these two, which are storage, the
+            running state and all sums are in float32.
             Or (B, T, I) with ``batch_first=True``, (T, I): a batch of one without the axis, or a list of arrays
             (T_n, I): sequences of any lengths. Of a list, y and dx are lists too, and so are `mask` and `reset`.
         state0 : array (L*D, B, H), for LSTM the pair (h0, c0), optional
@@ -352,6 +354,7 @@ class Recurrent(Options, ABC):
             scan, reverse = cache.parts[i].scan, i % self._directions == 1
             gates = {key: select(scan.around.mask, a, xp) for key, a in self.cell.trace(scan.kept).items()}
             inside = dict(zip(self.cell.states, scan.states, strict=True)) | gates
+            inside = tree.map(lambda a: _xp.cast(a, form.home.dtype), inside)  # the scan of half types is in float32
             traces[name] = {key: form.outward(flip(a, xp) if reverse else a) for key, a in inside.items()}
         return traces
 

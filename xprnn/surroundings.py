@@ -17,7 +17,7 @@ Song, Yang & Wang (2016), PLoS Computational Biology 12(2) e1004792, equations 1
 import math
 from typing import Any, NamedTuple
 
-from xprnn import _xp, constraints, random
+from xprnn import _xp, constraints, random, tree
 from xprnn._sequence import Form
 from xprnn._xp import Array, Namespace
 from xprnn.random import Key
@@ -46,13 +46,13 @@ class Draws(NamedTuple):
     def keep(self, kind: str, rate: float, n: int, *, once: bool = False, scale: bool = True) -> Array:
         """Return a mask (T, B, n), or (1, B, n) where it is the same at all steps."""
         key, T, B, home = self.key.fold(kind), self.form.T, self.form.B, self.form.home
-        if once:
-            return random.keep(key._replace(step=0), rate, 1, B, n, home, scale=scale)
+        key, T = (key._replace(step=0), 1) if once else (key, T)
         return random.keep(key, rate, T, B, n, home, scale=scale)
 
-    def normal(self, kind: str, n: int) -> Array:
-        """Return standard normal numbers (T, B, n)."""
-        return random.normal(self.key.fold(kind), self.form.T, self.form.B, n, self.form.home)
+    def noise(self, kind: str, scale: Any, n: int) -> Array:
+        """Return normal numbers (T, B, n) times a scale, a float or (n,)."""
+        drawn = random.normal(self.key.fold(kind), self.form.T, self.form.B, n, self.form.home)
+        return _xp.cast(scale * drawn, self.form.home.dtype)
 
     def of_matrix(self, kind: str, rate: float, rows: int, columns: int) -> Array:
         """Return a mask of a matrix, the same for the whole call."""
@@ -94,19 +94,19 @@ def surround(layer: Any, p: dict[str, Any], key: Key | None, form: Form, *, reve
             weight_mask = draws.of_matrix("weight", layer.weight_drop, *p["W_hh"].shape)
         if layer.noise and layer.noise_on == "state":
             scale = noise_scale(layer.noise, alpha, xp)
-            made["noise"] = tuple(turn(scale * draws.normal(f"noise_{state}", H)) for state in layer.cell.states)
+            made["noise"] = tuple(turn(draws.noise(f"noise_{state}", scale, H)) for state in layer.cell.states)
         elif layer.noise:
             G = layer.cell.gates
-            noise = tiled(noise_scale(layer.noise, alpha, xp), G, xp) * draws.normal("noise", G * H)
+            noise = draws.noise("noise", tiled(noise_scale(layer.noise, alpha, xp), G, xp), G * H)
     factor = constraints.factor(p["W_hh"], p.get("fixed", {}), weight_mask, xp)
     return Surroundings(NOTHING._replace(**made), factor, alpha, kept, noise)
 
 
 def leak(layer: Any, p: dict[str, Any], xp: Namespace) -> Any:
-    """Return α = dt/tau: a float, an array (H,), or None without a leak; a learned one is σ(leak)."""
+    """Return α = dt/tau: a float, an array (H,), or None without a leak; a learned one is σ(leak). No half type."""
     if "leak" in p:
-        return logistic(p["leak"], xp)
-    return p["fixed"]["alpha"] if isinstance(layer.alpha, tuple) else layer.alpha
+        return logistic(_xp.wide(p["leak"]), xp)
+    return _xp.wide(p["fixed"]["alpha"]) if isinstance(layer.alpha, tuple) else layer.alpha
 
 
 def logistic(x: Array, xp: Namespace) -> Array:
@@ -138,14 +138,14 @@ def leak_gradient(
     if "leak" not in p:
         return {}
     xp, G = _xp.namespace(da), layer.cell.gates
-    rest = logistic(-p["leak"], xp)  # 1 - α
-    dgate: Any = daround.gate  # every state has a gate where there is a leak
+    rest = logistic(-_xp.wide(p["leak"]), xp)  # 1 - α
+    dgate, dnoise = tree.map(_xp.wide, (daround.gate, daround.noise))  # every state has a gate where there is a leak
     terms = [made.alpha * _xp.sum_time(d if k is None else d * k, xp) for d, k in zip(dgate, made.kept, strict=True)]
-    noisy = [d * e for d, e in zip(daround.noise or (), around.noise or (), strict=True) if d is not None]
+    noisy = [d * e for d, e in zip(dnoise or (), around.noise or (), strict=True) if d is not None]
     if made.noise is not None:
-        noisy += _xp.split(da * made.noise, G)
+        noisy += _xp.split(_xp.wide(da) * made.noise, G)
     terms += [0.5 * _xp.sum_time(term, xp) for term in noisy]
-    return {"leak": rest * sum(terms[1:], terms[0])}
+    return {"leak": _xp.cast(rest * sum(terms[1:], terms[0]), p["leak"].dtype)}
 
 
 def _zoneout(layer: Any, state: str, draws: Draws | None, turn: Any) -> Array | float | None:
@@ -168,6 +168,6 @@ def _gates(alpha: Any, kept: tuple[Any, ...], form: Form) -> tuple[Array | None,
         elif all(isinstance(f, float) for f in factors):
             gates.append(_xp.full((1, 1, 1), math.prod(factors), form.home))
         else:
-            product = factors[0] if len(factors) == 1 else factors[0] * factors[1]
+            product = _xp.cast(factors[0] if len(factors) == 1 else factors[0] * factors[1], form.home.dtype)
             gates.append(product if len(product.shape) == 3 else product[None, None, :])
     return None if all(g is None for g in gates) else tuple(gates)

@@ -5,8 +5,9 @@ tested equal to the reference in states, final state and every gradient. The cho
 configuration alone, never on a global or on a failed attempt.
 """
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from itertools import starmap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from xprnn._sequence import form_of
 from xprnn._xp import Namespace
 from xprnn.cells import Cell
 from xprnn.kernels.bound import BoundReference
+from xprnn.kernels.widened import widened
 from xprnn.protocol import parts
 from xprnn.scan import NOTHING, Around
 
@@ -27,7 +29,8 @@ class Kernel(NamedTuple):
     `takes(cell, around, dtype, shape)` returns why it cannot run, or None; `bind(cell, parts, B, home)` makes what a
     `Stepper` runs, from one `xprnn.kernels.bound.Part` per layer. `side_by_side` are the pair for all directions of a
     layer at once, where there is something to gain; `worth(cell, dtype, shape)` returns why another twin is expected to
-    be faster, or None, and is asked only where the choice is free.
+    be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types itself, with
+    its running state and sums in float32; any other runs them widened (`xprnn.kernels.widened`).
     """
 
     name: str
@@ -37,18 +40,21 @@ class Kernel(NamedTuple):
     bind: Callable[..., Any] = BoundReference
     side_by_side: tuple[Callable[..., list[Any]], Callable[..., list[Any]]] | None = None
     worth: Callable[..., str | None] | None = None
+    narrow: bool = False
 
-    def scans(self, cell: Cell, given: list[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
+    def scans(self, cell: Cell, given: Iterable[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
         """Run `scan` for each direction of a layer, given its other arguments."""
         if self.side_by_side:
-            return self.side_by_side[0](cell, given, keep=keep)
-        return [self.scan(cell, *each, keep=keep) for each in given]
+            return self.side_by_side[0](cell, list(given), keep=keep)
+        return list(starmap(partial(self.scan, cell, keep=keep), given))  # holds no direction's arrays during another
 
-    def scans_backward(self, cell: Cell, given: list[tuple[Any, ...]], *, want: tuple[str, ...] = ()) -> list[Any]:
-        """Run `scan_backward` for each direction of a layer, given its other arguments."""
+    def scans_backward(
+        self, cell: Cell, given: Iterable[tuple[Any, ...]], *, want: tuple[str, ...] = ()
+    ) -> Iterable[Any]:
+        """Run `scan_backward` for each direction of a layer, given its other arguments; each when it is asked for."""
         if self.side_by_side:
-            return self.side_by_side[1](cell, given, want=want)
-        return [self.scan_backward(cell, *each, want=want) for each in given]
+            return self.side_by_side[1](cell, list(given), want=want)
+        return starmap(partial(self.scan_backward, cell, want=want), given)
 
 
 def _reference_takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
@@ -79,7 +85,13 @@ def _cupy_persistent() -> Kernel:
 
     both = twin.scans, twin.scans_backward
     return Kernel(
-        "cupy_persistent", twin.scan, twin.scan_backward, twin.takes, side_by_side=both, worth=cupy_cost.worth
+        "cupy_persistent",
+        twin.scan,
+        twin.scan_backward,
+        twin.takes,
+        side_by_side=both,
+        worth=cupy_cost.worth,
+        narrow=True,
     )
 
 
@@ -87,7 +99,7 @@ def _cupy_persistent() -> Kernel:
 def _cupy_stepwise() -> Kernel:
     from xprnn.kernels import cupy_stepwise as twin
 
-    return Kernel("cupy_stepwise", twin.scan, twin.scan_backward, twin.takes)
+    return Kernel("cupy_stepwise", twin.scan, twin.scan_backward, twin.takes, narrow=True)
 
 
 class Twin(NamedTuple):
@@ -151,8 +163,25 @@ def select(
     ------
     ValueError
         If a kernel asked for by name is unknown or cannot run this scan; the message says why.
+
+    Notes
+    -----
+    Half types: a kernel that takes them itself (`narrow`) is asked with them, any other with float32, and runs widened.
     """
     check_name(kernel)
+    if _xp.is_half(dtype):
+        chosen, why = _select(cell, around, xp, dtype, shape, kernel)
+        wide = widened(chosen)
+        if chosen.narrow:
+            return chosen._replace(bind=wide.bind), why
+        return wide, f"{why}; {_xp.dtype_name(dtype)} is widened to float32"
+    return _select(cell, around, xp, dtype, shape, kernel)
+
+
+def _select(
+    cell: Cell, around: Around, xp: Namespace, dtype: Any, shape: tuple[int, ...], kernel: str
+) -> tuple[Kernel, str]:
+    """Choose the kernel of a scan, before it is widened."""
     if kernel == "reference":
         return REFERENCE, "asked for by name"
     if kernel != "auto":
@@ -160,21 +189,30 @@ def select(
         if not twin.runs_on(xp):
             why = f"it runs on {twin.library} arrays, not on {_xp.library(xp)} arrays"
         else:
-            why = twin.load().takes(cell, around, dtype, shape) or ""
+            why = _refusal(twin.load(), cell, around, dtype, shape, xp, free=False) or ""
         if why:
             raise ValueError(f"`kernel` {kernel!r} cannot run this scan: {why}")
         return twin.load(), "asked for by name"
     refusals: list[str] = []
     for name, twin in TWINS.items():
         if twin.runs_on(xp):
-            found = twin.load()
-            refusal = found.takes(cell, around, dtype, shape)
-            if refusal is None and found.worth is not None:
-                refusal = found.worth(cell, dtype, shape)
+            refusal = _refusal(twin.load(), cell, around, dtype, shape, xp, free=True)
             if refusal is None:
-                return found, "; ".join([f"the arrays are {twin.library} arrays", *refusals])
+                return twin.load(), "; ".join([f"the arrays are {twin.library} arrays", *refusals])
             refusals.append(f"{name}: {refusal}")
     return REFERENCE, "; ".join(refusals) or f"no twin runs on {_xp.library(xp)} arrays"
+
+
+def _refusal(
+    kernel: Kernel, cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...], xp: Namespace, *, free: bool
+) -> str | None:
+    """Return why a kernel does not run a scan, or None; where the choice is free, also that it is not worth it."""
+    if _xp.is_half(dtype) and not kernel.narrow:
+        dtype = xp.float32
+    refusal = kernel.takes(cell, around, dtype, shape)
+    if refusal is None and free and kernel.worth is not None:
+        refusal = kernel.worth(cell, dtype, shape)
+    return refusal
 
 
 class Explanation(NamedTuple):

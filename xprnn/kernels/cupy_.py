@@ -100,19 +100,19 @@ def source(name: str) -> str:
 
 
 @cache
-def kernel(file: str, expression: str, *, cooperative: bool = False) -> Any:
-    """Return a kernel, compiled when it is first asked for: an instance of a template in `file`.
+def compiled(file: str, names: tuple[str, ...], *, cooperative: bool = False) -> list[Any]:
+    """Return kernels, instances of templates in `file`, compiled when they are first asked for.
 
-    With `cooperative`, one whose blocks may wait for one another.
+    With `cooperative`, their blocks may wait for one another.
     """
-    half = ("-DXPRNN_HALF",) if "__half" in expression or "bfloat16" in expression else ()
+    half = ("-DXPRNN_HALF",) if any("__half" in name or "bfloat16" in name for name in names) else ()
     module = cupy.RawModule(
         code=source(file),
         options=("-std=c++17", "-DXPRNN_ONE", *half),
-        name_expressions=(expression,),
+        name_expressions=names,
         enable_cooperative_groups=cooperative,
     )
-    return module.get_function(expression)
+    return [module.get_function(name) for name in names]
 
 
 def packed(numbers: list[int]) -> np.ndarray:
@@ -213,7 +213,7 @@ class BackwardPass(NamedTuple):
     def finish(self) -> tuple[Any, States, dict[str, Any], Around]:
         """Return what a backward scan returns: the products over all steps are cuBLAS's."""
         around, state0, states, _, kept = self.cache
-        dtype, (h,) = self.da.dtype, cupy.concatenate([state0[0][None], states[0][:-1]])[None]
+        dtype, h = self.da.dtype, cupy.concatenate([state0[0][None], states[0][:-1]])
         if around.reset is not None:
             begun = cupy.zeros((), dtype) if around.fresh is None else around.fresh[0]
             h = cupy.where(around.reset, begun, h).astype(dtype, copy=False)

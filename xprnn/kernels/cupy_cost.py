@@ -6,9 +6,11 @@ launch and 1.5 µs for a barrier across the grid. A forward step:
 
 - *stepwise*: two launches; 2 B G H² flops; W_hh, G H² numbers, is read anew, from the second-level cache at best;
 - *persistent*: no launch; the same flops, of which our own loop is expected to reach half the rate; a barrier where the
-  units are spread over blocks, and then what was sent, B H numbers, is read by every block.
+  units are spread over blocks, and then what was sent, B H numbers, is read by every block; and half a microsecond in
+  which an element waits for what it reads, for its exponentials and for its block.
 
-The backward pass has the same product and sends G H numbers per row.
+Both read a and write states and gates, some 3 B G H numbers. The backward pass has the same product; what is sent are
+then G H numbers per row.
 
 Axes: B batch, G gates, H hidden units.
 """
@@ -19,6 +21,7 @@ import numpy as np
 
 from xprnn.cells import Cell
 from xprnn.kernels import cupy_, cupy_persistent
+from xprnn.kernels.cupy_ import Limits
 
 FLOPS = 67e12 / 132  # float32, per second and processor
 BYTES = 3.0e12  # per second, from memory
@@ -26,6 +29,7 @@ CACHE_BYTES = 5.5e12  # per second, from the second-level cache
 SHARE = 0.5  # of FLOPS that products in our own kernels are expected to reach
 LAUNCH = 2.5e-6  # seconds
 BARRIER = 1.5e-6
+ELEMENT = 0.5e-6
 
 
 class Cost(NamedTuple):
@@ -37,18 +41,17 @@ class Cost(NamedTuple):
     seconds: float  # the floor that these give
 
 
-def stepwise(cell: Cell, dtype: Any, B: int, H: int) -> Cost:
+def stepwise(cell: Cell, dtype: Any, B: int, H: int, limits: Limits) -> Cost:
     """Return what a step of the stepwise twin takes."""
-    numbers = np.dtype(dtype).itemsize
-    launches, flops = 2 * cupy_.known(cell).phases, 2 * B * cell.gates * H * H
+    numbers, phases = np.dtype(dtype).itemsize, cupy_.known(cell).phases
+    launches, flops = 2 * phases, 2 * B * cell.gates * H * H
     moved = numbers * (cell.gates * H * H + 3 * B * cell.gates * H)
-    rate = FLOPS * cupy_.limits().processors / _slowness(dtype)
+    rate = FLOPS * limits.processors / _slowness(dtype)
     return Cost(launches, flops, moved, max(launches * LAUNCH, flops / rate, moved / CACHE_BYTES))
 
 
-def persistent(cell: Cell, dtype: Any, B: int, H: int) -> Cost | None:
+def persistent(cell: Cell, dtype: Any, B: int, H: int, limits: Limits) -> Cost | None:
     """Return what a step of the persistent twin takes, or None where it does not fit."""
-    limits = cupy_.limits()
     plan = cupy_persistent.plan(cupy_persistent.shape_of(cell, dtype, B, H, 1, backward=False), limits)
     if plan is None:
         return None
@@ -57,8 +60,8 @@ def persistent(cell: Cell, dtype: Any, B: int, H: int) -> Cost | None:
     flops = 2 * rows * cell.gates * plan.units * H  # of one block
     moved = blocks * rows * H * np.dtype(cupy_.compute_dtype(dtype)).itemsize if plan.spread else 0
     moved += 3 * B * cell.gates * H * np.dtype(dtype).itemsize
-    seconds = waves * flops * _slowness(dtype) / (FLOPS * SHARE) + moved / CACHE_BYTES
-    seconds += cupy_.known(cell).phases * BARRIER if plan.spread else 0.0
+    waits = cupy_.known(cell).phases * (ELEMENT + (BARRIER if plan.spread else 0.0))
+    seconds = waves * flops * _slowness(dtype) / (FLOPS * SHARE) + moved / CACHE_BYTES + waits
     return Cost(0, flops * blocks, moved, seconds)
 
 
@@ -69,7 +72,8 @@ def _slowness(dtype: Any) -> int:
 def worth(cell: Cell, dtype: Any, shape: tuple[int, ...]) -> str | None:
     """Return why the stepwise twin is expected to be faster than the persistent one, or None."""
     _, B, H = shape
-    step, whole = stepwise(cell, dtype, max(B, 1), H), persistent(cell, dtype, max(B, 1), H)
+    limits = cupy_.limits()
+    step, whole = stepwise(cell, dtype, max(B, 1), H, limits), persistent(cell, dtype, max(B, 1), H, limits)
     if whole is None or whole.seconds <= step.seconds:
         return None
     return f"expected to take {1e6 * whole.seconds:.0f} µs per step, stepwise {1e6 * step.seconds:.0f} µs"

@@ -17,11 +17,19 @@ typedef long long I;
 template <class S> struct Compute { typedef float type; };  // half types are stored, and computed with as float
 template <> struct Compute<double> { typedef double type; };
 
+// Ask for a number that will be read a step later: from memory it takes longer than many a product.
+template <class E> __device__ void prefetch(const E *p) {
+#ifdef __CUDACC_RTC__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#endif
+}
+
 template <class S> struct View {  // (T, B, ·), any strides: flipped in time, or 0 where an axis broadcasts
   const S *start;
   I t_stride, b_stride, j_stride;
   __device__ bool on() const { return start != nullptr; }
-  __device__ S operator()(I t, I b, I j) const { return start[t * t_stride + b * b_stride + j * j_stride]; }
+  __device__ const S *at(I t, I b, I j) const { return start + t * t_stride + b * b_stride + j * j_stride; }
+  __device__ S operator()(I t, I b, I j) const { return *at(t, b, j); }
 };
 
 template <class S> struct Around {
@@ -65,6 +73,12 @@ template <class Cell_, class S_> struct Forward : Sequence<S_> {
 
   // Write into x what W_hh sees first.
   __device__ void begin(I b, I j, F *x) const { x[0] = begun(0, b, j, F(this->state0[0](0, b, j))); }
+
+  // Ask for what step t + 1 reads.
+  __device__ void prefetch_next(I t, I b, I j) const {
+    if (t + 1 < this->T)
+      for (int g = 0; g < G; ++g) prefetch(a.at(t + 1, b, g * this->H + j));
+  }
 
   // Run a phase of step t: `sum` holds W_hh x for its gates. Write into x what W_hh sees next.
   template <int phase> __device__ void step(I t, I b, I j, const F *sum, F *x) const {
@@ -132,6 +146,17 @@ template <class Cell_, class S_> struct Backward : Sequence<S_> {
       if (dfresh[n]) dfresh[n][b * this->H + j] = F(0);
     }
     open(this->T - 1, b, j, d, x);
+  }
+
+  // Ask for what step t - 1 reads beside what it finds at hand: step t opens it.
+  __device__ void prefetch_next(I t, I b, I j) const {
+    if (t < 2) return;
+    if (this->kept)
+      for (int i = 0; i < Cell::kept; ++i) prefetch(this->kept_at(t - 2, b, j, Cell::kept) + i * this->H);
+    for (int n = 0; n < N; ++n) {
+      prefetch(this->states[n] + this->at(t - 2, b, j));
+      if (dstates[n].on()) prefetch(dstates[n].at(t - 2, b, j));
+    }
   }
 
   // Finish a phase of step t: `sum` is what its product gives at x. Write into x the gradients of the next phase's gates.

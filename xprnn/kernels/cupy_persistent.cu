@@ -162,6 +162,7 @@ template <class Run, bool spread> struct Block {
       const int row = group * rows + e % rows, j = first_unit + slot * P::units + e / rows;
       const I b = (I)first_group * rows + row;
       if (b >= run.B || j >= first_unit + units) continue;
+      run.prefetch_next(t, b, j);
       run.template step<phase>(t, b, j, mine, next);
       send<Run::sends((phase + 1) % Run::phases)>(next, row, j, to);
     }

@@ -27,6 +27,10 @@ ROWS = 4
 """Rows of the batch that a thread multiplies at a time, a pack; as there."""
 
 
+MOST_TILES = 65535
+"""What CUDA allows of a grid in its second direction."""
+
+
 class Plan(NamedTuple):
     """Which block does what: blockIdx is (slice of hidden units, tile of the batch, direction)."""
 
@@ -83,21 +87,27 @@ def plan(shape: Shape, limits: Limits) -> Plan | None:
         return _laid_out(shape, limits, shape.H, whole, spread=False)
     if not limits.cooperative:
         return None
-    fits = [J for J in range(shape.slot, shape.H, shape.slot) if _fits(shape, limits, J, 1, spread=True)]
-    if not fits or blocks(shape.H, fits[-1]) > side:
-        return None
-    tiles = max(1, min(packs, side // blocks(shape.H, fits[-1])))
-    units = blocks(blocks(shape.H, side // tiles), shape.slot) * shape.slot
-    return _laid_out(shape, limits, min(units, fits[-1]), blocks(packs, tiles), spread=True)
+    for slices in range(2, side + 1):
+        if _fits(shape, limits, _share(shape, slices), 1, spread=True):
+            tiles = min(packs, side // slices)
+            return _laid_out(shape, limits, _share(shape, side // tiles), blocks(packs, tiles), spread=True)
+    return None
 
 
-def _laid_out(shape: Shape, limits: Limits, units: int, groups: int, *, spread: bool) -> Plan:
+def _share(shape: Shape, slices: int) -> int:
+    """Return the hidden units per block, whole slots, where they are cut into so many slices."""
+    return blocks(blocks(shape.H, slices), shape.slot) * shape.slot
+
+
+def _laid_out(shape: Shape, limits: Limits, units: int, groups: int, *, spread: bool) -> Plan | None:
     chunk = groups
-    while not _fits(shape, limits, units, chunk, spread=spread):
+    while chunk and not _fits(shape, limits, units, chunk, spread=spread):
         chunk -= 1
+    slices, tiles = blocks(shape.H, units), blocks(blocks(shape.B, ROWS), groups)
+    if not chunk or tiles > MOST_TILES:
+        return None
     lanes = _lanes(shape, units, chunk)
     threads = min(THREADS, blocks(blocks(units, shape.slot) * chunk * lanes, 32) * 32)
-    slices, tiles = blocks(shape.H, units), blocks(blocks(shape.B, ROWS), groups)
     exchange = 2 * tiles * groups * max(shape.depths) * ROWS if spread else 0
     shared = _shared(shape, units, chunk, spread=spread)
     return Plan(spread, units, groups, chunk, lanes, threads, shared, slices, tiles, exchange)
@@ -201,7 +211,7 @@ def _kernel(name: str, device: int, shared: int, threads: int, blocks: int, spre
     RuntimeError
         If they cannot: started nevertheless, they would wait for ever.
     """
-    kernel = cupy_.kernel("cupy_persistent.cu", name, cooperative=spread)
+    (kernel,) = cupy_.compiled("cupy_persistent.cu", (name,), cooperative=spread)
     if shared > kernel.max_dynamic_shared_size_bytes:
         kernel.max_dynamic_shared_size_bytes = shared
     if spread:

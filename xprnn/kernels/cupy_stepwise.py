@@ -79,8 +79,8 @@ def _launchers(name: str, cell: Cell, dtype: Any, n: int) -> tuple[Any, list[Any
     """Return what launches `begin` and each phase's `step` of cupy_stepwise.cu, one thread per element."""
     known = cupy_.known(cell)
     run, grid, block = f"{name}<{known.name}, {cupy_.C_NAMES[str(dtype)]}>", (cupy_.blocks(n, THREADS),), (THREADS,)
-    names = [f"begin<{run}>", *(f"step<{run}, {phase}>" for phase in range(known.phases))]
-    begin, *steps = [partial(cupy_.kernel("cupy_stepwise.cu", name), grid, block) for name in names]
+    names = (f"begin<{run}>", *(f"step<{run}, {phase}>" for phase in range(known.phases)))
+    begin, *steps = [partial(kernel, grid, block) for kernel in cupy_.compiled("cupy_stepwise.cu", names)]
     return begin, steps
 
 

@@ -1,0 +1,110 @@
+"""The CuPy twins on a real CUDA device, at real sizes: ``python -m pytest -m gpu``."""
+
+import numpy as np
+import pytest
+
+import xprnn
+from tests.close import error
+from tests.scans import draw, draw_around, gradients_of, host, run, weights
+from xprnn import kernels, tree
+from xprnn.cells import GRU, LSTM, Elman
+from xprnn.scan import Around
+
+
+def why_no_gpu():
+    """Return why there is no real CUDA device, or None."""
+    if "cupy" not in xprnn.backends.available():
+        return "CuPy is not installed or has no device"
+    import cupy
+
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    return f"the device is none: {name}" if "not a GPU" in name else None
+
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(why_no_gpu() is not None, reason=str(why_no_gpu()))]
+
+CELLS = {"elman": Elman(), "gru": GRU(), "gru-before": GRU(reset_after=False), "lstm": LSTM()}
+SHAPES = [(20, 64, 128), (20, 1, 100), (12, 33, 257), (12, 5, 512)]
+
+TOLERANCE = {"float64": 1e-11, "float32": 2e-5, "float16": 2e-2}
+"""Against float64 on the host. Sums of up to 2048 products are in another order and, in float32, round by 6e-8 a term;
+float16 rounds what is stored by 5e-4, and gradients add what is stored over all steps."""
+
+
+def drawn(cell, shape, on, dtype):
+    rng = np.random.default_rng(0)
+    given, around, weight = draw(cell, rng, *shape), draw_around(cell, rng, on, *shape), weights(cell, rng, *shape)
+    single = tree.map(lambda a: a.astype(dtype) if a.dtype == np.float64 else a, (given, around, weight))
+    return single, tree.map(lambda a: a.astype(np.float64) if a.dtype == np.dtype(dtype) else a, single)
+
+
+def on_device(name, cell, given, around, weight, want=()):
+    """Return values and gradients; None where the kernel does not take the shape."""
+    import cupy
+
+    twin = kernels.TWINS[name].load()
+    if twin.takes(cell, Around(), given["a"].dtype, (*given["a"].shape[:2], given["p"]["W_hh"].shape[1])):
+        return None
+    there = tree.map(cupy.asarray, (given, around, weight))
+    given, around, weight = there
+    states, final, cache = twin.scan(cell, given["a"], given["state0"], given["p"], Around(**around))
+    da, dstate0, dp, daround = twin.scan_backward(cell, weight["states"], weight["final"], cache, given["p"], want=want)
+    rest = {name: getattr(daround, name) for name in want}
+    return host({"states": states, "final": final, "a": da, "state0": dstate0, "p": dp, **rest})
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("on", [(), ("reset", "fresh", "mask", "gate", "drop", "inner")], ids="+".join)
+@pytest.mark.parametrize("name", ["cupy_stepwise", "cupy_persistent"])
+@pytest.mark.parametrize("kind", CELLS)
+def test_cupy_twins_equal_the_reference_on_a_device(kind, name, on, shape, dtype):
+    cell, want = CELLS[kind], gradients_of(on)
+    single, exact = drawn(cell, shape, on, dtype)
+    actual = on_device(name, cell, *single, want)
+    if actual is None:
+        pytest.skip("the shape does not fit this device")
+    expected = dict(tree.items(run("reference", cell, *exact, want)))
+    for key, value in dict(tree.items(actual)).items():
+        assert error(value, expected[key]) <= TOLERANCE[dtype], key
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cupy_persistent_at_a_thousand_units_gives_the_same_bits_each_time(kind):
+    """Blocks wait for one another across the grid: a race would differ from run to run."""
+    cell = CELLS[kind]
+    single, exact = drawn(cell, (8, 4, 1024), (), "float32")
+    first = on_device("cupy_persistent", cell, *single)
+    if first is None:
+        pytest.skip("W_hh does not fit this device")
+    expected = dict(tree.items(run("reference", cell, *exact)))
+    for key, value in dict(tree.items(first)).items():
+        assert error(value, expected[key]) <= TOLERANCE["float32"], key
+    for _ in range(20):
+        again = on_device("cupy_persistent", cell, *single)
+        for a, b in zip(tree.leaves(again), tree.leaves(first), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kernel", ["cupy_stepwise", "cupy_persistent"])
+def test_cupy_training_on_a_stream_of_its_own_gives_the_losses_of_numpy(kernel):
+    import cupy
+
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal((30, 16, 8)), rng.standard_normal((30, 16, 2))
+    model = xprnn.Sequential(xprnn.LSTM(8, 32, bidirectional=True, zoneout=0.1), xprnn.Linear(64, 2))
+
+    def losses(x, target, **options):
+        params, optimizer = model.init(0, like=x), xprnn.optim.Adam(lr=1e-2)
+        state, found = optimizer.init(params), []
+        for k in range(10):
+            y, _, cache = model.forward(params, x, rng=k, **options)
+            loss, dy = xprnn.losses.mse(y, target)
+            updates, state = optimizer.update(model.backward(params, cache, dy)[0], state, params)
+            params = xprnn.optim.apply(params, updates)
+            found.append(loss)
+        return [float(loss) for loss in found]
+
+    with cupy.cuda.Stream(non_blocking=True):
+        actual = losses(cupy.asarray(x), cupy.asarray(target), kernel=kernel)
+    np.testing.assert_allclose(actual, losses(x, target), rtol=1e-9)

@@ -1,0 +1,100 @@
+"""A kernel for half types out of one that has none: arrays come and go in float16 or bfloat16, the scan is in float32.
+
+So the running state is not rounded at every step, where what a step adds would be lost once it is below half a unit in
+the last place, and products over time are sums in float32. Each array is rounded once, on its way out.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from xprnn import _xp, tree
+from xprnn._xp import Array, Home
+from xprnn.cells import Cell, Params, States
+from xprnn.kernels.bound import Part
+from xprnn.scan import NOTHING, Around
+
+if TYPE_CHECKING:
+    from xprnn.kernels import Kernel
+
+
+@cache
+def widened(kernel: "Kernel") -> "Kernel":
+    """Return a kernel that takes arrays of half types and runs `kernel` in float32.
+
+    The cache between its two scans is that of `kernel`, so in float32.
+    """
+
+    def scan(
+        cell: Cell, a: Array, state0: States, p: Params, around: Around = NOTHING, *, keep: bool = True
+    ) -> tuple[States, States, Any]:
+        return _narrow(kernel.scan(cell, *_wide_forward(a, state0, p, around), keep=keep), a.dtype)
+
+    def scan_backward(
+        cell: Cell, dstates: Any, dfinal: Any, cache: Any, p: Params, *, want: tuple[str, ...] = ()
+    ) -> tuple[Array, States, dict[str, Array], Around]:
+        given = _wide_backward(dstates, dfinal, cache, p)
+        return _narrow_backward(kernel.scan_backward(cell, *given, want=want), p["W_hh"].dtype)
+
+    def scans(cell: Cell, given: list[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
+        done = kernel.scans(cell, [_wide_forward(*each) for each in given], keep=keep)
+        return [_narrow(each, given[0][0].dtype) for each in done]
+
+    def scans_backward(cell: Cell, given: list[tuple[Any, ...]], *, want: tuple[str, ...] = ()) -> list[Any]:
+        done = kernel.scans_backward(cell, [_wide_backward(*each) for each in given], want=want)
+        return [_narrow_backward(each, given[0][3]["W_hh"].dtype) for each in done]
+
+    return kernel._replace(
+        scan=scan,
+        scan_backward=scan_backward,
+        bind=partial(Bound, kernel.bind),
+        side_by_side=kernel.side_by_side and (scans, scans_backward),
+    )
+
+
+def _wide_forward(a: Array, state0: States, p: Params, around: Around) -> tuple[Any, ...]:
+    return (*tree.map(_xp.wide, (a, state0, p)), Around(*tree.map(_xp.wide, tuple(around))))
+
+
+def _wide_backward(dstates: Any, dfinal: Any, cache: Any, p: Params) -> tuple[Any, ...]:
+    return *tree.map(_xp.wide, (dstates, dfinal)), cache, tree.map(_xp.wide, p)
+
+
+def _narrow(done: tuple[States, States, Any], dtype: Any) -> tuple[States, States, Any]:
+    states, final, cache = done
+    return _all(states, dtype), _all(final, dtype), cache
+
+
+def _narrow_backward(done: tuple[Any, ...], dtype: Any) -> tuple[Array, States, dict[str, Array], Around]:
+    da, dstate0, dp, daround = _all(tuple(done), dtype)
+    return da, dstate0, dp, Around(*daround)
+
+
+def _all(arrays: Any, dtype: Any) -> Any:
+    return tree.map(lambda a: _xp.cast(a, dtype), arrays)
+
+
+def _wide_part(part: Part) -> Part:
+    p, state, fresh, gate = tree.map(_xp.wide, (part.p, part.state, part.fresh, part.gate))
+    return Part(p, state, fresh, gate, part.residual)
+
+
+class Bound:
+    """What a stepper runs in a half type: bound in float32, its state too; x_t and y_t are cast."""
+
+    def __init__(self, bind: Callable[..., Any], cell: Cell, parts: list[Part], B: int, home: Home) -> None:
+        self._dtype = home.dtype
+        wide = [_wide_part(part) for part in parts]
+        self._bound = bind(cell, wide, B, home._replace(dtype=home.xp.float32))
+
+    def run(self, x_t: Array) -> Array:
+        """Return y_t (B, H) for x_t (B, I)."""
+        return _xp.cast(self._bound.run(_xp.wide(x_t)), self._dtype)
+
+    def states(self) -> list[States]:
+        """Return copies of the states, rounded."""
+        return [_all(state, self._dtype) for state in self._bound.states()]
+
+    def restart(self, rows: Any | None) -> None:
+        """Set the states to what a sequence begins in, of all rows or of the flagged ones."""
+        self._bound.restart(rows)
