@@ -1,4 +1,4 @@
-"""The part of bench.py for CUDA: the scans of a layer on CuPy by CUDA events, beside PyTorch's cuDNN on the same device.
+"""The part of bench.py for CUDA: a layer on CuPy by CUDA events, beside PyTorch's cuDNN on the same device.
 
     python scripts/bench.py --backend cupy
 

@@ -9,7 +9,7 @@ import pytest
 from tests import backends
 from xprnn import kernels, tree
 from xprnn.cells import GRU, LSTM, Elman
-from xprnn.scan import Around
+from xprnn.scan import NOTHING, Around
 
 KINDS = {
     "elman": (Elman(), {}),
@@ -104,7 +104,7 @@ class OnCuPy(NamedTuple):
     name: str
     how: str
 
-    def scan(self, cell, a, state0, p, around=Around(), *, keep=True):
+    def scan(self, cell, a, state0, p, around=NOTHING, *, keep=True):
         with (
             self.device_for(cell, a.dtype, a.shape[1], a.shape[2] // cell.gates),
             Moved((a, state0, p, around)) as moved,
