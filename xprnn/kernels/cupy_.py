@@ -62,6 +62,8 @@ C_NAMES = {"float32": "float", "float64": "double", "float16": "__half", "bfloat
 
 def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
     """Return why there is no kernel for this scan, or None."""
+    if cupy.cuda.runtime.is_hip:
+        return "its kernels are written for CUDA, and this CuPy runs on ROCm"
     if traits(cell) is None:
         return f"it has no kernel for {cell}"
     return None if _xp.dtype_name(dtype) in C_NAMES else f"it has no kernel for {_xp.dtype_name(dtype)}"

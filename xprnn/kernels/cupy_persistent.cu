@@ -74,7 +74,7 @@ template <class Run, bool spread> struct Block {
         groups(min((I)tile.groups, (run.B + rows - 1) / rows - first_group)),
         lane(threadIdx.x % tile.lanes), item0(threadIdx.x / tile.lanes), items_at_once(blockDim.x / tile.lanes),
         widest(P::widest(run)) {
-    extern __shared__ char shared[];
+    extern __shared__ __align__(16) char shared[];
     char *free = shared;
     for (int phase = 0; phase < Run::phases; ++phase) {
       W[phase] = (S *)free;
