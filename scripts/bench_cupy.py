@@ -102,23 +102,24 @@ def floor(cost, cell, dtype, B, H, kernel):
 
 
 def model():
-    """Print the cost model of a forward step on an H100: it needs CuPy, but no device."""
+    """Print the cost model of a step on an H100: it needs CuPy, but no device."""
     from xprnn.kernels import cupy_cost
     from xprnn.kernels.cupy_ import Limits
 
     h100 = Limits(shared=227 * 1024, processors=132, cooperative=True)
-    print("| forward step, float32, (B, H) | path | launches | Mflop | MB | floor, µs |")
-    print("|---|---|---|---|---|---|")
+    print("| a step, float32, (B, H) | path | launches | Mflop | forward: MB | floor, µs | backward: MB | floor, µs |")
+    print("|---|---|---|---|---|---|---|---|")
     for _, B, _, H in SHAPES:
         for name in ("RNN", "GRU", "LSTM"):
             cell = getattr(xprnn, name)(1, H).cell
             for path in (cupy_cost.stepwise, cupy_cost.persistent):
-                found, told = path(cell, np.dtype("float32"), B, H, h100), f"| {name} ({B}, {H}) | {path.__name__} "
-                if found is None:
-                    print(f"{told}| does not fit | | | |")
+                there, back = (path(cell, np.dtype("float32"), B, H, h100, backward=way) for way in (False, True))
+                told = f"| {name} ({B}, {H}) | {path.__name__} "
+                if there is None or back is None:
+                    print(f"{told}| does not fit | | | | | |")
                     continue
-                figures = f"{found.flops / 1e6:.2f} | {found.bytes / 1e6:.2f} | {1e6 * found.seconds:.1f}"
-                print(f"{told}| {found.launches} | {figures} |")
+                figures = " | ".join(f"{c.bytes / 1e6:.2f} | {1e6 * c.seconds:.1f}" for c in (there, back))
+                print(f"{told}| {there.launches} | {there.flops / 1e6:.2f} | {figures} |")
 
 
 def rows(cupy, name, shape, dtype, rounds):

@@ -106,7 +106,7 @@ class OnCuPy(NamedTuple):
 
     def scan(self, cell, a, state0, p, around=NOTHING, *, keep=True):
         with (
-            self.device_for(cell, a.dtype, a.shape[1], a.shape[2] // cell.gates),
+            self.device_for(a.shape[1]),
             Moved((a, state0, p, around)) as moved,
         ):
             a, state0, p, around = moved.there
@@ -114,8 +114,7 @@ class OnCuPy(NamedTuple):
         return host(states), host(final), cache
 
     def scan_backward(self, cell, dstates, dfinal, cache, p, *, want=()):
-        _, B, H = cache.states[0].shape
-        with self.device_for(cell, cache.states[0].dtype, B, H), Moved((dstates, dfinal, p)) as moved:
+        with self.device_for(cache.states[0].shape[1]), Moved((dstates, dfinal, p)) as moved:
             dstates, dfinal, p = moved.there
             *rest, daround = self.twin.scan_backward(cell, dstates, dfinal, cache, p, want=want)
         return *host(tuple(rest)), Around(*host(tuple(daround)))
@@ -124,15 +123,23 @@ class OnCuPy(NamedTuple):
     def twin(self):
         return kernels.TWINS[self.name].load()
 
-    def device_for(self, cell, dtype, B, H):
-        """Return a context in which the device has so little memory that the units are spread, where they are to be."""
-        from xprnn.kernels import cupy_
-
+    def device_for(self, B):
+        """Return a context in which the scan is laid out as it is to be."""
         patch = pytest.MonkeyPatch()
-        if self.how == "spread" and B and 16 // np.dtype(dtype).itemsize < H:  # more than a slot of units
-            limits = tight_limits(cell, dtype, B, H)
-            patch.setattr(cupy_, "limits", lambda: limits)
+        if self.how and B:
+            lay_out(self.how, patch)
         return Undone(patch)
+
+
+def lay_out(how, patch):
+    """Have the persistent twin spread the units over blocks; run each direction "alone"; or as it would ("whole")."""
+    from xprnn.kernels import cupy_persistent
+
+    plan = cupy_persistent.plan
+    if how == "spread":
+        patch.setattr(cupy_persistent, "plan", lambda shape, limits: plan(shape, tightest(shape, limits, plan)))
+    if how == "alone":
+        patch.setattr(cupy_persistent, "plan", lambda shape, limits: plan(shape, limits) if shape.D == 1 else None)
 
 
 class Undone(NamedTuple):
@@ -147,17 +154,13 @@ class Undone(NamedTuple):
         self.patch.undo()
 
 
-def tight_limits(cell, dtype, B, H, D=1):
-    """Return the least shared memory with which both passes fit; then the units are spread over blocks."""
-    from xprnn.kernels import cupy_, cupy_persistent
-
-    shapes = [cupy_persistent.shape_of(cell, dtype, B, H, D, backward=backward) for backward in (False, True)]
+def tightest(shape, limits, plan):
+    """Return the least shared memory with which a pass fits: its units are spread, if they are more than a slot."""
     for shared in range(256, 1 << 20, 64):
-        limits = cupy_.limits()._replace(shared=shared)
-        plans = [cupy_persistent.plan(shape, limits) for shape in shapes]
-        if all(plans):
-            assert any(plan.spread for plan in plans), (cell, B, H, plans)
-            return limits
+        tight = limits._replace(shared=shared)
+        if found := plan(shape, tight):
+            assert found.spread or shape.slot >= shape.H, (shape, found)
+            return tight
     raise AssertionError("nothing fits")
 
 

@@ -18,10 +18,10 @@ from tests.scans import (
     draw,
     draw_around,
     gradients_of,
+    lay_out,
     needs_cupy,
     pair,
     run,
-    tight_limits,
     weights,
 )
 from xprnn import kernels, tree
@@ -140,21 +140,17 @@ def test_cupy_layers_train_without_a_wait_in_launches_that_grow_with_t_for_stepw
     assert per_step == (8 if kernel == "cupy_stepwise" else 0)  # two layers, two directions, there and back
 
 
-def test_cupy_both_directions_are_one_launch(counter, monkeypatch):
-    from xprnn.kernels import cupy_, cupy_persistent
+@pytest.mark.parametrize(("how", "launches"), [("whole", 1), ("spread", 1), ("alone", 2)])
+def test_cupy_both_directions_are_one_launch_where_they_fit(how, launches, counter, monkeypatch):
+    from xprnn.kernels import cupy_persistent
 
     cell, H = LSTM(), 13
     given = draw(cell, np.random.default_rng(0), 3, 2, H)
     a, state0, p = Moved((given["a"], given["state0"], given["p"])).there
-    around = Around()
+    lay_out(how, monkeypatch)
     with counted(counter) as found:
-        cupy_persistent.scans(cell, [(a, state0, p, around), (a[::-1], state0, p, around)])
-    assert found["launches"] == 1
-    limits = tight_limits(cell, np.dtype("float64"), 2, H)  # for one direction at a time
-    monkeypatch.setattr(cupy_, "limits", lambda: limits)
-    with counted(counter) as found:
-        cupy_persistent.scans(cell, [(a, state0, p, around), (a[::-1], state0, p, around)])
-    assert found["launches"] == 2
+        cupy_persistent.scans(cell, [(a, state0, p, Around()), (a[::-1], state0, p, Around())])
+    assert found["launches"] == launches
 
 
 def test_cupy_draws_are_one_launch_each(counter):
@@ -202,7 +198,9 @@ def test_cupy_plans_fit_the_chip_and_leave_out_no_unit_and_no_row(chip, rng):
             assert plan.shared <= limits.shared
             assert plan.threads % 32 == 0
             assert 32 <= plan.threads <= cupy_persistent.THREADS
-            assert plan.lanes in (1, 2, 4, 8, 16, 32)
+            assert plan.threads == cupy_persistent.THREADS or not plan.spread  # they copy what was sent, too
+            assert plan.lanes in (1, 2, 4, 8, 16, 32, 64, 128, 256)
+            assert plan.lanes <= plan.threads
             assert 1 <= plan.chunk <= plan.groups
             assert plan.slices * plan.units >= H > (plan.slices - 1) * plan.units
             rows = plan.groups * cupy_persistent.ROWS
@@ -242,11 +240,15 @@ def test_cupy_select_chooses_by_shape_and_device_and_says_why(monkeypatch):
     chosen = explain(4096, 4)
     assert chosen.kernel == "cupy_stepwise"
     assert "W_hh takes 262144 KiB, which do not fit" in chosen.why
+    assert explain(600, 4).kernel == explain(600, 4, bidirectional=True).kernel == "cupy_persistent"
     monkeypatch.setattr(cupy_, "limits", lambda: limits_of("sm_90")._replace(cooperative=False))
-    assert explain(1024, 4).kernel == "cupy_stepwise"
+    chosen = explain(1024, 4)
+    assert chosen.kernel == "cupy_stepwise"
+    assert "W_hh takes several blocks, and on this device blocks cannot wait for each other" in chosen.why
+    assert "1048576 rows take more blocks than a grid may have" in explain(110, 1 << 20).why
     x = cupy.empty((10, 4, 8), cupy.float32)
     layer = xprnn.LSTM(8, 1024)
-    with pytest.raises(ValueError, match="`kernel` 'cupy_persistent' cannot run this scan: W_hh takes 16384 KiB"):
+    with pytest.raises(ValueError, match="`kernel` 'cupy_persistent' cannot run this scan: W_hh takes several"):
         layer.forward(layer.init(0, like=x), x, kernel="cupy_persistent")
 
 
@@ -254,23 +256,39 @@ def test_cupy_persistent_refuses_to_start_blocks_that_could_not_meet(monkeypatch
     """CuPy only warns, and blocks that wait for one that never starts wait for ever."""
     import cupy
 
-    from xprnn.kernels import cupy_, cupy_persistent
+    from xprnn.kernels import cupy_persistent
 
-    cell, H = LSTM(), 13
-    limits = tight_limits(cell, np.dtype("float64"), 3, H)
-    real = cupy_.limits()
-    monkeypatch.setattr(cupy_, "limits", lambda: limits)
-    occupancy = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
+    lay_out("spread", monkeypatch)
     monkeypatch.setattr(cupy.cuda.driver, "occupancyMaxActiveBlocksPerMultiprocessor", lambda *args: 0)
     cupy_persistent._kernel.cache_clear()
-    given = draw(cell, np.random.default_rng(0), 2, 3, H)
+    given = draw(LSTM(), np.random.default_rng(0), 2, 3, 13)
     try:
         with pytest.raises(RuntimeError, match=r"needs \d+ blocks at once, and device 0 runs 0"):
-            cupy_persistent.scan(cell, *Moved((given["a"], given["state0"], given["p"])).there)
+            cupy_persistent.scan(LSTM(), *Moved((given["a"], given["state0"], given["p"])).there)
     finally:
         cupy_persistent._kernel.cache_clear()
-    assert occupancy is not None
-    assert real.processors == limits.processors
+
+
+def test_cupy_arrays_on_another_device_than_the_current_one_are_refused(counter):
+    """Two devices are more than the emulator has: it lends the names of two."""
+    code = """
+import cupy, xprnn
+with cupy.cuda.Device(1):
+    x = cupy.ones((2, 1, 3))
+    layer = xprnn.LSTM(3, 4)
+    params = layer.init(0, like=x)
+    layer(params, x)
+try:
+    layer(params, x)
+except ValueError as error:
+    print(error)
+"""
+    runner = pathlib.Path(sys.modules["cupyemu"].__file__).parents[1] / "run.py"
+    command = [sys.executable, str(runner), "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, "FAKECUDA_DEVICES": "2"}, capture_output=True, text=True, check=False
+    )
+    assert "`x` is on CUDA device 1, and the current device is 0" in done.stdout, done.stderr
 
 
 # -- races and bounds -----------------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from tests.scans import (
     draw_around,
     gradients_of,
     host,
+    lay_out,
     needs_cupy,
     run,
     subsets,
-    tight_limits,
     weights,
 )
 from xprnn import kernels, tree
@@ -150,16 +150,14 @@ def test_cupy_twins_take_arrays_of_any_strides(kind, name, rng):
     assert_close(host(actual), expected)
 
 
-@pytest.mark.parametrize("tight", [False, True])
-def test_cupy_both_directions_run_side_by_side_and_are_what_each_is_alone(kind, tight, rng, monkeypatch):
+@pytest.mark.parametrize("how", ["whole", "spread", "alone"])
+def test_cupy_both_directions_run_side_by_side_and_are_what_each_is_alone(kind, how, rng, monkeypatch):
     import cupy
 
-    from xprnn.kernels import cupy_, cupy_persistent
+    from xprnn.kernels import cupy_persistent
 
     cell, _ = KINDS[kind]
-    if tight:  # one direction at a time fits
-        limits = tight_limits(cell, np.dtype("float64"), B, 13)
-        monkeypatch.setattr(cupy_, "limits", lambda: limits)
+    lay_out(how, monkeypatch)
     given = [draw(cell, rng, H=13) for _ in range(2)]
     arounds = [draw_around(cell, rng, on, H=13) for on in (("mask",), ("mask", "reset", "fresh"))]
     weight = [weights(cell, rng, H=13) for _ in range(2)]
@@ -176,6 +174,26 @@ def test_cupy_both_directions_run_side_by_side_and_are_what_each_is_alone(kind, 
         (states, final, _), (da, dstate0, dp, _) = done[k], returned[k]
         actual = {"states": states, "final": final, "a": da, "state0": dstate0, "p": dp}
         assert_close(host(actual), expected)
+
+
+@pytest.mark.parametrize("name", ["cupy_persistent", "cupy_persistent-spread"])
+@pytest.mark.parametrize("lanes", [64, 256])
+def test_cupy_sums_may_be_shared_by_several_warps(kind, name, lanes, rng, monkeypatch):
+    """As where a block has few units and many products for each: here by decree, for it takes large layers."""
+    from xprnn.kernels import cupy_persistent
+
+    cell, _ = KINDS[kind]
+    monkeypatch.setattr(cupy_persistent, "_lanes", lambda *sizes: lanes)
+    cupy_persistent.plan.cache_clear()
+    given, around, weight = (
+        draw(cell, rng, 3, 9, 13),
+        draw_around(cell, rng, OPTIONS, 3, 9, 13),
+        weights(cell, rng, 3, 9, 13),
+    )
+    try:
+        assert_close(run(name, cell, given, around, weight), run("reference", cell, given, around, weight))
+    finally:
+        cupy_persistent.plan.cache_clear()
 
 
 def test_cupy_twins_say_what_they_do_not_take():

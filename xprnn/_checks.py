@@ -82,6 +82,11 @@ def home(name: str, a: Any, kind: str = "float", *, instead: str = "") -> Home:
     if not _xp.is_array(a):
         raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
     place = _xp.home(a)
+    if (current := _xp.elsewhere(place)) is not None:
+        raise ValueError(
+            f"`{name}` is on CUDA device {place.device.id}, and the current device is {current}; call within "
+            f"`with cupy.cuda.Device({place.device.id}):`"
+        )
     if kind == "integer":
         if not _xp.is_integer(a):
             raise TypeError(f"`{name}` must be of integers, got {_xp.dtype_name(place.dtype)}; cast it first")

@@ -61,6 +61,14 @@ def home(a: Array) -> Home:
     return Home(xp, a.dtype, None if isinstance(a, np.ndarray) else compat.device(a), type(a))
 
 
+def elsewhere(place: Home) -> int | None:
+    """Return the current CUDA device if CuPy arrays live on another: whatever is made anew would be made there."""
+    if not is_namespace_cupy(place.xp):
+        return None
+    current = int(sys.modules["cupy"].cuda.Device().id)
+    return None if place.device.id == current else current
+
+
 def library(xp: Namespace) -> str:
     """Return the name under which users know a namespace: `numpy`, `jax`, `array_api_strict`."""
     name: str = xp.__name__

@@ -65,4 +65,5 @@ def _transient(layer: Any, kind: str) -> int:
         layer.learn_tau * (2 * n + G) if kind == "numpy" else layer.learn_tau * (7 * n + G)
     )
     numbers += 2 * (layer.tau is not None or layer.zoneout > 0) * (kind == "reference") * n
+    numbers += G * layer.bidirectional  # of the other direction, where both run side by side
     return int(numbers * layer.hidden_size)

@@ -4,7 +4,6 @@ Axes: T time, B batch, I input, H hidden units, G gates.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from xprnn import _sequence, _xp, kernels, parameters, tree
@@ -78,8 +77,10 @@ def forward(
         _begin(layer, p, name, x, s0, run, reverse=reverse == 1)
         for reverse, ((name, p), s0) in enumerate(zip(params.items(), state0, strict=True))
     ]
-    chosen, _ = kernels.select(layer.cell, begun[0].around, xp, form.home.dtype, shape, run.kernel)
-    given = (  # one by one: the projections of all directions at once would be the most that a layer holds
+    chosen, _ = kernels.select(
+        layer.cell, begun[0].around, xp, form.home.dtype, shape, run.kernel, directions=len(begun)
+    )
+    given = (  # lazily: most kernels take one direction after the other, and all projections at once are large
         (_project(p, x, each.made.noise, reverse=reverse == 1), *each[:3])
         for reverse, (p, each) in enumerate(zip(ps, begun, strict=True))
     )
@@ -138,9 +139,11 @@ def backward(
         "noise": layer.learn_tau and around.noise is not None,
     }
     want = tuple(name for name, is_wanted in wanted.items() if is_wanted)
-    returned = caches[0].kernel.scans_backward(cell, given, want=want)
-    ends = [partial(_end_backward, layer, p, x, cache) for p, cache in zip(params, caches, strict=True)]
-    return list(map(lambda end, each, reverse: end(each, reverse=reverse), ends, returned, (False, True)))
+    returned = iter(caches[0].kernel.scans_backward(cell, given, want=want))
+    return [
+        _end_backward(layer, p, x, cache, next(returned), reverse=reverse == 1)
+        for reverse, (p, cache) in enumerate(zip(params, caches, strict=True))
+    ]
 
 
 def _end_backward(

@@ -187,7 +187,7 @@ class Recurrent(Options, ABC):
             None is evaluation: no dropout, no noise, zoneout at its expectation. Else training: dropout, noise and
             zoneout are drawn, the same for the same key on every backend.
         kernel : str
-            "auto", or the name of the kernel that must run: "reference" or "numpy".
+            "auto", or the name of the kernel that must run, as "reference"; `xprnn.kernels.NAMES` are all.
 
         Returns
         -------
@@ -196,8 +196,8 @@ class Recurrent(Options, ABC):
         state : array (L*D, B, H), for LSTM the pair (h, c)
             The state of every layer and direction after its last step.
         cache : Cache
-            For `backward`. It refers to x, y and nothing of `params`: change neither before `backward`. On NumPy
-            y is read-only for that reason; copy it to change it.
+            For `backward`. It refers to x, y and nothing of `params`: change neither before `backward`, on any
+            library. On NumPy y is read-only for that reason; copy it to change it.
 
         Raises
         ------

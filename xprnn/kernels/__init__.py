@@ -28,9 +28,9 @@ class Kernel(NamedTuple):
 
     `takes(cell, around, dtype, shape)` returns why it cannot run, or None; `bind(cell, parts, B, home)` makes what a
     `Stepper` runs, from one `xprnn.kernels.bound.Part` per layer. `side_by_side` are the pair for all directions of a
-    layer at once, where there is something to gain; `worth(cell, dtype, shape)` returns why another twin is expected to
-    be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types itself, with
-    its running state and sums in float32; any other runs them widened (`xprnn.kernels.widened`).
+    layer at once, where there is something to gain; `worth(cell, dtype, shape, directions)` returns why another twin is
+    expected to be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types
+    itself, with its running state and sums in float32; any other runs them widened (`xprnn.kernels.widened`).
     """
 
     name: str
@@ -134,6 +134,17 @@ def check_name(name: str) -> None:
         raise ValueError(f"`kernel` must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
 
 
+class _Asked(NamedTuple):
+    """A scan that a kernel is sought for."""
+
+    cell: Cell
+    around: Around
+    xp: Namespace
+    dtype: Any
+    shape: tuple[int, ...]
+    directions: int
+
+
 def select(
     cell: Cell,
     around: Around,
@@ -141,6 +152,8 @@ def select(
     dtype: Any,
     shape: tuple[int, ...],
     kernel: str = "auto",
+    *,
+    directions: int = 1,
 ) -> tuple[Kernel, str]:
     """Choose the kernel of a scan.
 
@@ -153,6 +166,8 @@ def select(
     shape : (T, B, H)
     kernel : str
         "auto", or the name of the kernel that must run.
+    directions : int
+        How many such scans a layer has, which a kernel may run side by side.
 
     Returns
     -------
@@ -169,49 +184,47 @@ def select(
     Half types: a kernel that takes them itself (`narrow`) is asked with them, any other with float32, and runs widened.
     """
     check_name(kernel)
-    if _xp.is_half(dtype):
-        chosen, why = _select(cell, around, xp, dtype, shape, kernel)
-        wide = widened(chosen)
-        if chosen.narrow:
-            return chosen._replace(bind=wide.bind), why
-        return wide, f"{why}; {_xp.dtype_name(dtype)} is widened to float32"
-    return _select(cell, around, xp, dtype, shape, kernel)
+    chosen, why = _select(_Asked(cell, around, xp, dtype, shape, directions), kernel)
+    if not _xp.is_half(dtype):
+        return chosen, why
+    wide = widened(chosen)
+    if chosen.narrow:
+        return chosen._replace(bind=wide.bind), why
+    return wide, f"{why}; {_xp.dtype_name(dtype)} is widened to float32"
 
 
-def _select(
-    cell: Cell, around: Around, xp: Namespace, dtype: Any, shape: tuple[int, ...], kernel: str
-) -> tuple[Kernel, str]:
+def _select(asked: _Asked, kernel: str) -> tuple[Kernel, str]:
     """Choose the kernel of a scan, before it is widened."""
+    library = _xp.library(asked.xp)
     if kernel == "reference":
         return REFERENCE, "asked for by name"
     if kernel != "auto":
         twin = TWINS[kernel]
-        if not twin.runs_on(xp):
-            why = f"it runs on {twin.library} arrays, not on {_xp.library(xp)} arrays"
+        if not twin.runs_on(asked.xp):
+            why = f"it runs on {twin.library} arrays, not on {library} arrays"
         else:
-            why = _refusal(twin.load(), cell, around, dtype, shape, xp, free=False) or ""
+            why = _refusal(twin.load(), asked, free=False) or ""
         if why:
             raise ValueError(f"`kernel` {kernel!r} cannot run this scan: {why}")
         return twin.load(), "asked for by name"
     refusals: list[str] = []
     for name, twin in TWINS.items():
-        if twin.runs_on(xp):
-            refusal = _refusal(twin.load(), cell, around, dtype, shape, xp, free=True)
+        if twin.runs_on(asked.xp):
+            refusal = _refusal(twin.load(), asked, free=True)
             if refusal is None:
-                return twin.load(), "; ".join([f"the arrays are {twin.library} arrays", *refusals])
+                return twin.load(), "; ".join([f"the arrays are {library} arrays", *refusals])
             refusals.append(f"{name}: {refusal}")
-    return REFERENCE, "; ".join(refusals) or f"no twin runs on {_xp.library(xp)} arrays"
+    return REFERENCE, "; ".join(refusals) or f"no twin runs on {library} arrays"
 
 
-def _refusal(
-    kernel: Kernel, cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...], xp: Namespace, *, free: bool
-) -> str | None:
+def _refusal(kernel: Kernel, asked: _Asked, *, free: bool) -> str | None:
     """Return why a kernel does not run a scan, or None; where the choice is free, also that it is not worth it."""
+    cell, around, xp, dtype, shape, directions = asked
     if _xp.is_half(dtype) and not kernel.narrow:
         dtype = xp.float32
     refusal = kernel.takes(cell, around, dtype, shape)
     if refusal is None and free and kernel.worth is not None:
-        refusal = kernel.worth(cell, dtype, shape)
+        refusal = kernel.worth(cell, dtype, shape, directions)
     return refusal
 
 
@@ -266,6 +279,7 @@ def explain(layer: Any, x: Any, *, training: bool = True, kernel: str = "auto") 
     for part in recurrent:
         noisy = training and part.noise and part.noise_on == "state"
         around, shape = Around(noise=()) if noisy else NOTHING, (form.T, form.B, part.hidden_size)
-        chosen, why = select(part.cell, around, xp, np.dtype(dtype) if form.home.is_numpy else dtype, shape, kernel)
+        kind, directions = np.dtype(dtype) if form.home.is_numpy else dtype, 2 if part.bidirectional else 1
+        chosen, why = select(part.cell, around, xp, kind, shape, kernel, directions=directions)
         found.setdefault(chosen.name, why)
     return Explanation(", ".join(found), "; ".join(found.values()))

@@ -84,11 +84,12 @@ class Limits(NamedTuple):
 
 def limits() -> Limits:
     """Return the limits of the current device."""
-    return _limits_of(cupy.cuda.Device().id)
+    return limits_of(cupy.cuda.Device().id)
 
 
 @cache
-def _limits_of(device: int) -> Limits:
+def limits_of(device: int) -> Limits:
+    """Return the limits of a device."""
     found = cupy.cuda.Device(device).attributes
     names = "MaxSharedMemoryPerBlockOptin", "MultiProcessorCount", "CooperativeLaunch"
     shared, processors, cooperative = (found[name] for name in names)

@@ -1,18 +1,19 @@
 """What a scan on CuPy should take, on paper: a model to choose by, and to compare a measurement with.
 
 No figure here is measured. They are of an H100's data sheet or of common experience: 67 TFLOP/s in float32 and half of
-it in float64, by 132 processors (of another device, in proportion), 3.0 TB/s from memory, some 2.5 µs from launch to
-launch and 1.5 µs for a barrier across the grid. A forward step:
+it in float64, by 132 processors (of another device, in proportion), 5.5 TB/s from the second-level cache, some 2.5 µs
+from launch to launch and 1.5 µs for a barrier across the grid. A step of a pass:
 
 - *stepwise*: two launches; 2 B G H² flops; W_hh, G H² numbers, is read anew, from the second-level cache at best;
-- *persistent*: no launch; the same flops, of which our own loop is expected to reach half the rate; a barrier where the
-  units are spread over blocks, and then what was sent, B H numbers, is read by every block; and half a microsecond in
-  which an element waits for what it reads, for its exponentials and for its block.
+- *persistent*: no launch; the same flops, of which our own loop is expected to reach half the rate; half a microsecond
+  in which an element waits for what it reads, for its exponentials and for its block. Where the units are spread over
+  blocks also a barrier, and every block copies what its rows sent, B H numbers forward and B G H backward, in rounds of
+  four vectors per thread, each half a microsecond.
 
-Both read a and write states and gates, some 3 B G H numbers. The backward pass has the same product; what is sent are
-then G H numbers per row.
+Both read a and write states and gates, some 3 B G H numbers. What Python takes for a launch, often more than the device
+does, is in neither: the model favours the stepwise twin.
 
-Axes: B batch, G gates, H hidden units.
+Axes: B batch, G gates, H hidden units, D directions.
 """
 
 from typing import Any, NamedTuple
@@ -24,16 +25,16 @@ from xprnn.kernels import cupy_, cupy_persistent
 from xprnn.kernels.cupy_ import Limits
 
 FLOPS = 67e12 / 132  # float32, per second and processor
-BYTES = 3.0e12  # per second, from memory
 CACHE_BYTES = 5.5e12  # per second, from the second-level cache
 SHARE = 0.5  # of FLOPS that products in our own kernels are expected to reach
 LAUNCH = 2.5e-6  # seconds
 BARRIER = 1.5e-6
 ELEMENT = 0.5e-6
+ROUND = 0.5e-6  # four vectors of sixteen bytes per thread, on their way at once
 
 
 class Cost(NamedTuple):
-    """Of a forward scan's step."""
+    """Of a step of one pass, in all directions."""
 
     launches: int
     flops: int
@@ -41,39 +42,50 @@ class Cost(NamedTuple):
     seconds: float  # the floor that these give
 
 
-def stepwise(cell: Cell, dtype: Any, B: int, H: int, limits: Limits) -> Cost:
-    """Return what a step of the stepwise twin takes."""
+def stepwise(cell: Cell, dtype: Any, B: int, H: int, limits: Limits, *, D: int = 1, backward: bool = False) -> Cost:
+    """Return what a step of the stepwise twin takes, the same in both passes."""
     numbers, phases = np.dtype(dtype).itemsize, cupy_.known(cell).phases
     launches, flops = 2 * phases, 2 * B * cell.gates * H * H
     moved = numbers * (cell.gates * H * H + 3 * B * cell.gates * H)
     rate = FLOPS * limits.processors / _slowness(dtype)
-    return Cost(launches, flops, moved, max(launches * LAUNCH, flops / rate, moved / CACHE_BYTES))
+    return Cost(D * launches, D * flops, D * moved, D * max(launches * LAUNCH, flops / rate, moved / CACHE_BYTES))
 
 
-def persistent(cell: Cell, dtype: Any, B: int, H: int, limits: Limits) -> Cost | None:
+def persistent(
+    cell: Cell, dtype: Any, B: int, H: int, limits: Limits, *, D: int = 1, backward: bool = False
+) -> Cost | None:
     """Return what a step of the persistent twin takes, or None where it does not fit."""
-    plan = cupy_persistent.plan(cupy_persistent.shape_of(cell, dtype, B, H, 1, backward=False), limits)
+    shape = cupy_persistent.shape_of(cell, dtype, B, H, D, backward=backward)
+    plan = cupy_persistent.plan(shape, limits)
     if plan is None:
-        return None
-    blocks, rows = plan.slices * plan.tiles, plan.groups * cupy_persistent.ROWS
-    waves = cupy_.blocks(blocks, limits.processors)
+        alone = persistent(cell, dtype, B, H, limits, backward=backward) if D > 1 else None
+        return alone and Cost(0, D * alone.flops, D * alone.bytes, D * alone.seconds)
+    per_step = plan.slices * plan.tiles * D
+    rows, depth = plan.groups * cupy_persistent.ROWS, sum(shape.depths)
     flops = 2 * rows * cell.gates * plan.units * H  # of one block
-    moved = blocks * rows * H * np.dtype(cupy_.compute_dtype(dtype)).itemsize if plan.spread else 0
-    moved += 3 * B * cell.gates * H * np.dtype(dtype).itemsize
-    waits = cupy_.known(cell).phases * (ELEMENT + (BARRIER if plan.spread else 0.0))
-    seconds = waves * flops * _slowness(dtype) / (FLOPS * SHARE) + moved / CACHE_BYTES + waits
-    return Cost(0, flops * blocks, moved, seconds)
+    sent = rows * depth * shape.real if plan.spread else 0
+    moved = per_step * sent + 3 * D * B * cell.gates * H * shape.itemsize
+    waits = len(shape.depths) * (ELEMENT + (BARRIER if plan.spread else 0.0))
+    waits += cupy_.blocks(sent, 4 * 16 * plan.threads) * ROUND
+    busy = cupy_.blocks(per_step, limits.processors) * flops * _slowness(dtype) / (FLOPS * SHARE)
+    return Cost(0, flops * per_step, moved, busy + moved / CACHE_BYTES + waits)
 
 
 def _slowness(dtype: Any) -> int:
     return 2 if np.dtype(dtype).itemsize == 8 else 1
 
 
-def worth(cell: Cell, dtype: Any, shape: tuple[int, ...]) -> str | None:
-    """Return why the stepwise twin is expected to be faster than the persistent one, or None."""
+def worth(cell: Cell, dtype: Any, shape: tuple[int, ...], directions: int = 1) -> str | None:
+    """Return why the stepwise twin is expected to be faster than the persistent one, forward and backward, or None."""
     _, B, H = shape
-    limits = cupy_.limits()
-    step, whole = stepwise(cell, dtype, max(B, 1), H, limits), persistent(cell, dtype, max(B, 1), H, limits)
-    if whole is None or whole.seconds <= step.seconds:
+    seconds = []
+    for path in (persistent, stepwise):
+        costs = [
+            path(cell, dtype, max(B, 1), H, cupy_.limits(), D=directions, backward=backward)
+            for backward in (False, True)
+        ]
+        seconds.append(sum(cost.seconds for cost in costs if cost is not None))  # `takes` has been asked: none is
+    ours, theirs = (1e6 * s for s in seconds)
+    if ours <= theirs:
         return None
-    return f"expected to take {1e6 * whole.seconds:.0f} µs per step, stepwise {1e6 * step.seconds:.0f} µs"
+    return f"expected to take {ours:.0f} µs per step, forward and backward, stepwise {theirs:.0f} µs"

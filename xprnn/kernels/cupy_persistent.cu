@@ -7,8 +7,8 @@
 //
 // Both buffers of what is sent are used in turn, so one barrier per phase is enough. In them a pack of `rows` rows is
 // one vector, so that one load of W_hh and one of the pack feed width*rows multiply-adds. `lanes` neighbouring threads
-// share the sum over the depth of a product and add up by shuffles; in W_hh's share they are neighbours too, so that a
-// warp reads without bank conflicts.
+// share the sum over the depth of a product and add up by shuffles, and where they are more than a warp through shared
+// memory; in W_hh's share they are neighbours too, so that a warp reads without bank conflicts.
 #include <cooperative_groups.h>
 #include "cupy_element.cuh"
 
@@ -20,18 +20,22 @@ constexpr __device__ int alignment(int bytes, int itemsize) {
 }
 template <class E, int n> struct alignas(alignment(n * sizeof(E), sizeof(E))) Pack { E v[n]; };
 
+template <class F> struct Vector { typedef float4 type; };  // sixteen bytes of F
+template <> struct Vector<double> { typedef double2 type; };
+
 struct Tiling {
   int units, groups;  // per block: hidden units, and packs of rows
   int chunk;          // packs of rows that are multiplied at a time
-  int lanes;          // threads that share a sum, a power of two up to 32
+  int lanes;          // threads that share a sum, a power of two
 };
 
-// The product of a phase for `units` units at once: `width` numbers from the `depth` numbers that a row sent.
+// The product of a phase for `units` units at once, a slot: `width` numbers, at `most` so many, from the `depth` numbers
+// that a row sent.
 template <class Run> struct Product;
 
 template <class Cell, class S> struct Product<Forward<Cell, S>> {
   typedef Forward<Cell, S> Run;
-  static constexpr int units = 1;
+  static constexpr int units = 1, most = Run::phases == 2 ? 2 : Run::G;
   static constexpr __device__ int width(int phase) { return Run::sums(phase); }
   static __device__ int depth(const Run &run, int phase) { return run.H; }
   static __device__ int widest(const Run &run) { return run.H; }
@@ -43,7 +47,7 @@ template <class Cell, class S> struct Product<Forward<Cell, S>> {
 
 template <class Cell, class S> struct Product<Backward<Cell, S>> {
   typedef Backward<Cell, S> Run;
-  static constexpr int units = sizeof(S) == 8 ? 2 : 4;
+  static constexpr int units = sizeof(S) == 8 ? 2 : 4, most = units;
   static constexpr __device__ int width(int phase) { return units; }
   static __device__ int depth(const Run &run, int phase) { return Run::sends(phase) * run.H; }
   static __device__ int widest(const Run &run) { return Run::sends(Run::phases - 1) * run.H; }
@@ -67,6 +71,7 @@ template <class Run, bool spread> struct Block {
   F *sent;    // what elements sent, two buffers in turn: in shared memory, or `spread` in global memory
   I size;     // of a buffer
   F *staged;  // shared memory for a chunk of it, where `spread`
+  F *parts;   // shared memory for the parts of sums that more than a warp shares
 
   __device__ Block(const Run &run, const Tiling &tile, F *exchange)
       : run(run), tile(tile), first_unit(blockIdx.x * tile.units), units(min((I)tile.units, run.H - first_unit)),
@@ -80,6 +85,8 @@ template <class Run, bool spread> struct Block {
       W[phase] = (S *)free;
       free += ((I)slots * padded(phase) * P::width(phase) * sizeof(S) + 15) / 16 * 16;
     }
+    parts = (F *)free;
+    if (tile.lanes > 32) free += blockDim.x / 32 * P::most * rows * sizeof(F);
     staged = (F *)free;
     size = (I)(spread ? gridDim.y : 1) * tile.groups * widest * rows;
     sent = spread ? exchange + blockIdx.z * 2 * size : staged;
@@ -123,12 +130,23 @@ template <class Run, bool spread> struct Block {
     barrier();
   }
 
-  // Copy the chunk's packs into shared memory; what other blocks wrote is read past the first-level cache.
+  // Copy the chunk's packs into shared memory. What other blocks wrote is read past the first-level cache, which may be
+  // stale; in vectors of 16 bytes, several on their way at a time, for each takes hundreds of cycles.
   template <int phase> __device__ const F *stage(const F *from, int chunk, int here) const {
-    const int depth = P::depth(run, phase);
-    for (int g = 0; g < here; ++g)
-      for (int i = threadIdx.x; i < depth * rows; i += blockDim.x)
-        staged[g * widest * rows + i] = __ldcg(from + (I)(first_group + chunk + g) * widest * rows + i);
+    typedef typename Vector<F>::type V;
+    constexpr int at_once = 4, each = 16 / sizeof(F);
+    const int n = P::depth(run, phase) * rows / each;
+    for (int g = 0; g < here; ++g) {
+      const V *const source = (const V *)(from + (I)(first_group + chunk + g) * widest * rows);
+      V *const to = (V *)(staged + g * widest * rows);
+      for (int first = threadIdx.x; first < n; first += at_once * blockDim.x) {
+        V v[at_once];
+        for (int u = 0; u < at_once; ++u)
+          if (first + u * blockDim.x < n) v[u] = __ldcg(source + first + u * blockDim.x);
+        for (int u = 0; u < at_once; ++u)
+          if (first + u * blockDim.x < n) to[first + u * blockDim.x] = v[u];
+      }
+    }
     __syncthreads();
     return staged;
   }
@@ -146,23 +164,44 @@ template <class Run, bool spread> struct Block {
       for (int v = 0; v < width; ++v)
         for (int r = 0; r < rows; ++r) sum[v][r] += F(w_k.v[v]) * x_k.v[r];
     }
-    for (int apart = 1; apart < tile.lanes; apart *= 2)
+    for (int apart = 1; apart < tile.lanes && apart < 32; apart *= 2)
       for (int v = 0; v < width; ++v)
         for (int r = 0; r < rows; ++r) sum[v][r] += __shfl_xor_sync(0xffffffffu, sum[v][r], apart);
   }
 
-  // Run the elements of an item, its lanes in turn; the sums are picked by comparison, so they stay in registers.
-  template <int phase> __device__ void finish(I t, int slot, int group, F (&sum)[P::width(phase)][rows], F *to) const {
+  // Leave a warp's part of a sum where the other warps of the item find it.
+  template <int phase> __device__ void leave(F (&sum)[P::width(phase)][rows]) const {
+    if (threadIdx.x % 32) return;
+    F *const own = parts + threadIdx.x / 32 * P::most * rows;
+    for (int v = 0; v < P::width(phase); ++v)
+      for (int r = 0; r < rows; ++r) own[v * rows + r] = sum[v][r];
+  }
+
+  // The sum of an item's unit and row: in every lane of a warp, picked by comparison, so that sums stay in registers; or
+  // in parts.
+  template <int phase> __device__ void pick(int e, F (&sum)[P::width(phase)][rows], F *mine) const {
     constexpr int sums = P::width(phase) / P::units;
+    for (int v = 0; v < P::width(phase); ++v)
+      for (int r = 0; r < rows; ++r)
+        if (v / sums * rows + r == e) mine[v % sums] = sum[v][r];
+    if (tile.lanes <= 32) return;
+    const F *const first = parts + item0 * (tile.lanes / 32) * P::most * rows;
+    for (int i = 0; i < sums; ++i) {
+      mine[i] = F(0);
+      for (int w = 0; w < tile.lanes / 32; ++w)
+        mine[i] += first[w * P::most * rows + ((e / rows) * sums + i) * rows + e % rows];
+    }
+  }
+
+  // Run the elements of an item, its lanes in turn.
+  template <int phase> __device__ void finish(I t, int slot, int group, F (&sum)[P::width(phase)][rows], F *to) const {
     for (int e = lane; e < P::units * rows; e += tile.lanes) {
-      F mine[sums], next[Run::G];
-      for (int v = 0; v < P::width(phase); ++v)
-        for (int r = 0; r < rows; ++r)
-          if (v / sums * rows + r == e) mine[v % sums] = sum[v][r];
       const int row = group * rows + e % rows, j = first_unit + slot * P::units + e / rows;
       const I b = (I)first_group * rows + row;
       if (b >= run.B || j >= first_unit + units) continue;
-      run.prefetch_next(t, b, j);
+      F mine[P::width(phase) / P::units], next[Run::G];
+      pick<phase>(e, sum, mine);
+      if constexpr (phase == 0) run.prefetch_next(t, b, j);
       run.template step<phase>(t, b, j, mine, next);
       send<Run::sends((phase + 1) % Run::phases)>(next, row, j, to);
     }
@@ -174,11 +213,17 @@ template <class Run, bool spread> struct Block {
     for (int chunk = 0; chunk < groups; chunk += tile.chunk) {
       const int here = min(tile.chunk, groups - chunk), items = slots * here;
       const F *const x = spread ? stage<phase>(from, chunk, here) : from + chunk * widest * rows;
-      for (int first = 0; first < items; first += items_at_once) {  // the same number of rounds for all threads of a warp
-        const int item = first + item0, slot = item < items ? item % slots : 0, g = item < items ? item / slots : 0;
+      for (int first = 0; first < items; first += items_at_once) {  // the same number of rounds for all threads
+        const int item = first + item0, slot = item % slots, g = item / slots;
+        const bool busy = first + (int)(threadIdx.x & ~31u) / tile.lanes < items;  // the same for all threads of a warp
         F sum[P::width(phase)][rows];
-        multiply<phase>(slot, x + g * widest * rows, sum);
+        if (busy) multiply<phase>(slot, x + min(g, here - 1) * widest * rows, sum);
+        if (tile.lanes > 32) {
+          if (busy) leave<phase>(sum);
+          __syncthreads();
+        }
         if (item < items) finish<phase>(t, slot, chunk + g, sum, to);
+        if (tile.lanes > 32) __syncthreads();  // the next round's parts take the place of these
       }
       if (spread) __syncthreads();  // the next chunk takes the staged one's place
     }

@@ -107,16 +107,20 @@ def _laid_out(shape: Shape, limits: Limits, units: int, groups: int, *, spread: 
     if not chunk or tiles > MOST_TILES:
         return None
     lanes = _lanes(shape, units, chunk)
-    threads = min(THREADS, blocks(blocks(units, shape.slot) * chunk * lanes, 32) * 32)
+    items = blocks(units, shape.slot) * chunk
+    threads = THREADS if spread else min(THREADS, blocks(items * lanes, 32) * 32)  # spread, they copy what was sent too
     exchange = 2 * tiles * groups * max(shape.depths) * ROWS if spread else 0
     shared = _shared(shape, units, chunk, spread=spread)
     return Plan(spread, units, groups, chunk, lanes, threads, shared, slices, tiles, exchange)
 
 
 def _lanes(shape: Shape, units: int, chunk: int) -> int:
-    """Return how many threads share a sum: as many as it takes to keep half of a block's threads busy."""
-    items, lanes = blocks(units, shape.slot) * chunk, 1
-    while lanes < 32 and lanes < max(shape.depths) and items * lanes < THREADS // 2:
+    """Return how many threads share a sum: as many as it takes to keep half of a block's threads busy.
+
+    More than a warp meet in shared memory, which is worth it only where each still adds up many products.
+    """
+    items, depth, lanes = blocks(units, shape.slot) * chunk, max(shape.depths), 1
+    while lanes < min(depth, max(32, depth // 16)) and items * lanes < THREADS // 2:
         lanes *= 2
     return lanes
 
@@ -128,7 +132,8 @@ def _shared(shape: Shape, units: int, chunk: int, *, spread: bool) -> int:
         blocks(slots * blocks(depth, lanes) * lanes * width * shape.itemsize, 16) * 16
         for depth, width in zip(shape.depths, shape.widths, strict=True)
     )
-    return weights + (1 if spread else 2) * chunk * max(shape.depths) * ROWS * shape.real
+    parts = THREADS // 32 * max(shape.widths) * ROWS * shape.real if lanes > 32 else 0
+    return weights + parts + (1 if spread else 2) * chunk * max(shape.depths) * ROWS * shape.real
 
 
 def _fits(shape: Shape, limits: Limits, units: int, chunk: int, *, spread: bool) -> bool:
@@ -144,6 +149,10 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
     passes = [shape_of(cell, dtype, max(B, 1), H, 1, backward=backward) for backward in (False, True)]
     if all(plan(each, limits) for each in passes):
         return None
+    if all(plan(each, limits._replace(cooperative=True)) for each in passes):
+        return "W_hh takes several blocks, and on this device blocks cannot wait for each other"
+    if all(plan(each._replace(B=1), limits) for each in passes):
+        return f"{B} rows take more blocks than a grid may have"
     need = cell.gates * H * H * np.dtype(dtype).itemsize
     return (
         f"W_hh takes {need / 1024:.0f} KiB, which do not fit beside a row of the batch into the shared memory of "
@@ -216,7 +225,7 @@ def _kernel(name: str, device: int, shared: int, threads: int, blocks: int, spre
         kernel.max_dynamic_shared_size_bytes = shared
     if spread:
         occupancy = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
-        at_once = occupancy(kernel.kernel.ptr, threads, shared) * cupy_.limits().processors
+        at_once = occupancy(kernel.kernel.ptr, threads, shared) * cupy_.limits_of(device).processors
         if blocks > at_once:
             raise RuntimeError(f"{name} needs {blocks} blocks at once, and device {device} runs {at_once}")
     return kernel
