@@ -1,9 +1,9 @@
 """The scan on CuPy step by step: per step and product one call of cuBLAS and one kernel of our own.
 
 The contract is that of `xprnn.scan`. In each direction T steps take 2T + 1 launches (GRU with its reset gate before the
-product 4T + 1), whatever of masks, resets, gates, noise and dropout is on; backward some ten more, for the products over
-all steps. Nothing waits for the device, and all memory is taken before the first step. The slopes are computed where they
-are used: to make those of a block of steps beforehand would write and read G H numbers per row and step for nothing.
+product 4T + 1), whatever of masks, resets, gates, noise and dropout is on; backward some ten more, for the products of
+all steps. Nothing waits for the device, and all memory is taken before the first step. The slopes are computed where
+they are used: made for a block of steps beforehand, they would be G H numbers per row and step more to write and read.
 """
 
 from collections.abc import Callable
