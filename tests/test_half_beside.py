@@ -97,7 +97,7 @@ def test_a_kernel_is_asked_and_run_with_what_it_takes(narrow, monkeypatch, rng):
     def takes(cell, around, dtype, shape):
         asked.append(np.dtype(dtype).name)
 
-    def worth(cell, dtype, shape):
+    def worth(cell, dtype, shape, directions):
         asked.append(np.dtype(dtype).name)
 
     def seen(scans):
