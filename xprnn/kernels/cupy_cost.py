@@ -8,7 +8,7 @@ from launch to launch and 1.5 µs for a barrier across the grid. A step of a pas
 - *persistent*: no launch; the same flops, of which our own loop is expected to reach half the rate; half a microsecond
   in which an element waits for what it reads, for its exponentials and for its block. Where the units are spread over
   blocks also a barrier, and every block copies what its rows sent, B H numbers forward and B G H backward, in rounds of
-  four vectors per thread, each half a microsecond.
+  eight vectors per thread, each half a microsecond.
 
 Both read a and write states and gates, some 3 B G H numbers. What Python takes for a launch, often more than the device
 does, is in neither: the model favours the stepwise twin.
@@ -30,7 +30,7 @@ SHARE = 0.5  # of FLOPS that products in our own kernels are expected to reach
 LAUNCH = 2.5e-6  # seconds
 BARRIER = 1.5e-6
 ELEMENT = 0.5e-6
-ROUND = 0.5e-6  # four vectors of sixteen bytes per thread, on their way at once
+ROUND = 0.5e-6  # eight vectors of sixteen bytes per thread, on their way at once
 
 
 class Cost(NamedTuple):
@@ -66,7 +66,7 @@ def persistent(
     sent = rows * depth * shape.real if plan.spread else 0
     moved = per_step * sent + 3 * D * B * cell.gates * H * shape.itemsize
     waits = len(shape.depths) * (ELEMENT + (BARRIER if plan.spread else 0.0))
-    waits += cupy_.blocks(sent, 4 * 16 * plan.threads) * ROUND
+    waits += cupy_.blocks(sent, 8 * 16 * plan.threads) * ROUND
     busy = cupy_.blocks(per_step, limits.processors) * flops * _slowness(dtype) / (FLOPS * SHARE)
     return Cost(0, flops * per_step, moved, busy + moved / CACHE_BYTES + waits)
 

@@ -12,7 +12,7 @@
 #include <cooperative_groups.h>
 #include "cupy_element.cuh"
 
-constexpr int THREADS = 512;  // at most, per block; as in cupy_persistent.py
+constexpr int THREADS = 256;  // at most, per block; as in cupy_persistent.py; with more, registers would not do
 constexpr int rows = 4;       // of a pack, as there: one load of W_hh serves them all
 
 constexpr __device__ int alignment(int bytes, int itemsize) {
@@ -134,7 +134,7 @@ template <class Run, bool spread> struct Block {
   // stale; in vectors of 16 bytes, several on their way at a time, for each takes hundreds of cycles.
   template <int phase> __device__ const F *stage(const F *from, int chunk, int here) const {
     typedef typename Vector<F>::type V;
-    constexpr int at_once = 4, each = 16 / sizeof(F);
+    constexpr int at_once = 8, each = 16 / sizeof(F);
     const int n = P::depth(run, phase) * rows / each;
     for (int g = 0; g < here; ++g) {
       const V *const source = (const V *)(from + (I)(first_group + chunk + g) * widest * rows);

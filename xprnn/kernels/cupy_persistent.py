@@ -20,7 +20,7 @@ from xprnn.kernels import cupy_
 from xprnn.kernels.cupy_ import NOWHERE, Cache, Limits, blocks
 from xprnn.scan import NOTHING, Around
 
-THREADS = 512
+THREADS = 256
 """At most, per block; as in cupy_persistent.cu."""
 
 ROWS = 4
@@ -115,12 +115,12 @@ def _laid_out(shape: Shape, limits: Limits, units: int, groups: int, *, spread: 
 
 
 def _lanes(shape: Shape, units: int, chunk: int) -> int:
-    """Return how many threads share a sum: as many as it takes to keep half of a block's threads busy.
+    """Return how many threads share a sum: as many as it takes to keep a block's threads busy.
 
     More than a warp meet in shared memory, which is worth it only where each still adds up many products.
     """
     items, depth, lanes = blocks(units, shape.slot) * chunk, max(shape.depths), 1
-    while lanes < min(depth, max(32, depth // 16)) and items * lanes < THREADS // 2:
+    while lanes < min(depth, max(32, depth // 16)) and items * lanes < THREADS:
         lanes *= 2
     return lanes
 
