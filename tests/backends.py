@@ -8,6 +8,7 @@ import pytest
 
 import xprnn
 from xprnn import backends, tree
+from xprnn.cells import PLAIN
 
 NAMES = ("numpy", "numpy:readonly", "array_api_strict", "torch", "jax", "cupy")
 KERNELS = {
@@ -66,6 +67,11 @@ class Backend:
         # in-place twins cannot run on arrays that forbid it; everywhere else, every kernel that can run does
         self.kernels = KERNELS.get(name, ("reference",))
         self.kernel = "reference" if name == "numpy:readonly" else "auto"
+
+    def kernels_for(self, layer):
+        """Return the kernels that take a layer's cell."""
+        any_cell = ("reference", "jax")
+        return [kernel for kernel in self.kernels if kernel in any_cell or layer.cell in PLAIN]
 
     def asarray(self, a, dtype=None):
         """Copy a host array to this library: to `device1` of array-api-strict, where implicit conversion fails."""

@@ -7,6 +7,7 @@ import numpy as np
 
 import xprnn
 from xprnn import tree
+from xprnn.activations import Activation
 
 LAYERS = {"RNN": xprnn.RNN, "GRU": xprnn.GRU, "LSTM": xprnn.LSTM}
 T, B, I, H = 5, 3, 3, 4
@@ -35,10 +36,37 @@ SHARED = {
     "learn_state": (False, True),
     "residual": (False, True),
 }
+GATE = (
+    "sigmoid",
+    Activation("hard_sigmoid", 0.6, 0.4),
+    Activation("affine", 0.3, 0.4),
+    "softsign",
+)
+CANDIDATE = (
+    "tanh",
+    "relu",
+    Activation("leaky_relu", 0.3),
+    Activation("leaky_relu", -0.3),
+    Activation("thresholded_relu", 0.1),
+    Activation("elu", 0.8),
+    Activation("elu", -0.5),
+    "softplus",
+    Activation("scaled_tanh", 1.2, 0.7),
+)
+CLIP = (None, 0.6)
 OWN = {
-    "RNN": {"nonlinearity": ("tanh", "relu")},
-    "GRU": {"reset_after": (True, False)},
-    "LSTM": {"zoneout_c": (0.0, 0.2)},
+    "RNN": {"nonlinearity": (*CANDIDATE, "sigmoid"), "clip": CLIP},
+    "GRU": {"reset_after": (True, False), "gate_activation": GATE, "candidate_activation": CANDIDATE, "clip": CLIP},
+    "LSTM": {
+        "zoneout_c": (0.0, 0.2),
+        "gate_activation": GATE,
+        "candidate_activation": CANDIDATE,
+        "output_activation": ("tanh", "softsign", Activation("elu", 0.8), Activation("tanh", clip=0.4)),
+        "clip": CLIP,
+        "cell_clip": (None, 0.5),
+        "peepholes": (False, True),
+        "coupled": (False, True),
+    },
 }
 CALL = {"time": ("whole", "lengths", "gaps", "reset", "all"), "state0": (False, True), "rng": (EVALUATION, TRAINING)}
 OPTIONS = {name: SHARED | own | CALL for name, own in OWN.items()}
@@ -103,6 +131,17 @@ def pairwise(name, tries=60):
         missing -= pairs_of(best)
         found.append(best)
     return found
+
+
+def smooth(combination):
+    """Return a combination without kinks, also of the slope, where differences can judge it: autograd judges those."""
+
+    def kinked(name, value):
+        parts = ("elu", "hard_sigmoid", "softsign", "clip=0")
+        return name in ("clip", "cell_clip") or any(part in repr(value) for part in parts)
+
+    options = next(table for table in OPTIONS.values() if table.keys() == combination.keys())
+    return {name: options[name][0] if kinked(name, value) else value for name, value in combination.items()}
 
 
 def label(combination):

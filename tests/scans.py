@@ -8,12 +8,13 @@ import pytest
 
 from tests import backends
 from xprnn import kernels, tree
+from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Elman
 from xprnn.scan import NOTHING, Around
 
 KINDS = {
     "elman": (Elman(), {}),
-    "elman-relu": (Elman("relu"), {"activation": "relu"}),
+    "elman-relu": (Elman(RELU), {"activation": "relu"}),
     "gru": (GRU(), {}),
     "gru-before": (GRU(reset_after=False), {"reset_after": False}),
     "lstm": (LSTM(), {}),

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from tests.close import assert_close
+from xprnn.activations import RELU, TANH
 from xprnn.cells import GRU, LSTM, Elman
 
 CELLS = {
     "elman-tanh": Elman(),
-    "elman-relu": Elman("relu"),
+    "elman-relu": Elman(RELU),
     "gru-after": GRU(),
     "gru-before": GRU(reset_after=False),
     "lstm": LSTM(),
@@ -36,7 +37,7 @@ def by_hand(cell, a, h, c, W, b):
 
     units = range(H)
     if isinstance(cell, Elman):
-        f = math.tanh if cell.activation == "tanh" else (lambda x: max(x, 0.0))
+        f = math.tanh if cell.activation == TANH else (lambda x: max(x, 0.0))
         return ([f(a[0][k] + u(0, k)) for k in units],)
     if isinstance(cell, LSTM):
         i, f, o = ([σ(a[g][k] + u(g, k)) for k in units] for g in (0, 1, 3))

@@ -21,7 +21,11 @@ CONSTRUCTION = [
     (lambda: xprnn.RNN(I, H, True), TypeError, "`num_layers` must be an int, got True"),
     (lambda: xprnn.RNN(I, H, bias="hidden"), ValueError, "`bias` must be one of True, 'input', False, got 'hidden'"),
     (lambda: xprnn.RNN(I, H, bias=1), ValueError, "`bias` must be one of True, 'input', False, got 1"),
-    (lambda: xprnn.RNN(I, H, nonlinearity="sin"), ValueError, "`nonlinearity` must be one of 'tanh', 'relu'"),
+    (
+        lambda: xprnn.RNN(I, H, nonlinearity="sin"),
+        ValueError,
+        "`nonlinearity` must be one of 'tanh', 'sigmoid', 'relu'",
+    ),
     (lambda: xprnn.GRU(I, H, reset_after="no"), TypeError, "`reset_after` must be True or False, got 'no'"),
     (lambda: xprnn.LSTM(I, H, forget_bias=np.inf), ValueError, "`forget_bias` must be finite, got inf"),
     (lambda: xprnn.LSTM(I, H, batch_first=1), TypeError, "`batch_first` must be True or False, got 1"),

@@ -7,6 +7,7 @@ import xprnn
 from tests.close import error
 from tests.scans import OPTIONS, draw, draw_around, gradients_of, host, run, weights
 from xprnn import kernels, tree
+from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Elman
 from xprnn.scan import Around
 
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(why_no_gpu() is not None, reas
 
 CELLS = {
     "elman": Elman(),
-    "elman-relu": Elman("relu"),
+    "elman-relu": Elman(RELU),
     "gru": GRU(),
     "gru-before": GRU(reset_after=False),
     "lstm": LSTM(),

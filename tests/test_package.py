@@ -21,7 +21,7 @@ ORDER = [
     "_xp", "tree", "_checks", "backends", "init", "cupy_draws", "random", "_sequence", "options", "constraints",
     "activations", "cells", "scan", "protocol", "kernels", "parameters", "surroundings", "state", "memory", "stepper",
     "part", "stack", "recurrent", "stateless", "layers", "embedding", "sequential", "residual", "schedule", "piecewise",
-    "wrappers", "testing", "losses", "optim", "simple",
+    "wrappers", "testing", "losses", "optim", "simple", "interop",
 ]  # fmt: skip
 """The parts from the bottom up, as in the design: a file imports only from those before it."""
 

@@ -33,29 +33,64 @@ def _linear(h, W, b, inner):
     return u if b is None else u + b
 
 
-def elman(a, prev, p, drop, inner, activation="tanh"):
+F = torch.nn.functional
+FUNCTIONS = {
+    "tanh": lambda x, α, β: torch.tanh(x),
+    "sigmoid": lambda x, α, β: torch.sigmoid(x),
+    "relu": lambda x, α, β: torch.relu(x),
+    "leaky_relu": lambda x, α, β: F.leaky_relu(x, α),
+    "thresholded_relu": lambda x, α, β: F.threshold(x, α, 0.0),
+    "elu": lambda x, α, β: F.elu(x, α),
+    "softsign": lambda x, α, β: F.softsign(x),
+    "softplus": lambda x, α, β: torch.logaddexp(x, torch.zeros_like(x)),
+    "hard_sigmoid": lambda x, α, β: (α * x + β).clamp(0.0, 1.0),
+    "affine": lambda x, α, β: α * x + β,
+    "scaled_tanh": lambda x, α, β: α * torch.tanh(β * x),
+}
+DEFAULTS = {"leaky_relu": (0.01, None), "thresholded_relu": (1.0, None), "elu": (1.0, None)}
+DEFAULTS |= {"hard_sigmoid": (0.2, 0.5), "affine": (1.0, 0.0), "scaled_tanh": (1.0, 1.0)}
+
+
+def function(activation, clip=None):
+    """Return what an activation, a name or an `Activation`, stands for."""
+    if isinstance(activation, str):
+        name, (α, β) = activation, DEFAULTS.get(activation, (None, None))
+    else:
+        name, α, β = activation.name, activation.alpha, activation.beta
+        clip = activation.clip if clip is None else clip
+    return lambda x: FUNCTIONS[name](x if clip is None else x.clamp(-clip, clip), α, β)
+
+
+def elman(a, prev, p, drop, inner, activation="tanh", clip=None):
     u = _linear(prev[0], p["W_hh"], p.get("b_hh"), inner)
-    return (drop * getattr(torch, activation)(a + u),)
+    return (drop * function(activation, clip)(a + u),)
 
 
-def lstm(a, prev, p, drop, inner):
+def lstm(
+    a, prev, p, drop, inner, gate="sigmoid", candidate="tanh", output="tanh", clip=None, cell_clip=None, coupled=False
+):
     h, c = prev
-    i, f, g, o = (a + _linear(h, p["W_hh"], p.get("b_hh"), inner)).chunk(4, dim=-1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * drop * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    σ, φ, ψ = function(gate, clip), function(candidate, clip), function(output)
+    z = a + _linear(h, p["W_hh"], p.get("b_hh"), inner)
+    i, g, o = z.chunk(3, dim=-1) if coupled else [z.chunk(4, dim=-1)[k] for k in (0, 2, 3)]
+    P = p["P"].chunk(2 if coupled else 3) if "P" in p else (0.0, 0.0, 0.0)
+    i = σ(i + P[0] * c)
+    f = 1 - i if coupled else σ(z.chunk(4, dim=-1)[1] + P[1] * c)
+    c = f * c + i * drop * φ(g)
+    c = c if cell_clip is None else c.clamp(-cell_clip, cell_clip)
+    return σ(o + P[-1] * c) * ψ(c), c
 
 
-def gru(a, prev, p, drop, inner, reset_after=True):
+def gru(a, prev, p, drop, inner, reset_after=True, gate="sigmoid", candidate="tanh", clip=None):
     (h,) = prev
+    σ, φ = function(gate, clip), function(candidate, clip)
     W_r, W_z, W_n = p["W_hh"].chunk(3)
     b_r, b_z, b_n = p["b_hh"].chunk(3) if "b_hh" in p else (None, None, None)
     a_r, a_z, a_n = a.chunk(3, dim=-1)
-    r = torch.sigmoid(a_r + _linear(h, W_r, b_r, inner))
-    z = torch.sigmoid(a_z + _linear(h, W_z, b_z, inner))
-    if reset_after:
-        n = torch.tanh(a_n + r * _linear(h, W_n, b_n, inner))
-    else:
-        n = torch.tanh(a_n + _linear(r * h, W_n, b_n, inner))
+    r = σ(a_r + _linear(h, W_r, b_r, inner))
+    z = σ(a_z + _linear(h, W_z, b_z, inner))
+    u_n = r * _linear(h, W_n, b_n, inner) if reset_after else _linear(r * h, W_n, b_n, inner)
+    n = φ(a_n + u_n)
     return ((1 - z) * drop * n + z * h,)
 
 

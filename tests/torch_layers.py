@@ -17,11 +17,25 @@ STATES = {"RNN": ("h",), "GRU": ("h",), "LSTM": ("h", "c")}
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 
+def gates(layer):
+    return 3 if getattr(layer, "coupled", False) else GATES[type(layer).__name__]
+
+
+def rule_of(layer):
+    """Return the options of a cell of `torch_cells`."""
+    if type(layer).__name__ == "RNN":
+        return {"activation": layer.nonlinearity, "clip": layer.clip}
+    rule = {"gate": layer.gate_activation, "candidate": layer.candidate_activation, "clip": layer.clip}
+    if type(layer).__name__ == "GRU":
+        return rule | {"reset_after": layer.reset_after}
+    return rule | {"output": layer.output_activation, "cell_clip": layer.cell_clip, "coupled": layer.coupled}
+
+
 def draws(layer, key, T, B):
     """Return every random number of a training pass: per layer the input's mask, per part {kind: array}."""
     home, H, D = _xp.home(np.zeros(1)), layer.hidden_size, 2 if layer.bidirectional else 1
     kind_of_layer = type(layer).__name__
-    G, states = GATES[kind_of_layer], STATES[kind_of_layer]
+    G, states = gates(layer), STATES[kind_of_layer]
     found = {}
     for k in range(layer.num_layers):
         rate, width = (layer.dropout, D * H) if k else (layer.input_dropout, layer.input_size)
@@ -68,14 +82,10 @@ def _recurrent_matrix(layer, p, G, drawn):
 def _direction(layer, p, x, start, drawn, mask, reset, *, reverse):
     """Return the states h after every step, masked or not, and the last states of one layer in one direction."""
     kind = type(layer).__name__
-    states, G, T = STATES[kind], GATES[kind], x.shape[0]
+    states, G, T = STATES[kind], gates(layer), x.shape[0]
     W, alpha = _recurrent_matrix(layer, p, G, drawn), _alpha(layer, p)
-    seen = {"W_hh": W, **({"b_hh": p["b_hh"]} if "b_hh" in p else {})}
-    cell, rule = CELLS["elman" if kind == "RNN" else kind.lower()], {}
-    if kind == "RNN":
-        rule = {"activation": layer.nonlinearity}
-    elif kind == "GRU":
-        rule = {"reset_after": layer.reset_after}
+    seen = {"W_hh": W, **{key: p[key] for key in ("b_hh", "P") if key in p}}
+    cell, rule = CELLS["elman" if kind == "RNN" else kind.lower()], rule_of(layer)
     scale = layer.noise * (math.sqrt(2.0) if alpha is None else torch.sqrt(2.0 * alpha).expand(layer.hidden_size))
     fresh = [
         p[f"{s}0"].expand_as(q) if layer.learn_state else torch.zeros_like(q)

@@ -1,59 +1,251 @@
-"""Activation functions, each with its slope given through its output.
+"""Activation functions, each with its slope, and clips of what goes into them.
 
-Sources: tanh and the logistic function, Hochreiter & Schmidhuber (1997), Neural Computation 9(8);
-relu in recurrent nets, Le, Jaitly & Hinton (2015), arXiv:1504.00941.
+A cell takes an `Activation`, by a name of the `TABLE` and its α and β, or a user's own `Custom` pair. Both have
+
+- ``bind(xp) -> f``, f(x) with the namespace resolved, once per scan;
+- ``slope(y, x)``, f′(x) from y = f(x), where `needs_input` is True also from x, and else x is None.
+
+Sources: tanh and the logistic function, Hochreiter & Schmidhuber (1997), Neural Computation 9(8); relu in recurrent
+nets, Le, Jaitly & Hinton (2015), arXiv:1504.00941; the others, and their defaults, the ONNX operators RNN, GRU, LSTM.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from xprnn import _xp
+from xprnn import _checks, _xp
 from xprnn._xp import Array, Namespace
 
-
-class Activation(NamedTuple):
-    """A function with its slope.
-
-    `bind(xp)` returns `f(x)` with the namespace resolved, once per scan; `slope(y)` returns f′(x) from y = f(x).
-    """
-
-    bind: Callable[[Namespace], Callable[[Array], Array]]
-    slope: Callable[[Array], Array]
+Function = Callable[[Array], Array]
 
 
-def _tanh(xp: Namespace) -> Callable[[Array], Array]:
-    f: Callable[[Array], Array] = xp.tanh
-    return f
+class Entry(NamedTuple):
+    """A function of the table, with α = `alpha` and β = `beta` where these are not None."""
+
+    bind: Callable[[Namespace, float, float], Function]
+    slope: Callable[[Array, float, float, Namespace], Array]  # from the output
+    alpha: float | None = None
+    beta: float | None = None
+    by_input: Callable[[float], bool] = lambda alpha: False  # whether with this α the output does not tell the slope
 
 
-def _sigmoid(xp: Namespace) -> Callable[[Array], Array]:
+def _above(y: Array, low: float, high: float, threshold: float, xp: Namespace) -> Array:
+    """Return `high` where y > threshold, else `low`; `high` at NaN, which must not be hidden."""
+    below = xp.astype(y <= threshold, y.dtype)
+    return high + (low - high) * below
+
+
+def _sigmoid(xp: Namespace, alpha: float, beta: float) -> Function:
     """Return σ(x) = ½ + ½ tanh(x/2), which overflows nowhere."""
     tanh = xp.tanh
-
-    def sigmoid(x: Array) -> Array:
-        return 0.5 + 0.5 * tanh(0.5 * x)
-
-    return sigmoid
+    return lambda x: 0.5 + 0.5 * tanh(0.5 * x)
 
 
-def _relu(xp: Namespace) -> Callable[[Array], Array]:
+def _relu(xp: Namespace, alpha: float, beta: float) -> Function:
     maximum, zeros_like = xp.maximum, xp.zeros_like
-
-    def relu(x: Array) -> Array:
-        return maximum(x, zeros_like(x))
-
-    return relu
+    return lambda x: maximum(x, zeros_like(x))
 
 
-def _relu_slope(y: Array) -> Array:
-    """Return 1 where y > 0, else 0; as in PyTorch, 0 at the kink and 1 at NaN, which must not be hidden."""
-    xp = _xp.namespace(y)
-    return 1.0 - xp.astype(y <= 0.0, y.dtype)
+def _elu(xp: Namespace, alpha: float, beta: float) -> Function:
+    return lambda x: xp.where(x <= 0.0, alpha * xp.expm1(xp.where(x <= 0.0, x, xp.zeros_like(x))), x)
 
 
-ACTIVATIONS = {
-    "tanh": Activation(_tanh, lambda y: 1.0 - y * y),
-    "sigmoid": Activation(_sigmoid, lambda y: y * (1.0 - y)),
-    "relu": Activation(_relu, _relu_slope),
+def _softplus(xp: Namespace, alpha: float, beta: float) -> Function:
+    """Return log(1 + eˣ) as max(x, 0) + log(1 + e^-|x|), which overflows nowhere."""
+    return lambda x: xp.maximum(x, xp.zeros_like(x)) + xp.log1p(xp.exp(-xp.abs(x)))
+
+
+def _hard_sigmoid(xp: Namespace, alpha: float, beta: float) -> Function:
+    return lambda x: xp.clip(alpha * x + beta, 0.0, 1.0)
+
+
+TABLE = {
+    "tanh": Entry(lambda xp, alpha, beta: xp.tanh, lambda y, alpha, beta, xp: 1.0 - y * y),
+    "sigmoid": Entry(_sigmoid, lambda y, alpha, beta, xp: y * (1.0 - y)),
+    "relu": Entry(_relu, lambda y, alpha, beta, xp: _above(y, 0.0, 1.0, 0.0, xp)),
+    "leaky_relu": Entry(
+        lambda xp, alpha, beta: lambda x: xp.where(x <= 0.0, alpha * x, x),
+        lambda y, alpha, beta, xp: _above(y, alpha, 1.0, 0.0, xp),
+        alpha=0.01,
+        by_input=lambda alpha: alpha <= 0.0,
+    ),
+    "thresholded_relu": Entry(
+        lambda xp, alpha, beta: lambda x: xp.where(x <= alpha, xp.zeros_like(x), x),
+        lambda y, alpha, beta, xp: xp.astype(y != 0.0, y.dtype),
+        alpha=1.0,
+    ),
+    "elu": Entry(
+        _elu,
+        lambda y, alpha, beta, xp: xp.where(y <= 0.0, y + alpha, xp.ones_like(y)),
+        alpha=1.0,
+        by_input=lambda alpha: alpha <= 0.0,
+    ),
+    "softsign": Entry(
+        lambda xp, alpha, beta: lambda x: x / (1.0 + xp.abs(x)),
+        lambda y, alpha, beta, xp: (1.0 - xp.abs(y)) ** 2,
+    ),
+    "softplus": Entry(_softplus, lambda y, alpha, beta, xp: -xp.expm1(-y)),
+    "hard_sigmoid": Entry(
+        _hard_sigmoid,
+        lambda y, alpha, beta, xp: alpha * xp.astype(~((y <= 0.0) | (y >= 1.0)), y.dtype),
+        alpha=0.2,
+        beta=0.5,
+    ),
+    "affine": Entry(
+        lambda xp, alpha, beta: lambda x: alpha * x + beta,
+        lambda y, alpha, beta, xp: alpha * xp.ones_like(y),
+        alpha=1.0,
+        beta=0.0,
+    ),
+    "scaled_tanh": Entry(
+        lambda xp, alpha, beta: lambda x: alpha * xp.tanh(beta * x),
+        lambda y, alpha, beta, xp: beta * (alpha - y * y / alpha),
+        alpha=1.0,
+        beta=1.0,
+    ),
 }
-tanh, sigmoid = ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"]
+"""By name, each with its defaults of α and β."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A function of the table, f(clip(x)).
+
+    Parameters
+    ----------
+    name : str
+        One of `TABLE`: tanh, sigmoid, relu, leaky_relu, thresholded_relu, elu, softsign, softplus, hard_sigmoid,
+        affine, scaled_tanh.
+    alpha, beta : float, optional
+        α and β of a function that has them: leaky_relu αx below 0; thresholded_relu 0 up to α; elu α(eˣ - 1) below 0;
+        hard_sigmoid αx + β within 0 … 1; affine αx + β; scaled_tanh α tanh(βx). None is ONNX's default.
+    clip : float, optional
+        x is bounded by ±clip.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the name is unknown, a number is none, or the function takes no such number.
+    """
+
+    name: str = "tanh"
+    alpha: float | None = None
+    beta: float | None = None
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in TABLE:
+            raise ValueError(f"an activation must be one of {', '.join(map(repr, TABLE))}, got {self.name!r}")
+        for number in ("alpha", "beta"):
+            value, default = getattr(self, number), getattr(TABLE[self.name], number)
+            if value is None:
+                object.__setattr__(self, number, default)
+            elif default is None:
+                raise ValueError(f"`{number}` has no meaning for the activation {self.name!r}, which takes none")
+            else:
+                _checks.finite(number, value)
+        if self.name == "scaled_tanh" and self.alpha == 0.0:
+            raise ValueError("`alpha` of the activation 'scaled_tanh' must not be 0")
+        if self.clip is not None:
+            _checks.positive("clip", self.clip)
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether the slope needs x, too."""
+        return self.clip is not None or TABLE[self.name].by_input(self.alpha or 0.0)
+
+    def bind(self, xp: Namespace) -> Function:
+        """Return f."""
+        f = TABLE[self.name].bind(xp, self.alpha or 0.0, self.beta or 0.0)
+        if (clip := self.clip) is None:
+            return f
+        return lambda x: f(xp.clip(x, -clip, clip))
+
+    def slope(self, y: Array, x: Array | None = None) -> Array:
+        """Return f′(x), 0 where x is beyond the clip."""
+        xp, (_, slope, _, _, by_input) = _xp.namespace(y), TABLE[self.name]
+        alpha, beta = self.alpha or 0.0, self.beta or 0.0
+        if by_input(alpha):  # below 0 the slope is that of αx, or of α eˣ
+            assert x is not None
+            below = alpha * (xp.exp(xp.minimum(x, xp.zeros_like(x))) if self.name == "elu" else xp.ones_like(x))
+            found = xp.where(x <= 0.0, below, xp.ones_like(x))
+        else:
+            found = slope(y, alpha, beta, xp)
+        if self.clip is None:
+            return found
+        return found * xp.astype(~(xp.abs(x) > self.clip), found.dtype)
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A user's own function with its slope.
+
+    Parameters
+    ----------
+    function : callable
+        f(x), elementwise, in operations of the array API, so that it runs on every array library.
+    derivative : callable
+        f′, as a function of what `through` says.
+    through : {"output", "input"}
+        Whether `derivative` is given y = f(x) or x.
+    """
+
+    function: Function
+    derivative: Function
+    through: str = "output"
+
+    def __post_init__(self) -> None:
+        _checks.one_of("through", self.through, ("output", "input"))
+        for name in ("function", "derivative"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"`{name}` of a custom activation must be callable, got {getattr(self, name)!r}")
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether the slope needs x."""
+        return self.through == "input"
+
+    def bind(self, xp: Namespace) -> Function:
+        """Return f."""
+        return self.function
+
+    def slope(self, y: Array, x: Array | None = None) -> Array:
+        """Return f′(x)."""
+        return self.derivative(x if self.needs_input else y)
+
+
+def read(name: str, given: Any, clip: float | None = None) -> Activation | Custom:
+    """Return the activation that a user's argument stands for: a name, an `Activation` or a `Custom`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none, or `clip` is given beside one that has a clip of its own or is custom.
+    """
+    if isinstance(given, str):
+        if given not in TABLE:
+            raise ValueError(f"`{name}` must be one of {', '.join(map(repr, TABLE))} or an Activation, got {given!r}")
+        return Activation(given, clip=clip)
+    if not isinstance(given, Activation | Custom):
+        raise TypeError(f"`{name}` must be a name, an Activation or a Custom, got {given!r}")
+    if clip is None:
+        return given
+    if isinstance(given, Custom):
+        raise ValueError(f"`clip` has no meaning for the custom activation of `{name}`; clip inside it")
+    if given.clip is not None:
+        raise ValueError(f"`clip` is given twice, {clip} for the layer and {given.clip} in `{name}`")
+    return replace(given, clip=clip)
+
+
+TANH, SIGMOID, RELU = Activation("tanh"), Activation("sigmoid"), Activation("relu")
+
+
+def inputs(*pairs: tuple[Activation | Custom, Array]) -> tuple[Array, ...]:
+    """Return those x of (activation, x) whose slope needs them: what a cell keeps beside its outputs."""
+    return tuple(x for activation, x in pairs if activation.needs_input)
+
+
+def paired(activations: tuple[Activation | Custom, ...], kept: tuple[Array, ...]) -> list[Array | None]:
+    """Return per activation the x that `inputs` kept, or None."""
+    rest = iter(kept)
+    return [next(rest) if activation.needs_input else None for activation in activations]

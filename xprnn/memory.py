@@ -7,6 +7,8 @@ against what is measured, with every option: it is not exceeded.
 
 from typing import Any
 
+from xprnn.cells import PLAIN
+
 KEPT = {"Elman": 1, "GRU": 5, "LSTM": 6}
 """Times H: the states, and what the cell keeps."""
 
@@ -30,7 +32,8 @@ def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int
         n, G = len(layer.cell.states), layer.cell.gates
         copied = T * B * layer.hidden_size * (2 * n + 2 * G) * itemsize
         return training_step(layer, T, B, 4, kernel) + int(copied)
-    kind = "numpy" if kernel in ("auto", "numpy") and layer.noise_on == "preactivation" else "reference"
+    plain = layer.noise_on == "preactivation" and layer.cell in PLAIN
+    kind = "numpy" if kernel in ("auto", "numpy") and plain else "reference"
     H, parts = layer.hidden_size, layer.num_layers * (2 if layer.bidirectional else 1)
     widths = [layer.input_size] + [H * parts // layer.num_layers] * (layer.num_layers - 1)
     copies = [2 if (layer.dropout if k else layer.input_dropout) else 1 for k in range(layer.num_layers)]
@@ -51,6 +54,7 @@ def _kept(layer: Any) -> int:
     n, G = len(layer.cell.states), layer.cell.gates
     zoned = (layer.zoneout > 0) + (layer.zoneout_c > 0)
     numbers = KEPT[type(layer.cell).__name__] + 1 + (layer.candidate_dropout > 0)
+    numbers += sum(activation.needs_input for activation in layer.cell.used)
     numbers += (n if layer.tau is not None else zoned) + zoned * (1 + layer.learn_tau)
     if layer.noise:
         numbers += n if layer.noise_on == "state" else G * layer.learn_tau
@@ -65,5 +69,7 @@ def _transient(layer: Any, kind: str) -> int:
         layer.learn_tau * (2 * n + G) if kind == "numpy" else layer.learn_tau * (7 * n + G)
     )
     numbers += 2 * (layer.tau is not None or layer.zoneout > 0) * (kind == "reference") * n
-    numbers += G * layer.bidirectional  # of the other direction, where both run side by side
+    numbers += (
+        0 if layer.cell in PLAIN else 2 * G
+    ) + G * layer.bidirectional  # of the other direction, where both run side by side
     return int(numbers * layer.hidden_size)

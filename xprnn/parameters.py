@@ -29,6 +29,8 @@ def shapes(layer: Any) -> tuple[Shapes, ...]:
         part: dict[str, Any] = {"W_ih": (f"(G*H, {letter})", (G * H, width)), "W_hh": ("(G*H, H)", (G * H, H))}
         biases = {True: ("b_ih", "b_hh"), "input": ("b_ih",), False: ()}[layer.bias]
         part |= dict.fromkeys(biases, ("(G*H,)", (G * H,)))
+        if getattr(layer, "peepholes", False):
+            part["P"] = ("((G-1)*H,)", ((G - 1) * H,))
         learned = [f"{state}0" for state in layer.cell.states if layer.learn_state]
         part |= dict.fromkeys([*learned, *(["leak"] if layer.learn_tau else [])], ("(H,)", (H,)))
         if fixed := fixed_shapes(layer, H):
@@ -55,5 +57,5 @@ def draw(layer: Any, part: Shapes, rng: "np.random.Generator") -> dict[str, Any]
         elif key in ("h0", "c0"):
             drawn[key] = np.zeros(H)
         else:
-            drawn[key] = init.bias(layer.bias_init, rng, G * H, bound)
+            drawn[key] = init.bias(layer.bias_init, rng, shape[1][0], bound)
     return drawn

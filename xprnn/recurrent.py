@@ -4,11 +4,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from xprnn import _checks
+from xprnn import _checks, activations
 from xprnn.cells import GRU as GRUCell
 from xprnn.cells import LSTM as LSTMCell
 from xprnn.cells import Cell, Elman
 from xprnn.stack import Recurrent
+
+
+def _clip(clip: float | None) -> float | None:
+    """Return the clip of the pre-activations, checked."""
+    if clip is not None:
+        _checks.positive("clip", clip)
+    return clip
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,8 +28,10 @@ class RNN(Recurrent):
         I and H.
     num_layers : int
         L, each layer on top of the outputs of the one before.
-    nonlinearity : {"tanh", "relu"}
-        f.
+    nonlinearity : str, Activation or Custom
+        f: a name of `xprnn.activations.TABLE`, an `Activation` with its α, β and clip, or your own pair, `Custom`.
+    clip : float or None
+        The pre-activations are bounded by ±clip.
     bias : {True, "input", False}
         True has `b_ih` and `b_hh` as in PyTorch, "input" only `b_ih`, False none.
     batch_first : bool
@@ -92,16 +101,13 @@ class RNN(Recurrent):
     ((5, 2, 4), (1, 2, 4))
     """
 
-    nonlinearity: str = field(default="tanh", kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _checks.one_of("nonlinearity", self.nonlinearity, ("tanh", "relu"))
+    nonlinearity: Any = field(default="tanh", kw_only=True)
+    clip: float | None = field(default=None, kw_only=True)
 
     @cached_property
     def cell(self) -> Cell:
         """The equations of a step."""
-        return Elman(self.nonlinearity)
+        return Elman(activations.read("nonlinearity", self.nonlinearity, _clip(self.clip)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +118,10 @@ class GRU(Recurrent):
     ----------
     reset_after : bool
         True applies the reset gate to W_hn h + b_hn, as PyTorch and cuDNN do; False to h before the product.
+    gate_activation, candidate_activation : str, Activation or Custom
+        Of r and z, and of n; see `nonlinearity` of `RNN`.
+    clip : float or None
+        The pre-activations of all gates are bounded by ±clip.
     input_size, hidden_size, num_layers, bias, … and every other option
         As in `RNN`.
 
@@ -122,15 +132,20 @@ class GRU(Recurrent):
     """
 
     reset_after: bool = field(default=True, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _checks.flag("reset_after", self.reset_after)
+    gate_activation: Any = field(default="sigmoid", kw_only=True)
+    candidate_activation: Any = field(default="tanh", kw_only=True)
+    clip: float | None = field(default=None, kw_only=True)
 
     @cached_property
     def cell(self) -> Cell:
         """The equations of a step."""
-        return GRUCell(self.reset_after)
+        _checks.flag("reset_after", self.reset_after)
+        clip = _clip(self.clip)
+        return GRUCell(
+            self.reset_after,
+            activations.read("gate_activation", self.gate_activation, clip),
+            activations.read("candidate_activation", self.candidate_activation, clip),
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,7 +156,17 @@ class LSTM(Recurrent):
     ----------
     forget_bias : float or None
         After the draws the forget gate's part of `b_ih` is set to it and that of `b_hh` to 0; None leaves them as
-        drawn, PyTorch's rule. Without biases it has no effect.
+        drawn, PyTorch's rule. Without biases, or with `coupled`, it has no effect.
+    gate_activation, candidate_activation, output_activation : str, Activation or Custom
+        Of i, f and o; of g; and of c on the way to h. See `nonlinearity` of `RNN`.
+    clip : float or None
+        The pre-activations of all gates are bounded by ±clip.
+    cell_clip : float or None
+        c is bounded by ±cell_clip.
+    peepholes : bool
+        The gates see c: a parameter `P` (3*H,), of i, f, o, with `coupled` (2*H,), of i and o [2]_.
+    coupled : bool
+        f = 1 - i [3]_: the weights have the gates i, g, o only.
     input_size, hidden_size, num_layers, bias, … and every other option
         As in `RNN`.
 
@@ -153,23 +178,42 @@ class LSTM(Recurrent):
     References
     ----------
     .. [1] A forget bias of 1: Gers, Schmidhuber & Cummins (2000); Jozefowicz, Zaremba & Sutskever (2015), ICML.
+    .. [2] Gers & Schmidhuber (2000), Recurrent nets that time and count, IJCNN.
+    .. [3] Greff et al. (2017), LSTM: a search space odyssey, arXiv:1503.04069.
     """
 
     forget_bias: float | None = field(default=1.0, kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.forget_bias is not None:
-            _checks.finite("forget_bias", self.forget_bias)
+    gate_activation: Any = field(default="sigmoid", kw_only=True)
+    candidate_activation: Any = field(default="tanh", kw_only=True)
+    output_activation: Any = field(default="tanh", kw_only=True)
+    clip: float | None = field(default=None, kw_only=True)
+    cell_clip: float | None = field(default=None, kw_only=True)
+    peepholes: bool = field(default=False, kw_only=True)
+    coupled: bool = field(default=False, kw_only=True)
 
     @cached_property
     def cell(self) -> Cell:
         """The equations of a step."""
-        return LSTMCell()
+        if self.forget_bias is not None:
+            _checks.finite("forget_bias", self.forget_bias)
+        if self.cell_clip is not None:
+            _checks.positive("cell_clip", self.cell_clip)
+        for name in ("peepholes", "coupled"):
+            _checks.flag(name, getattr(self, name))
+        clip = _clip(self.clip)
+        return LSTMCell(
+            activations.read("gate_activation", self.gate_activation, clip),
+            activations.read("candidate_activation", self.candidate_activation, clip),
+            activations.read("output_activation", self.output_activation),
+            self.peepholes,
+            self.coupled,
+            self.cell_clip,
+        )
 
     def _adjust(self, drawn: dict[str, Any]) -> None:
         forget = slice(self.hidden_size, 2 * self.hidden_size)
-        if self.forget_bias is not None:
+        if self.forget_bias is not None and not self.coupled:
             for key, value in (("b_ih", self.forget_bias), ("b_hh", 0.0)):
                 if key in drawn:
                     drawn[key][forget] = value

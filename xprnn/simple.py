@@ -10,7 +10,7 @@ from xprnn.cells import Elman
 from xprnn.losses import half_sum_of_squares
 from xprnn.scan import NOTHING, Cache
 
-CELL = Elman("tanh")
+CELL = Elman()
 
 
 class SimpleRNN:

@@ -16,6 +16,7 @@ Every cell has these, where `p` is a layer's parameters without `W_ih` and `b_ih
 from typing import Any, ClassVar, Protocol
 
 from xprnn._xp import Array, Namespace
+from xprnn.activations import RELU, Activation, Custom
 from xprnn.cells.elman import Elman
 from xprnn.cells.gru import GRU
 from xprnn.cells.hidden import Params, States, Step
@@ -25,8 +26,15 @@ from xprnn.cells.lstm import LSTM
 class Cell(Protocol):
     """What the scan needs of a cell."""
 
-    gates: ClassVar[int]
     states: ClassVar[tuple[str, ...]]
+
+    @property
+    def gates(self) -> int:
+        """G, the blocks of rows of the weights."""
+
+    @property
+    def used(self) -> tuple[Activation | Custom, ...]:
+        """The activations of the gates."""
 
     def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
@@ -46,4 +54,7 @@ class Cell(Protocol):
         """Return the gates by their letters, from what the steps kept."""
 
 
-__all__ = ["GRU", "LSTM", "Cell", "Elman", "Params", "States", "Step"]
+PLAIN = frozenset({Elman(), Elman(RELU), GRU(), GRU(reset_after=False), LSTM()})
+"""The cells as most use them; kernels may be written for these alone."""
+
+__all__ = ["GRU", "LSTM", "PLAIN", "Cell", "Elman", "Params", "States", "Step"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xprnn._xp import Array, Namespace
-from xprnn.activations import ACTIVATIONS
+from xprnn.activations import TANH, Activation, Custom, inputs
 from xprnn.cells import hidden
 from xprnn.cells.hidden import Params, States, Step
 
@@ -24,21 +24,28 @@ from xprnn.cells.hidden import Params, States, Step
 class Elman:
     """h_t = f(a_t + W_hh h_{t-1} + b_hh), with f given by `activation`."""
 
-    activation: str = "tanh"
+    activation: Activation | Custom = TANH
     gates: ClassVar[int] = 1
     states: ClassVar[tuple[str, ...]] = ("h",)
+
+    @property
+    def used(self) -> tuple[Activation | Custom, ...]:
+        """The activations of the gates."""
+        return (self.activation,)
 
     def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
         u = hidden.forward(p, xp, inner)
-        f = ACTIVATIONS[self.activation].bind(xp)
+        activation = self.activation
+        f = activation.bind(xp)
 
         def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
             (h,) = prev
-            h = f(a_t + u(h))
+            z = a_t + u(h)
+            h = f(z)
             if drop_t is None:
-                return (h,), ()
-            return (drop_t * h,), (h,)
+                return (h,), inputs((activation, z))
+            return (drop_t * h,), (*inputs((activation, z)), h)
 
         return step
 
@@ -51,8 +58,10 @@ class Elman:
         drop: Array | None = None,
     ) -> States:
         """Return f′, times the factor on the candidate."""
-        slope = ACTIVATIONS[self.activation].slope
-        return (slope(new[0]),) if drop is None else (drop * slope(kept[0]),)
+        z = kept[0] if self.activation.needs_input else None
+        if drop is None:
+            return (self.activation.slope(new[0], z),)
+        return (drop * self.activation.slope(kept[-1], z),)
 
     def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the backward step: da = f′ dh, dh_{t-1} = W_hhᵀ da."""

@@ -4,9 +4,11 @@ With a_t = W_ih x_t + b_ih, the input's share, and d_t the factor `drop`, 1 wher
 
     r_t = σ(a_r + W_hr h_{t-1} + b_hr)
     z_t = σ(a_z + W_hz h_{t-1} + b_hz)
-    n_t = tanh(a_n + r_t (W_hn h_{t-1} + b_hn))         reset_after=True, as in PyTorch and cuDNN
-    n_t = tanh(a_n + W_hn (r_t h_{t-1}) + b_hn)         reset_after=False, as in the paper
+    n_t = φ(a_n + r_t (W_hn h_{t-1} + b_hn))            reset_after=True, as in PyTorch and cuDNN
+    n_t = φ(a_n + W_hn (r_t h_{t-1}) + b_hn)            reset_after=False, as in the paper
     h_t = (1 - z_t) d_t n_t + z_t h_{t-1}
+
+σ is `gate`, by default the logistic function, φ is `candidate`, by default tanh.
 
 References
 ----------
@@ -18,7 +20,7 @@ from typing import ClassVar
 
 from xprnn import _xp
 from xprnn._xp import Array, Namespace
-from xprnn.activations import sigmoid, tanh
+from xprnn.activations import SIGMOID, TANH, Activation, Custom, inputs, paired
 from xprnn.cells import hidden
 from xprnn.cells.hidden import Params, States, Step
 
@@ -28,12 +30,19 @@ class GRU:
     """h_t = (1 - z) n + z h_{t-1}."""
 
     reset_after: bool = True
+    gate: Activation | Custom = SIGMOID
+    candidate: Activation | Custom = TANH
     gates: ClassVar[int] = 3
     states: ClassVar[tuple[str, ...]] = ("h",)
 
+    @property
+    def used(self) -> tuple[Activation | Custom, ...]:
+        """The activations of the gates."""
+        return self.gate, self.gate, self.candidate
+
     def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
-        return (_after if self.reset_after else _before)(p, xp, inner)
+        return (_after if self.reset_after else _before)(self, p, xp, inner)
 
     def slopes(
         self,
@@ -48,10 +57,11 @@ class GRU:
         (h,) = prev
         d = 1.0 if drop is None else drop
         gated = kept[3] if self.reset_after else h  # r * gated is what n sees
+        x_r, x_z, x_n = paired(self.used, kept[4 if self.reset_after else 3 :])
         return (
-            (1.0 - z) * d * tanh.slope(n),
-            (h - d * n) * sigmoid.slope(z),
-            gated * sigmoid.slope(r),
+            (1.0 - z) * d * self.candidate.slope(n, x_n),
+            (h - d * n) * self.gate.slope(z, x_z),
+            gated * self.gate.slope(r, x_r),
             z,
             r,
         )
@@ -86,36 +96,40 @@ class GRU:
         return {key: xp.concat([of_rz[key], of_n[key]], axis=0) for key in of_rz}
 
 
-def _after(p: Params, xp: Namespace, inner: Array | None) -> Step:
+def _after(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
     u = hidden.forward(p, xp, inner)
-    σ, tanh_ = sigmoid.bind(xp), tanh.bind(xp)
+    gate, candidate = cell.gate, cell.candidate
+    σ, φ = gate.bind(xp), candidate.bind(xp)
 
     def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
         (h,) = prev
         (a_r, a_z, a_n), (u_r, u_z, u_n) = _xp.split(a_t, 3), _xp.split(u(h), 3)
-        r = σ(a_r + u_r)
-        z = σ(a_z + u_z)
-        n = tanh_(a_n + r * u_n)
+        x_r, x_z = a_r + u_r, a_z + u_z
+        r, z = σ(x_r), σ(x_z)
+        x_n = a_n + r * u_n
+        n = φ(x_n)
         new = (1.0 - z) * (n if drop_t is None else drop_t * n) + z * h
-        return (new,), (r, z, n, u_n)
+        return (new,), (r, z, n, u_n, *inputs((gate, x_r), (gate, x_z), (candidate, x_n)))
 
     return step
 
 
-def _before(p: Params, xp: Namespace, inner: Array | None) -> Step:
+def _before(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
     H = p["W_hh"].shape[1]
     u_rz = hidden.forward(p, xp, inner, rows=slice(0, 2 * H))
     u_n = hidden.forward(p, xp, inner, rows=slice(2 * H, 3 * H))
-    σ, tanh_ = sigmoid.bind(xp), tanh.bind(xp)
+    gate, candidate = cell.gate, cell.candidate
+    σ, φ = gate.bind(xp), candidate.bind(xp)
 
     def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
         (h,) = prev
         (a_r, a_z, a_n), (u_r, u_z) = _xp.split(a_t, 3), _xp.split(u_rz(h), 2)
-        r = σ(a_r + u_r)
-        z = σ(a_z + u_z)
-        n = tanh_(a_n + u_n(r * h))
+        x_r, x_z = a_r + u_r, a_z + u_z
+        r, z = σ(x_r), σ(x_z)
+        x_n = a_n + u_n(r * h)
+        n = φ(x_n)
         new = (1.0 - z) * (n if drop_t is None else drop_t * n) + z * h
-        return (new,), (r, z, n)
+        return (new,), (r, z, n, *inputs((gate, x_r), (gate, x_z), (candidate, x_n)))
 
     return step
 

@@ -13,6 +13,7 @@ import cupy
 import numpy as np
 
 from xprnn import _xp
+from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States, hidden
 from xprnn.scan import Around
 
@@ -40,20 +41,14 @@ class Traits(NamedTuple):
         return slice(self.cuts[phase], self.cuts[phase + 1])
 
 
-def traits(cell: Cell) -> Traits | None:
-    """Return what is known of a cell, or None of one that there is no kernel for."""
-    if isinstance(cell, Elman):
-        return {"tanh": Traits("Elman<Tanh>", (0, 1), 1), "relu": Traits("Elman<Relu>", (0, 1), 1)}.get(cell.activation)
-    if isinstance(cell, GRU):
-        return Traits("GRUAfter", (0, 3), 4) if cell.reset_after else Traits("GRUBefore", (0, 2, 3), 3)
-    return Traits("LSTM", (0, 4), 4) if isinstance(cell, LSTM) else None
-
-
-def known(cell: Cell) -> Traits:
-    """Return what is known of a cell that `takes` has let through."""
-    found = traits(cell)
-    assert found is not None, cell
-    return found
+TRAITS = {
+    Elman(): Traits("Elman<Tanh>", (0, 1), 1),
+    Elman(RELU): Traits("Elman<Relu>", (0, 1), 1),
+    GRU(): Traits("GRUAfter", (0, 3), 4),
+    GRU(reset_after=False): Traits("GRUBefore", (0, 2, 3), 3),
+    LSTM(): Traits("LSTM", (0, 4), 4),
+}
+"""The cells that there are kernels for."""
 
 
 C_NAMES = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
@@ -64,7 +59,7 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
     """Return why there is no kernel for this scan, or None."""
     if cupy.cuda.runtime.is_hip:
         return "its kernels are written for CUDA, and this CuPy runs on ROCm"
-    if traits(cell) is None:
+    if cell not in TRAITS:
         return f"it has no kernel for {cell}"
     return None if _xp.dtype_name(dtype) in C_NAMES else f"it has no kernel for {_xp.dtype_name(dtype)}"
 
@@ -183,7 +178,7 @@ class ForwardPass(NamedTuple):
 def forward_pass(cell: Cell, a: Any, state0: States, p: Params, around: Around, *, keep: bool) -> ForwardPass:
     """Make the arrays of a forward scan; arguments as `xprnn.scan.scan`."""
     T, B, G = a.shape
-    H, about = G // cell.gates, known(cell)
+    H, about = G // cell.gates, TRAITS[cell]
     W, bias = cupy.ascontiguousarray(p["W_hh"]), p.get("b_hh")
     bias = None if bias is None else cupy.ascontiguousarray(bias)
     states, now = _empty(cell, (T, B, H), a.dtype), _empty(cell, (B, H), compute_dtype(a.dtype))
@@ -220,7 +215,7 @@ class BackwardPass(NamedTuple):
         if around.reset is not None:
             begun = cupy.zeros((), dtype) if around.fresh is None else around.fresh[0]
             h = cupy.where(around.reset, begun, h).astype(dtype, copy=False)
-        if known(self.cell).phases == 2:
+        if TRAITS[self.cell].phases == 2:
             r = kept[..., : h.shape[-1]]
             dp = self.cell.gradients((self.da,), (r,), (h,), states, self.p, around.inner)
         else:
@@ -238,7 +233,7 @@ def backward_pass(
     dtype, W = cache.states[0].dtype, cupy.ascontiguousarray(p["W_hh"])
     narrow = compute_dtype(dtype)
     da = cupy.empty((T, B, cell.gates * H), dtype)
-    du = cupy.empty_like(da) if known(cell).name == "GRUAfter" else da
+    du = cupy.empty_like(da) if TRAITS[cell].name == "GRUAfter" else da
     gates = cache.around.gate or (None,) * len(cell.states)
     around = Around(
         gate=tuple(None if g is None else cupy.empty(shape, dtype) for g in gates) if "gate" in want else None,

@@ -44,7 +44,7 @@ class Cost(NamedTuple):
 
 def stepwise(cell: Cell, dtype: Any, B: int, H: int, limits: Limits, *, D: int = 1, backward: bool = False) -> Cost:
     """Return what a step of the stepwise twin takes, the same in both passes."""
-    numbers, phases = np.dtype(dtype).itemsize, cupy_.known(cell).phases
+    numbers, phases = np.dtype(dtype).itemsize, cupy_.TRAITS[cell].phases
     launches, flops = 2 * phases, 2 * B * cell.gates * H * H
     moved = numbers * (cell.gates * H * H + 3 * B * cell.gates * H)
     rate = FLOPS * limits.processors / _slowness(dtype)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn._checks import FLOATS
-from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States
+from xprnn.cells import GRU, LSTM, PLAIN, Cell, Elman, Params, States
 from xprnn.kernels import numpy_elman, numpy_gru, numpy_lstm
 from xprnn.kernels.bound import Part
 from xprnn.kernels.numpy_cells import Backward, Forward
@@ -49,8 +49,8 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
         The arrays' dtype.
     shape : (T, B, H)
     """
-    if type(cell) not in FORWARD:
-        return f"it has no {type(cell).__name__} cell"
+    if cell not in PLAIN:
+        return f"it does not take {cell}"
     if dtype not in FLOATS:
         return f"it takes float32 and float64, not {dtype}"
     return None if around.noise is None else "it does not take noise"

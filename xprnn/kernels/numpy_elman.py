@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy import add, maximum, multiply, subtract, tanh
 
+from xprnn.activations import RELU
 from xprnn.cells import Elman, Params, States, hidden
 from xprnn.kernels.numpy_cells import Backward, Forward, block, weights
 from xprnn.scan import Around
@@ -15,7 +16,7 @@ def forward(cell: Elman, p: Params, shape: tuple[int, ...], dtype: Any, around: 
     W, b, inner = weights(p["W_hh"]), p.get("b_hh"), around.inner
     z, seen = np.empty(shape, dtype), np.empty(shape[1:], dtype)
     steps = list(z)
-    relu = cell.activation == "relu"
+    relu = cell.activation == RELU
 
     def load(a: np.ndarray) -> None:
         if b is None:
@@ -52,7 +53,7 @@ def backward(cell: Elman, p: Params, kept: States, prev: States, new: States, ar
     W, inner, drop = p["W_hh"], around.inner, around.drop
     y = new[0] if drop is None else kept[0]
     da = np.empty_like(y)
-    relu = cell.activation == "relu"
+    relu = cell.activation == RELU
 
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
