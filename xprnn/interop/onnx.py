@@ -254,7 +254,13 @@ def _attributes(op: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
     for name in attributes:
         if name not in ATTRIBUTES[op]:
             raise ValueError(f"`attributes` has the unknown name {name!r}; {op} takes {', '.join(ATTRIBUTES[op])}")
-    found = {"direction": "forward", "hidden_size": None, "layout": 0, "clip": None, "linear_before_reset": 0}
+    found: dict[str, Any] = {
+        "direction": "forward",
+        "hidden_size": None,
+        "layout": 0,
+        "clip": None,
+        "linear_before_reset": 0,
+    }
     found |= {"input_forget": 0, "activations": None, "activation_alpha": None, "activation_beta": None}
     found |= {name: value for name, value in attributes.items() if value is not None}
     direction = found["direction"]
