@@ -35,6 +35,8 @@ SHARED = {
     "dale": (None, 0.5),
     "learn_state": (False, True),
     "residual": (False, True),
+    "layer_norm": (False, True),
+    "layer_norm_eps": (1e-5, 0.1),
 }
 GATE = (
     "sigmoid",
@@ -66,11 +68,21 @@ OWN = {
         "cell_clip": (None, 0.5),
         "peepholes": (False, True),
         "coupled": (False, True),
+        "proj_size": (0, 3),
     },
 }
 CALL = {"time": ("whole", "lengths", "gaps", "reset", "all"), "state0": (False, True), "rng": (EVALUATION, TRAINING)}
 OPTIONS = {name: SHARED | own | CALL for name, own in OWN.items()}
 """Per layer, the values of every option; the first is off. Those of `CALL` are of a call, not of the layer."""
+
+NOT_PER_UNIT = {
+    "tau": (None, 3.0),
+    "learn_tau": (False,),
+    "sparsity": (0.0,),
+    "autapses": (True,),
+    "dale": (None,),
+}
+"""What remains of some options beside a projection."""
 
 REQUIRES = (
     ("dropout", lambda c: c["num_layers"] > 1),
@@ -79,12 +91,18 @@ REQUIRES = (
     ("learn_tau", lambda c: c["tau"] is not None),
     ("dt", lambda c: c["tau"] is not None),
     ("noise_on", lambda c: c["noise"]),
+    ("layer_norm_eps", lambda c: c["layer_norm"]),
+    ("proj_size", lambda c: not any(c[name] not in allowed for name, allowed in NOT_PER_UNIT.items())),
 )
 """What an option that is on needs; a layer refuses it otherwise."""
 
 
 def allowed(combination):
-    return all(combination[name] == SHARED[name][0] or needed(combination) for name, needed in REQUIRES)
+    return all(not combination.get(name) or off(name, combination) or needed(combination) for name, needed in REQUIRES)
+
+
+def off(name, combination):
+    return name in SHARED and combination[name] == SHARED[name][0]
 
 
 def pairs_of(combination):
@@ -105,7 +123,7 @@ def coverable(name):
 
 def _completed(name, fixed):
     """Return whether `fixed` is part of an allowed combination: with all that is needed on and all else off."""
-    most = {"num_layers": 2, "input_dropout": 0.25, "tau": 3.0, "noise": 0.2}
+    most = {"num_layers": 2, "input_dropout": 0.25, "tau": 3.0, "noise": 0.2, "layer_norm": True}
     off = {option: values[0] for option, values in OPTIONS[name].items()}
     return any(
         allowed(off | dict(extra) | fixed)
@@ -134,14 +152,18 @@ def pairwise(name, tries=60):
 
 
 def smooth(combination):
-    """Return a combination without kinks, also of the slope, where differences can judge it: autograd judges those."""
+    """Return a combination that differences can judge: autograd judges the others, too.
+
+    Without jumps and kinks, also of the slope, and without a normalisation by next to nothing, W_hh times zeros.
+    """
 
     def kinked(name, value):
-        parts = ("elu", "hard_sigmoid", "softsign", "clip=0")
+        parts = ("elu", "relu", "hard_sigmoid", "softsign", "clip=0")
         return name in ("clip", "cell_clip") or any(part in repr(value) for part in parts)
 
     options = next(table for table in OPTIONS.values() if table.keys() == combination.keys())
-    return {name: options[name][0] if kinked(name, value) else value for name, value in combination.items()}
+    found = {name: options[name][0] if kinked(name, value) else value for name, value in combination.items()}
+    return found | ({"layer_norm_eps": 0.1} if found["layer_norm"] else {})
 
 
 def label(combination):
@@ -156,9 +178,9 @@ def layer_of(name, combination, width=I):
 
 
 def state_of(layer, rng, batch):
-    shape = (layer.num_layers * (2 if layer.bidirectional else 1), batch, layer.hidden_size)
-    pair = (rng.standard_normal(shape), rng.standard_normal(shape))
-    return pair if isinstance(layer, xprnn.LSTM) else pair[0]
+    parts = layer.num_layers * (2 if layer.bidirectional else 1)
+    drawn = tuple(rng.standard_normal((parts, batch, width)) for width in layer.state_sizes)
+    return drawn if len(drawn) == 2 else drawn[0]
 
 
 def given_for(layer, rng, steps=T, batch=B):
@@ -167,15 +189,14 @@ def given_for(layer, rng, steps=T, batch=B):
     for part in params.values():
         W = part["W_hh"]
         part["W_hh"] = np.where(W < 0.0, W - 0.05, W + 0.05)
-        for key in ("h0", "c0", "leak"):
+        for key in ("h0", "c0", "leak", "ln_ih", "ln_hh", "ln_c", "b_c"):
             if key in part:
                 part[key] = part[key] + 0.5 * rng.standard_normal(part[key].shape)
-    directions = 2 if layer.bidirectional else 1
     return {
         "params": params,
         "x": rng.standard_normal((steps, batch, layer.input_size)),
         "state0": state_of(layer, rng, batch),
-        "dy": rng.standard_normal((steps, batch, directions * layer.hidden_size)),
+        "dy": rng.standard_normal((steps, batch, layer.widths[1])),
         "dstate": state_of(layer, rng, batch),
     }
 

@@ -117,7 +117,8 @@ def test_every_pair_of_options_passes_check_gradients(name, combination):
         options = {key: table.swapped(value) if key in ("mask", "reset") else value for key, value in options.items()}
     report = xprnn.testing.check_gradients(layer, given["params"], x, given["state0"], **options)
     assert len(report.rows) >= 4
-    assert report.worst.error < 1e-8  # the bar of check_gradients is 1e-7
+    # The bar of check_gradients is 1e-7. Differences see 1e-12 of the loss: a gradient of 1e-6 has no more digits.
+    assert not [row for row in report.rows if row.error > 1e-8 and abs(row.numeric - row.analytic) > 1e-12]
 
 
 def test_random_combinations_equal_pytorch_autograd_and_finite_differences(torch, request):

@@ -18,15 +18,25 @@ def pairs(torch, name, **options):
     return LAYERS[name](3, 4, **options), theirs
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "bidirectional": True}, {"bias": False}], ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+STACKED = {"num_layers": 3, "bidirectional": True}
+PROJECTED = [
+    ("LSTM", {"proj_size": 2}),
+    ("LSTM", STACKED | {"proj_size": 2}),
+    ("LSTM", {"proj_size": 3, "bias": False}),
+]
+CASES = [(name, options) for name in LAYERS for options in ({}, STACKED, {"bias": False})] + PROJECTED
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_loaded_weights_give_pytorchs_outputs_and_go_back_unchanged(name, options, torch, rng):
     ours, theirs = pairs(torch, name, **options)
     host = {key: value.numpy() for key, value in theirs.state_dict().items()}
     params = weights.load(host, ours)
     x = rng.standard_normal((5, 2, 3))
-    expected, _ = theirs(torch.tensor(x))
-    assert_close(ours(params, x)[0], expected.detach().numpy())
+    expected, state = theirs(torch.tensor(x))
+    y, final = ours(params, x)
+    assert_close(y, expected.detach().numpy())
+    assert_close(final, tree.map(lambda a: a.detach().numpy(), state))
     back = weights.dump(params, ours)
     assert list(back) == list(host)  # PyTorch's own order
     assert all(back[key] is host[key] for key in host)
@@ -41,9 +51,11 @@ def test_linear_goes_in_and_out(torch, rng):
     assert weights.dump(params, ours).keys() == theirs.state_dict().keys()
 
 
-def test_training_a_pytorch_lstm_here_gives_pytorchs_losses(torch, rng):
-    lstm, readout = torch.nn.LSTM(3, 4, num_layers=2).double(), torch.nn.Linear(4, 1).double()
-    model = xprnn.Sequential(xprnn.LSTM(3, 4, num_layers=2), xprnn.Linear(4, 1))
+@pytest.mark.parametrize("options", [{"num_layers": 2}, {"bidirectional": True, "proj_size": 3}], ids=str)
+def test_training_a_pytorch_lstm_here_gives_pytorchs_losses(options, torch, rng):
+    ours = xprnn.LSTM(3, 4, **options)
+    lstm, readout = torch.nn.LSTM(3, 4, **options).double(), torch.nn.Linear(ours.widths[1], 1).double()
+    model = xprnn.Sequential(ours, xprnn.Linear(ours.widths[1], 1))
     params = {
         str(k): tree.map(lambda a: a.numpy().copy(), weights.load(theirs.state_dict(), ours))
         for k, (theirs, ours) in enumerate(zip((lstm, readout), model.layers, strict=True))
@@ -81,8 +93,12 @@ def test_what_does_not_fit_is_refused(rng):
         weights.load([1], layer)
     with pytest.raises(TypeError, match="`layer` must be an RNN, GRU, LSTM or Linear"):
         weights.load(held, xprnn.Last())
-    with pytest.raises(ValueError, match="`layer` has the parameter 'P', for which PyTorch has none"):
-        weights.load(held, xprnn.LSTM(3, 4, peepholes=True))
+    with pytest.raises(ValueError, match="`layer` has the parameter 'h0', for which PyTorch has none"):
+        weights.load(held, xprnn.LSTM(3, 4, learn_state=True))
+    foreign = [xprnn.LSTM(3, 4, peepholes=True), xprnn.GRU(3, 4, reset_after=False), xprnn.RNN(3, 4, layer_norm=True)]
+    for other, what in [*((each, "its cell") for each in foreign), (xprnn.GRU(3, 4, tau=2.0), "`tau`")]:
+        with pytest.raises(ValueError, match=f"`layer` is no layer of PyTorch's: it differs by {what}: "):
+            weights.load(held, other)
     with pytest.raises(ValueError, match="`layer` has bias='input'"):
         weights.dump({}, xprnn.GRU(3, 4, bias="input"))
     with pytest.raises(ValueError, match=r"`params` lacks the key 'l0'"):

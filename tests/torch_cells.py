@@ -61,36 +61,59 @@ def function(activation, clip=None):
     return lambda x: FUNCTIONS[name](x if clip is None else x.clamp(-clip, clip), α, β)
 
 
-def elman(a, prev, p, drop, inner, activation="tanh", clip=None):
-    u = _linear(prev[0], p["W_hh"], p.get("b_hh"), inner)
-    return (drop * function(activation, clip)(a + u),)
+def norm(v, gain, bias, eps, *groups):
+    """Return layer normalisation of groups of so many features, or v + bias without a gain."""
+    if gain is not None:
+        sizes = groups or (v.shape[-1],)
+        each = zip(v.split(sizes, dim=-1), gain.split(sizes), strict=True)
+        v = torch.cat([F.layer_norm(x, x.shape[-1:], g, None, eps) for x, g in each], dim=-1)
+    return v if bias is None else v + bias
+
+
+def elman(a, prev, p, drop, inner, activation="tanh", clip=None, eps=None):
+    z = a + _linear(prev[0], p["W_hh"], None, inner)
+    return (drop * function(activation, clip)(norm(z, p.get("ln_hh"), p.get("b_hh"), eps)),)
 
 
 def lstm(
-    a, prev, p, drop, inner, gate="sigmoid", candidate="tanh", output="tanh", clip=None, cell_clip=None, coupled=False
+    a,
+    prev,
+    p,
+    drop,
+    inner,
+    gate="sigmoid",
+    candidate="tanh",
+    output="tanh",
+    clip=None,
+    cell_clip=None,
+    coupled=False,
+    eps=None,
 ):
     h, c = prev
     σ, φ, ψ = function(gate, clip), function(candidate, clip), function(output)
-    z = a + _linear(h, p["W_hh"], p.get("b_hh"), inner)
+    z = a + norm(_linear(h, p["W_hh"], None, inner), p.get("ln_hh"), p.get("b_hh"), eps)
     i, g, o = z.chunk(3, dim=-1) if coupled else [z.chunk(4, dim=-1)[k] for k in (0, 2, 3)]
     P = p["P"].chunk(2 if coupled else 3) if "P" in p else (0.0, 0.0, 0.0)
     i = σ(i + P[0] * c)
     f = 1 - i if coupled else σ(z.chunk(4, dim=-1)[1] + P[1] * c)
     c = f * c + i * drop * φ(g)
     c = c if cell_clip is None else c.clamp(-cell_clip, cell_clip)
-    return σ(o + P[-1] * c) * ψ(c), c
+    m = σ(o + P[-1] * c) * ψ(norm(c, p.get("ln_c"), p.get("b_c"), eps))
+    return F.linear(m, p["W_hr"]) if "W_hr" in p else m, c
 
 
-def gru(a, prev, p, drop, inner, reset_after=True, gate="sigmoid", candidate="tanh", clip=None):
-    (h,) = prev
+def gru(a, prev, p, drop, inner, reset_after=True, gate="sigmoid", candidate="tanh", clip=None, eps=None):
+    (h,), H = prev, prev[0].shape[-1]
     σ, φ = function(gate, clip), function(candidate, clip)
-    W_r, W_z, W_n = p["W_hh"].chunk(3)
-    b_r, b_z, b_n = p["b_hh"].chunk(3) if "b_hh" in p else (None, None, None)
-    a_r, a_z, a_n = a.chunk(3, dim=-1)
-    r = σ(a_r + _linear(h, W_r, b_r, inner))
-    z = σ(a_z + _linear(h, W_z, b_z, inner))
-    u_n = r * _linear(h, W_n, b_n, inner) if reset_after else _linear(r * h, W_n, b_n, inner)
-    n = φ(a_n + u_n)
+    a_rz, a_n = a.split((2 * H, H), dim=-1)
+    (W, γ, b), (W_n, γ_n, b_n) = (
+        [None if key not in p else p[key][rows] for key in ("W_hh", "ln_hh", "b_hh")]
+        for rows in (slice(0, 2 * H), slice(2 * H, None))
+    )
+    r, z = σ(a_rz + norm(_linear(h, W, None, inner), γ, b, eps)).chunk(2, dim=-1)
+    seen = h if reset_after else r * h
+    u_n = norm(_linear(seen, W_n, None, inner), γ_n, b_n, eps)
+    n = φ(a_n + (r * u_n if reset_after else u_n))
     return ((1 - z) * drop * n + z * h,)
 
 

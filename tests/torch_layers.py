@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 
-from tests.torch_cells import CELLS
+from tests.torch_cells import CELLS, norm
 from xprnn import _xp, random, tree
 
 STATES = {"RNN": ("h",), "GRU": ("h",), "LSTM": ("h", "c")}
@@ -23,22 +23,29 @@ def gates(layer):
 
 def rule_of(layer):
     """Return the options of a cell of `torch_cells`."""
+    rule = {"clip": layer.clip, "eps": layer.layer_norm_eps}
     if type(layer).__name__ == "RNN":
-        return {"activation": layer.nonlinearity, "clip": layer.clip}
-    rule = {"gate": layer.gate_activation, "candidate": layer.candidate_activation, "clip": layer.clip}
+        return rule | {"activation": layer.nonlinearity}
+    rule |= {"gate": layer.gate_activation, "candidate": layer.candidate_activation}
     if type(layer).__name__ == "GRU":
         return rule | {"reset_after": layer.reset_after}
     return rule | {"output": layer.output_activation, "cell_clip": layer.cell_clip, "coupled": layer.coupled}
 
 
+def widths(layer):
+    """Return how wide each state is."""
+    H = layer.hidden_size
+    return (getattr(layer, "proj_size", 0) or H, H)[-len(STATES[type(layer).__name__]) :]
+
+
 def draws(layer, key, T, B):
     """Return every random number of a training pass: per layer the input's mask, per part {kind: array}."""
     home, H, D = _xp.home(np.zeros(1)), layer.hidden_size, 2 if layer.bidirectional else 1
-    kind_of_layer = type(layer).__name__
-    G, states = gates(layer), STATES[kind_of_layer]
+    G, states = gates(layer), dict(zip(STATES[type(layer).__name__], widths(layer), strict=True))
+    P = states["h"]
     found = {}
     for k in range(layer.num_layers):
-        rate, width = (layer.dropout, D * H) if k else (layer.input_dropout, layer.input_size)
+        rate, width = (layer.dropout, D * P) if k else (layer.input_dropout, layer.input_size)
         own = key.fold(f"l{k}")
         found[f"l{k} input"] = None
         if rate and layer.variational:
@@ -51,13 +58,13 @@ def draws(layer, key, T, B):
             part = key.fold(name)
             once = {kind: random.Key(part.fold(kind).words) for kind in ("hidden", "weight")}
             made = {"candidate": random.keep(part.fold("candidate"), layer.candidate_dropout, T, B, H, home)}
-            made["hidden"] = random.keep(once["hidden"], layer.hidden_dropout, 1, B, H, home)[0]
-            made["weight"] = random.keep(once["weight"], layer.weight_drop, 1, G * H, H, home)[0]
+            made["hidden"] = random.keep(once["hidden"], layer.hidden_dropout, 1, B, P, home)[0]
+            made["weight"] = random.keep(once["weight"], layer.weight_drop, 1, G * H, P, home)[0]
             made["noise"] = random.normal(part.fold("noise"), T, B, G * H, home)
-            for s in states:
+            for s, n in states.items():
                 rate = layer.zoneout_c if s == "c" else layer.zoneout
-                made[f"zoneout_{s}"] = random.keep(part.fold(f"zoneout_{s}"), rate, T, B, H, home, scale=False)
-                made[f"noise_{s}"] = random.normal(part.fold(f"noise_{s}"), T, B, H, home)
+                made[f"zoneout_{s}"] = random.keep(part.fold(f"zoneout_{s}"), rate, T, B, n, home, scale=False)
+                made[f"noise_{s}"] = random.normal(part.fold(f"noise_{s}"), T, B, n, home)
             found[name] = made
     return found
 
@@ -84,21 +91,24 @@ def _direction(layer, p, x, start, drawn, mask, reset, *, reverse):
     kind = type(layer).__name__
     states, G, T = STATES[kind], gates(layer), x.shape[0]
     W, alpha = _recurrent_matrix(layer, p, G, drawn), _alpha(layer, p)
-    seen = {"W_hh": W, **{key: p[key] for key in ("b_hh", "P") if key in p}}
+    seen = {"W_hh": W, **{key: p[key] for key in ("b_hh", "P", "W_hr", "ln_hh", "ln_c", "b_c") if key in p}}
     cell, rule = CELLS["elman" if kind == "RNN" else kind.lower()], rule_of(layer)
-    scale = layer.noise * (math.sqrt(2.0) if alpha is None else torch.sqrt(2.0 * alpha).expand(layer.hidden_size))
+    scale = layer.noise * (math.sqrt(2.0) if alpha is None else torch.sqrt(2.0 * alpha))
     fresh = [
         p[f"{s}0"].expand_as(q) if layer.learn_state else torch.zeros_like(q)
         for s, q in zip(states, start, strict=True)
     ]
     state, h = list(start), [None] * T
+    groups = (2 * layer.hidden_size, layer.hidden_size) if kind == "GRU" else ()
     for t in reversed(range(T)) if reverse else range(T):
-        a = torch.nn.functional.linear(x[t], p["W_ih"], p.get("b_ih"))
+        a = torch.nn.functional.linear(x[t], p["W_ih"])
+        a = norm(a, p.get("ln_ih"), p.get("b_ih"), layer.layer_norm_eps, *groups)
         drop, inner = 1.0, None
         if drawn is not None:
             drop, inner = drawn["candidate"][t], drawn["hidden"]
             if layer.noise and layer.noise_on == "preactivation":
-                a = a + (scale if alpha is None else scale.repeat(G)) * drawn["noise"][t]
+                per_unit = alpha is not None and alpha.dim()
+                a = a + (scale.repeat(G) if per_unit else scale) * drawn["noise"][t]
         before = t + 1 if reverse else t  # a cut lies between before - 1 and before
         cut = reset[before] if before < T else torch.zeros_like(reset[0])
         prev = [torch.where(cut, f, s) for f, s in zip(fresh, state, strict=True)]
@@ -162,7 +172,7 @@ def run(layer, given, key=None, mask=None, reset=None):
         elif layer.learn_state:
             start = [params[name][f"{s}0"].expand(B, -1) * 1.0 for s in states]
         else:
-            start = [torch.zeros(B, layer.hidden_size, dtype=x.dtype, requires_grad=True) for _ in states]
+            start = [torch.zeros(B, n, dtype=x.dtype, requires_grad=True) for n in widths(layer)]
         for s in start:
             s.retain_grad()
         starts.append(start)

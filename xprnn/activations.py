@@ -245,7 +245,10 @@ def inputs(*pairs: tuple[Activation | Custom, Array]) -> tuple[Array, ...]:
     return tuple(x for activation, x in pairs if activation.needs_input)
 
 
-def paired(activations: tuple[Activation | Custom, ...], kept: tuple[Array, ...]) -> list[Array | None]:
-    """Return per activation the x that `inputs` kept, or None."""
+def paired(
+    activations: tuple[Activation | Custom, ...], kept: tuple[Array, ...]
+) -> tuple[list[Array | None], tuple[Array, ...]]:
+    """Return per activation the x that `inputs` kept, or None, and what was kept behind these."""
     rest = iter(kept)
-    return [next(rest) if activation.needs_input else None for activation in activations]
+    found = [next(rest) if activation.needs_input else None for activation in activations]
+    return found, tuple(rest)

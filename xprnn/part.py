@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from xprnn import _sequence, _xp, kernels, parameters, tree
 from xprnn._sequence import Form, flip, flip_reset
 from xprnn._xp import Array, Namespace
-from xprnn.cells import Cell, States
+from xprnn.cells import Cell, States, affine
 from xprnn.kernels.bound import Part
 from xprnn.random import Key
 from xprnn.scan import Around, blend
@@ -35,6 +35,7 @@ class PartCache(NamedTuple):
     around: Around
     made: Surroundings
     began: bool  # whether it began in the learned state
+    seen: States  # n̂ and r of the normalisation of the input's share, in the time of x; () without
 
 
 class _Begun(NamedTuple):
@@ -80,15 +81,16 @@ def forward(
     chosen, _ = kernels.select(
         layer.cell, begun[0].around, xp, form.home.dtype, shape, run.kernel, directions=len(begun)
     )
+    seen: list[States] = []
     given = (  # lazily: most kernels take one direction after the other, and all projections at once are large
-        (_project(p, x, each.made.noise, reverse=reverse == 1), *each[:3])
+        (_project(layer, p, x, each.made.noise, seen, reverse=reverse == 1), *each[:3])
         for reverse, (p, each) in enumerate(zip(ps, begun, strict=True))
     )
     scanned = chosen.scans(layer.cell, given, keep=run.keep)
     outs = []
     for reverse, (each, ((h, *_), final, kept)) in enumerate(zip(begun, scanned, strict=True)):
         made = each.made if layer.learn_tau else each.made._replace(noise=None, kept=())
-        cache = PartCache(chosen, kept, each.around, made, each.began)
+        cache = PartCache(chosen, kept, each.around, made, each.began, seen[reverse] if run.keep else ())
         outs.append((flip(h, xp) if reverse else h, final, cache))
     return outs
 
@@ -106,10 +108,14 @@ def _begin(layer: Any, p: Params, name: str, x: Array, state0: States | None, ru
     return _Begun(state0 or start or zero_state(layer, form.B, x), scanned(p, made), around, made, began)
 
 
-def _project(p: Params, x: Array, noise: Array | None, *, reverse: bool) -> Array:
-    """Return a = W_ih x + b_ih for all steps, with the noise on it, in the time of the run."""
+def _project(layer: Any, p: Params, x: Array, noise: Array | None, seen: list[States], *, reverse: bool) -> Array:
+    """Return a = W_ih x + b_ih for all steps, with the noise on it, in the time of the run.
+
+    What a normalisation of it keeps is appended to `seen`.
+    """
     xp = _xp.namespace(x)
-    a = _xp.affine_time(x, p["W_ih"], p.get("b_ih"), xp)
+    a, kept = affine.forward(layer.cell, p, x, xp)
+    seen.append(kept)
     a = a if noise is None else a + noise
     return flip(a, xp) if reverse else a
 
@@ -153,20 +159,19 @@ def _end_backward(
     (da, dstate0, dp, daround), made, xp = returned, cache.made, _xp.namespace(x)
     da = flip(da, xp) if reverse else da
     leak = leak_gradient(layer, p, made, cache.around, da, daround)
-    grads = {**dp, "W_ih": _xp.outer_time(da, x, xp), **leak}
+    of_input, dx = affine.backward(layer.cell, p, da, x, cache.seen, xp)
+    grads = {**dp, **leak, **of_input}
     if made.factor is not None:
         grads["W_hh"] = dp["W_hh"] * made.factor
-    if "b_ih" in p:
-        grads["b_ih"] = _xp.sum_time(da, xp)
     if layer.learn_state:
         grads |= _state_gradients(layer, p, dstate0 if cache.began else None, daround.fresh, xp)
-    return {key: grads[key] for key in p if key != "fixed"}, _xp.matmul_time(da, p["W_ih"], xp), dstate0
+    return {key: grads[key] for key in p if key != "fixed"}, dx, dstate0
 
 
 def step(layer: Any, p: Params, x_t: Array, prev: States | None, form: Form) -> States:
     """Run one layer for one step, in evaluation; return the new state, h first."""
     xp, made = form.home.xp, surround(layer, p, None, form, reverse=False)
-    a = _xp.affine_time(x_t, p["W_ih"], p.get("b_ih"), xp)
+    a, _ = affine.forward(layer.cell, p, x_t, xp)
     prev = prev or learned_state(layer, p, form.B, xp) or zero_state(layer, form.B, a)
     given = a, prev, scanned(p, made), made.around.gate
     if _xp.is_half(a.dtype):
@@ -183,20 +188,21 @@ def _step(cell: Cell, xp: Namespace, a: Array, prev: States, p: Params, gate: An
 def bound(layer: Any, p: Params, state: States | None, form: Form, *, residual: bool) -> Part:
     """Return what a kernel binds for a stepper."""
     made = surround(layer, p, None, form, reverse=False)
-    seen = {key: p[key] for key in ("W_ih", "b_ih") if key in p} | scanned(p, made)
+    seen = {key: p[key] for key in ("W_ih", "b_ih", "ln_ih") if key in p} | scanned(p, made)
     return Part(seen, state, learned_state(layer, p, form.B, form.home.xp), made.around.gate, residual)
 
 
 def learned_state(layer: Any, p: Params, B: int, xp: Namespace) -> States | None:
-    """Return the state in which a part begins by itself, (B, H) each, or None where that is zeros."""
+    """Return the state in which a part begins by itself, (B, n) each, or None where that is zeros."""
     if not layer.learn_state:
         return None
-    return tuple(xp.broadcast_to(p[f"{state}0"], (B, layer.hidden_size)) for state in layer.cell.states)
+    widths = zip(layer.cell.states, layer.state_sizes, strict=True)
+    return tuple(xp.broadcast_to(p[f"{state}0"], (B, width)) for state, width in widths)
 
 
 def zero_state(layer: Any, B: int, like: Array) -> States:
-    """Return zeros, (B, H) each, where `like` lives."""
-    return (_xp.zeros((B, layer.hidden_size), like),) * len(layer.cell.states)
+    """Return zeros, (B, n) each, where `like` lives."""
+    return tuple(_xp.zeros((B, width), like) for width in layer.state_sizes)
 
 
 def _state_gradients(layer: Any, p: Params, dstate0: States | None, dfresh: States | None, xp: Namespace) -> Params:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 from xprnn import _checks, activations
@@ -38,6 +39,12 @@ class RNN(Recurrent):
         x and y are (B, T, ·), not (T, B, ·); states are never affected.
     bidirectional : bool
         Run in both directions of time and concatenate the outputs.
+    layer_norm : bool
+        Layer normalisation inside the cell [6]_, with gains `ln_hh` (G*H,) and, GRU and LSTM, `ln_ih` (G*H,), of
+        LSTM `ln_c` (H,) for c on its way to h. The biases behind them are `b_hh`, `b_ih` and `b_c` (H,), where
+        `bias` is True. RNN normalises the sum of both shares, GRU and LSTM each share, as in the paper.
+    layer_norm_eps : float
+        What is added to the variance.
     input_init, recurrent_init : {"uniform", "glorot", "orthogonal", "identity"}
         The initialisers of W_ih and W_hh.
     bias_init : {"uniform", "zeros"}
@@ -91,6 +98,7 @@ class RNN(Recurrent):
     .. [3] Krueger et al. (2017), Zoneout, arXiv:1606.01305.
     .. [4] Merity, Keskar & Socher (2017), Regularizing and optimizing LSTM language models, arXiv:1708.02182.
     .. [5] Song, Yang & Wang (2016), PLoS Computational Biology 12(2) e1004792.
+    .. [6] Ba, Kiros & Hinton (2016), Layer normalization, arXiv:1607.06450.
 
     Examples
     --------
@@ -107,7 +115,7 @@ class RNN(Recurrent):
     @cached_property
     def cell(self) -> Cell:
         """The equations of a step."""
-        return Elman(activations.read("nonlinearity", self.nonlinearity, _clip(self.clip)))
+        return Elman(activations.read("nonlinearity", self.nonlinearity, _clip(self.clip)), self._norm)
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,6 +153,7 @@ class GRU(Recurrent):
             self.reset_after,
             activations.read("gate_activation", self.gate_activation, clip),
             activations.read("candidate_activation", self.candidate_activation, clip),
+            self._norm,
         )
 
 
@@ -167,6 +176,9 @@ class LSTM(Recurrent):
         The gates see c: a parameter `P` (3*H,), of i, f, o, with `coupled` (2*H,), of i and o [2]_.
     coupled : bool
         f = 1 - i [3]_: the weights have the gates i, g, o only.
+    proj_size : int
+        P: h = W_hr (o ψ(c)) has P numbers, not H, with a parameter `W_hr` (P, H) [4]_; y is D*P wide, and `W_hh`
+        (G*H, P). 0: none, h = o ψ(c).
     input_size, hidden_size, num_layers, bias, … and every other option
         As in `RNN`.
 
@@ -180,6 +192,8 @@ class LSTM(Recurrent):
     .. [1] A forget bias of 1: Gers, Schmidhuber & Cummins (2000); Jozefowicz, Zaremba & Sutskever (2015), ICML.
     .. [2] Gers & Schmidhuber (2000), Recurrent nets that time and count, IJCNN.
     .. [3] Greff et al. (2017), LSTM: a search space odyssey, arXiv:1503.04069.
+    .. [4] Sak, Senior & Beaufays (2014), LSTM based RNN architectures for large vocabulary speech recognition,
+       arXiv:1402.1128.
     """
 
     forget_bias: float | None = field(default=1.0, kw_only=True)
@@ -191,6 +205,7 @@ class LSTM(Recurrent):
     cell_clip: float | None = field(default=None, kw_only=True)
     peepholes: bool = field(default=False, kw_only=True)
     coupled: bool = field(default=False, kw_only=True)
+    proj_size: int = field(default=0, kw_only=True)
 
     @cached_property
     def cell(self) -> Cell:
@@ -199,6 +214,8 @@ class LSTM(Recurrent):
             _checks.finite("forget_bias", self.forget_bias)
         if self.cell_clip is not None:
             _checks.positive("cell_clip", self.cell_clip)
+        if self.proj_size != 0:
+            self._check_projection()
         for name in ("peepholes", "coupled"):
             _checks.flag(name, getattr(self, name))
         clip = _clip(self.clip)
@@ -209,7 +226,26 @@ class LSTM(Recurrent):
             self.peepholes,
             self.coupled,
             self.cell_clip,
+            bool(self.proj_size),
+            self._norm,
         )
+
+    def _check_projection(self) -> None:
+        """Raise where h, P numbers, cannot have what an option gives to units, of which there are H."""
+        _checks.positive_int("proj_size", self.proj_size)
+        per_unit = {
+            "sparsity": self.sparsity > 0.0,
+            "autapses": not self.autapses,
+            "dale": self.dale is not None,
+            "learn_tau": self.learn_tau,
+            "tau": self.tau is not None and not isinstance(self.tau, Real),
+        }
+        for name, given in per_unit.items():
+            if given:
+                raise ValueError(
+                    f"`{name}` = {getattr(self, name)!r} has no meaning with `proj_size` = {self.proj_size}: "
+                    "it is given per hidden unit, and h is a projection of the units"
+                )
 
     def _adjust(self, drawn: dict[str, Any]) -> None:
         forget = slice(self.hidden_size, 2 * self.hidden_size)

@@ -44,6 +44,8 @@ class Recurrent(Options, ABC):
     bias: bool | str = field(default=True, kw_only=True)
     batch_first: bool = field(default=False, kw_only=True)
     bidirectional: bool = field(default=False, kw_only=True)
+    layer_norm: bool = field(default=False, kw_only=True)
+    layer_norm_eps: float = field(default=1e-5, kw_only=True)
     input_init: str = field(default="uniform", kw_only=True)
     recurrent_init: str = field(default="uniform", kw_only=True)
     bias_init: str = field(default="uniform", kw_only=True)
@@ -55,6 +57,10 @@ class Recurrent(Options, ABC):
         _checks.one_of("bias", self.bias, (True, "input", False))
         _checks.flag("batch_first", self.batch_first)
         _checks.flag("bidirectional", self.bidirectional)
+        _checks.flag("layer_norm", self.layer_norm)
+        _checks.positive("layer_norm_eps", self.layer_norm_eps)
+        if not self.layer_norm and self.layer_norm_eps != 1e-5:
+            raise ValueError(f"`layer_norm_eps` is {self.layer_norm_eps}, and `layer_norm` is False: set it True")
         _checks.one_of("input_init", self.input_init, init.WEIGHTS)
         _checks.one_of("recurrent_init", self.recurrent_init, init.WEIGHTS)
         _checks.one_of("bias_init", self.bias_init, init.BIASES)
@@ -77,8 +83,19 @@ class Recurrent(Options, ABC):
 
     @property
     def widths(self) -> tuple[int, int]:
-        """The widths of x and y: I and D*H."""
-        return self.input_size, self._directions * self.hidden_size
+        """The widths of x and y: I and D*H, with a projection D*P."""
+        return self.input_size, self._directions * self.state_sizes[0]
+
+    @cached_property
+    def state_sizes(self) -> tuple[int, ...]:
+        """The widths of the components of the state: H, but P of h where there is a projection."""
+        H = self.hidden_size
+        return (getattr(self, "proj_size", 0) or H, H)[-len(self.cell.states) :]
+
+    @property
+    def _norm(self) -> float | None:
+        """ε of the layer normalisation."""
+        return float(self.layer_norm_eps) if self.layer_norm else None
 
     @cached_property
     def _directions(self) -> int:
@@ -93,9 +110,9 @@ class Recurrent(Options, ABC):
         return parameters.shapes(self)
 
     @cached_property
-    def _sizes(self) -> tuple[int, int, int]:
-        """Components of the state, parts, hidden units."""
-        return len(self.cell.states), len(self._names), self.hidden_size
+    def _sizes(self) -> tuple[tuple[int, ...], int]:
+        """The widths of the components of the state, and the number of parts."""
+        return self.state_sizes, len(self._names)
 
     def init(self, rng: Any, like: Array | None = None) -> Params:
         """Draw parameters.
@@ -112,7 +129,8 @@ class Recurrent(Options, ABC):
         params : dict
             ``params["l0"]["W_ih"]`` (G*H, I), ``["W_hh"]`` (G*H, H), ``["b_ih"]``, ``["b_hh"]`` (G*H,), and so on
             for "l1", …; the reverse direction's is "l0_reverse". Options add ``["h0"]``, ``["c0"]``, ``["leak"]``
-            (H,), and constants under ``["fixed"]``: `mask` (H, H), `sign` and `alpha` (H,).
+            (H,), gains and biases of a layer normalisation, `W_hr` and `P` of LSTM, and constants under ``["fixed"]``:
+            `mask` (H, H), `sign` and `alpha` (H,).
 
         Raises
         ------
@@ -251,17 +269,17 @@ class Recurrent(Options, ABC):
         """
         if not isinstance(cache, Cache) or cache.layer != self:
             raise ValueError("`cache` must come from this layer's `forward`")
-        form, xp, H = cache.form, cache.form.home.xp, self.hidden_size
+        form, xp, n = cache.form, cache.form.home.xp, self.state_sizes[0]
         self._check_params(params, form.home)
         if dy is not None:
-            dy = select(cache.mask, form.read("dy", dy, "D*H", self._directions * H), xp)
+            dy = select(cache.mask, form.read("dy", dy, "D*H" if n == self.hidden_size else "D*P", self.widths[1]), xp)
         dfinals = states_of.read("dstate", dstate, self._sizes, form.home, form.B if form.batched else None)
         grads: dict[int, Params] = {}
         dinitials: dict[int, States] = {}
         for k in reversed(range(self.num_layers)):
             dx: Any = None
             at = self._parts(k)
-            dhs = [None if dy is None else dy[..., d * H : (d + 1) * H] for d in range(self._directions)]
+            dhs = [None if dy is None else dy[..., d * n : (d + 1) * n] for d in range(self._directions)]
             done = part.backward(
                 self, [params[name] for name in self._names[at]], cache.inputs[k], cache.parts[at], dhs, dfinals[at]
             )
@@ -323,7 +341,7 @@ class Recurrent(Options, ABC):
         rate = self.dropout if k else self.input_dropout
         if run.key is None or not rate:
             return None
-        width = self._directions * self.hidden_size if k else self.input_size
+        width = self.widths[1] if k else self.input_size
         draws = Draws(run.key.fold(f"l{k}"), run.sequence.form)
         return draws.keep("input", rate, width, once=self.variational)
 

@@ -1,6 +1,8 @@
 """The states of a recurrent layer as its user holds them, h (L*D, B, H) or the pair (h, c), and as the scans do.
 
-Inside, a state is one tuple of arrays (B, H) per part, that is per layer and direction.
+h of an LSTM with a projection is (L*D, B, P).
+
+Inside, a state is one tuple of arrays (B, ·) per part, that is per layer and direction.
 """
 
 from typing import Any
@@ -14,25 +16,29 @@ State = Any
 """PyTorch's: h (L*D, B, H), for LSTM the pair (h, c)."""
 
 
-def read(name: str, state: State, sizes: tuple[int, int, int], home: Home, B: int | None, like: str = "x") -> list[Any]:
+def read(
+    name: str, state: State, sizes: tuple[tuple[int, ...], int], home: Home, B: int | None, like: str = "x"
+) -> list[Any]:
     """Return a user's state, checked, as one tuple of arrays (B, H) per part, each None where nothing is given.
 
     Parameters
     ----------
     name : str
         "dstate" may leave out a component.
-    sizes : (n, L*D, H)
-        The number of components, 1 or 2, of parts, and of hidden units.
+    sizes : (widths, L*D)
+        The widths of the components, one or two, and the number of parts.
     B : int or None
         None where x has no batch axis.
     """
-    n, parts, H = sizes
+    (widths, parts), n = sizes, len(sizes[0])
     if state is None:
         return [None] * parts
     components = _components(name, state, n)
     names = [name] if n == 1 else [f"{name}[{k}]" for k in range(n)]
-    shape, letters = ((parts, H), "(L*D, H)") if B is None else ((parts, B, H), "(L*D, B, H)")
-    for component, label in zip(components, names, strict=True):
+    for component, label, width in zip(components, names, widths, strict=True):
+        letter = "H" if width == widths[-1] else "P"
+        shape = (parts, width) if B is None else (parts, B, width)
+        letters = f"(L*D, {letter})" if B is None else f"(L*D, B, {letter})"
         if component is not None:
             _checks.array(label, component, home, letters, shape, like)
         elif name != "dstate":

@@ -82,19 +82,20 @@ def surround(layer: Any, p: dict[str, Any], key: Key | None, form: Form, *, reve
         return xp.flip(a, axis=0) if reverse else a
 
     alpha = leak(layer, p, xp)
-    kept = tuple(_zoneout(layer, state, draws, turn) for state in layer.cell.states)
+    widths = tuple(zip(layer.cell.states, layer.state_sizes, strict=True))
+    kept = tuple(_zoneout(layer, state, n, draws, turn) for state, n in widths)
     weight_mask = noise = None
     made: dict[str, Any] = {"gate": _gates(alpha, kept, form)}
     if draws is not None:
         if layer.candidate_dropout:
             made["drop"] = turn(draws.keep("candidate", layer.candidate_dropout, H))
         if layer.hidden_dropout:
-            made["inner"] = draws.keep("hidden", layer.hidden_dropout, H, once=True)[0, ...]
+            made["inner"] = draws.keep("hidden", layer.hidden_dropout, layer.state_sizes[0], once=True)[0, ...]
         if layer.weight_drop:
             weight_mask = draws.of_matrix("weight", layer.weight_drop, *p["W_hh"].shape)
         if layer.noise and layer.noise_on == "state":
             scale = noise_scale(layer.noise, alpha, xp)
-            made["noise"] = tuple(turn(draws.noise(f"noise_{state}", scale, H)) for state in layer.cell.states)
+            made["noise"] = tuple(turn(draws.noise(f"noise_{state}", scale, n)) for state, n in widths)
         elif layer.noise:
             G = layer.cell.gates
             noise = draws.noise("noise", tiled(noise_scale(layer.noise, alpha, xp), G, xp), G * H)
@@ -148,14 +149,14 @@ def leak_gradient(
     return {"leak": _xp.cast(rest * sum(terms[1:], terms[0]), p["leak"].dtype)}
 
 
-def _zoneout(layer: Any, state: str, draws: Draws | None, turn: Any) -> Array | float | None:
+def _zoneout(layer: Any, state: str, n: int, draws: Draws | None, turn: Any) -> Array | float | None:
     """Return the factor with which a state moves on: 1 or 0 in training, its mean in evaluation, None without."""
     rate = layer.zoneout if state == "h" else layer.zoneout_c
     if not rate:
         return None
     if draws is None:
         return 1.0 - rate
-    return turn(draws.keep(f"zoneout_{state}", rate, layer.hidden_size, scale=False))
+    return turn(draws.keep(f"zoneout_{state}", rate, n, scale=False))
 
 
 def _gates(alpha: Any, kept: tuple[Any, ...], form: Form) -> tuple[Array | None, ...] | None:

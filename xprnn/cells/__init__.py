@@ -1,7 +1,8 @@
 """The equations of one step: a cell is a frozen dataclass of choices, with no loop and no arrays.
 
 Every cell has these, where `p` is a layer's parameters without `W_ih` and `b_ih`, a state is a tuple of arrays
-(B, H), and a_t (B, G*H) is the input's share of the pre-activations, W_ih x_t + b_ih:
+(B, n), n one of the layer's `state_sizes`, and a_t (B, G*H) is the input's share of the pre-activations,
+W_ih x_t + b_ih, made in `affine.py`:
 
 - ``forward(p, xp, inner=None) -> step`` and ``step(a_t, prev, drop_t=None) -> (new, kept)``, bound once per scan;
 - ``slopes(kept, prev, new, p, drop=None) -> factors``, for a step, a block of steps or a whole sequence;
@@ -10,7 +11,8 @@ Every cell has these, where `p` is a layer's parameters without `W_ih` and `b_ih
 - ``trace(kept) -> gates by their letters``;
 - ``gradients(out, kept, prev, new, p, inner=None) -> dp``, whole-sequence products with exactly the keys of p.
 
-`drop` (B, H) is a factor on the candidate, `inner` (B, H) one on h as W_hh sees it.
+`drop` (B, H) is a factor on the candidate, `inner` (B, n) one on h as W_hh sees it. `input_norm(H)` tells how the
+input's share is normalised before it comes here, None: not.
 """
 
 from typing import Any, ClassVar, Protocol
@@ -21,6 +23,7 @@ from xprnn.cells.elman import Elman
 from xprnn.cells.gru import GRU
 from xprnn.cells.hidden import Params, States, Step
 from xprnn.cells.lstm import LSTM
+from xprnn.cells.norm import Norm
 
 
 class Cell(Protocol):
@@ -29,12 +32,19 @@ class Cell(Protocol):
     states: ClassVar[tuple[str, ...]]
 
     @property
+    def norm(self) -> float | None:
+        """ε of the layer normalisation, None without."""
+
+    @property
     def gates(self) -> int:
         """G, the blocks of rows of the weights."""
 
     @property
     def used(self) -> tuple[Activation | Custom, ...]:
         """The activations of the gates."""
+
+    def input_norm(self, H: int) -> Norm | None:
+        """Return the normalisation of the input's share."""
 
     def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""

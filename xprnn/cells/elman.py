@@ -5,19 +5,24 @@ With a_t = W_ih x_t + b_ih, the input's share, and d_t the factor `drop`, 1 wher
     ĥ_t = f(a_t + W_hh h_{t-1} + b_hh)
     h_t = d_t ĥ_t
 
+With `norm` the sum is normalised, and b_hh stands behind it, n̂ as in `xprnn.cells.norm`, γ = `ln_hh`:
+
+    ĥ_t = f(γ n̂(a_t + W_hh h_{t-1}) + b_hh)
+
 References
 ----------
 Elman (1990), Finding structure in time, Cognitive Science 14(2); f = relu: Le, Jaitly & Hinton (2015),
-arXiv:1504.00941.
+arXiv:1504.00941; `norm`: Ba, Kiros & Hinton (2016), arXiv:1607.06450, equation 4.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from xprnn._xp import Array, Namespace
-from xprnn.activations import TANH, Activation, Custom, inputs
+from xprnn.activations import TANH, Activation, Custom, inputs, paired
 from xprnn.cells import hidden
 from xprnn.cells.hidden import Params, States, Step
+from xprnn.cells.norm import Norm
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Elman:
     """h_t = f(a_t + W_hh h_{t-1} + b_hh), with f given by `activation`."""
 
     activation: Activation | Custom = TANH
+    norm: float | None = None  # ε
     gates: ClassVar[int] = 1
     states: ClassVar[tuple[str, ...]] = ("h",)
 
@@ -33,19 +39,29 @@ class Elman:
         """The activations of the gates."""
         return (self.activation,)
 
+    def input_norm(self, H: int) -> Norm | None:
+        """Return None: the input's share is normalised in the sum."""
+        return None
+
+    def _norm(self, p: Params) -> Norm | None:
+        return None if self.norm is None else Norm(self.norm, (p["W_hh"].shape[0],))
+
     def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
-        u = hidden.forward(p, xp, inner)
-        activation = self.activation
+        activation, norm = self.activation, self._norm(p)
         f = activation.bind(xp)
+        u = hidden.forward(p if norm is None else {"W_hh": p["W_hh"]}, xp, inner)
+        scaled = None if norm is None else hidden.scale(p, xp, norm)
 
         def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
-            (h,) = prev
-            z = a_t + u(h)
+            u_t, seen = u(*prev)
+            z = a_t + u_t
+            if scaled is not None:
+                z, seen = scaled(z)
             h = f(z)
             if drop_t is None:
-                return (h,), inputs((activation, z))
-            return (drop_t * h,), (*inputs((activation, z)), h)
+                return (h,), (*inputs((activation, z)), *seen)
+            return (drop_t * h,), (*inputs((activation, z)), *seen, h)
 
         return step
 
@@ -58,18 +74,21 @@ class Elman:
         drop: Array | None = None,
     ) -> States:
         """Return f′, times the factor on the candidate."""
-        z = kept[0] if self.activation.needs_input else None
+        (z,), seen = paired(self.used, kept)
         if drop is None:
-            return (self.activation.slope(new[0], z),)
-        return (drop * self.activation.slope(kept[-1], z),)
+            return (self.activation.slope(new[0], z), *seen)
+        return (drop * self.activation.slope(seen[-1], z), *seen[:-1])
 
     def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
-        """Bind the backward step: da = f′ dh, dh_{t-1} = W_hhᵀ da."""
-        du_to_dh = hidden.backward(p, inner)
+        """Bind the backward step: dz = f′ dh, da = dz or, normalised, its share, and dh_{t-1} = W_hhᵀ da."""
+        norm = self._norm(p)
+        dz_to_dh = hidden.backward(p, xp, inner, norm=norm)
 
         def back(dnew: States, factors: States) -> tuple[States, States]:
-            da = dnew[0] * factors[0]
-            return (da,), (du_to_dh(da),)
+            slope, *seen = factors
+            dz = dnew[0] * slope
+            dh, da = dz_to_dh(dz, *seen)
+            return (da,) if norm is None else (da, dz), (dh,)
 
         return back
 
@@ -86,5 +105,9 @@ class Elman:
         p: Params,
         inner: Array | None = None,
     ) -> dict[str, Array]:
-        """Return dW_hh and db_hh."""
-        return hidden.gradients(out[0], prev[0], p, inner)
+        """Return dW_hh, db_hh and dγ."""
+        (da, *dz), (h,) = out, prev
+        if not dz:
+            return hidden.gradients(da, h, p, inner)
+        n = paired(self.used, kept)[1][0]
+        return hidden.gradients(dz[0], h, p, inner, dv=da, n=n)

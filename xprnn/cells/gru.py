@@ -8,11 +8,13 @@ With a_t = W_ih x_t + b_ih, the input's share, and d_t the factor `drop`, 1 wher
     n_t = φ(a_n + W_hn (r_t h_{t-1}) + b_hn)            reset_after=False, as in the paper
     h_t = (1 - z_t) d_t n_t + z_t h_{t-1}
 
-σ is `gate`, by default the logistic function, φ is `candidate`, by default tanh.
+σ is `gate`, by default the logistic function, φ is `candidate`, by default tanh. With `norm` each product is
+normalised, n̂ as in `xprnn.cells.norm`, that of r and z in one: γ n̂(W_hh h_{t-1}) + b_hh, γ = `ln_hh`; so is a_t.
 
 References
 ----------
-Cho et al. (2014), arXiv:1406.1078v3 (reset before the product); reset after it: its version 1 and cuDNN.
+Cho et al. (2014), arXiv:1406.1078v3 (reset before the product); reset after it: its version 1 and cuDNN;
+`norm`: Ba, Kiros & Hinton (2016), arXiv:1607.06450, its supplement on GRU.
 """
 
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from xprnn._xp import Array, Namespace
 from xprnn.activations import SIGMOID, TANH, Activation, Custom, inputs, paired
 from xprnn.cells import hidden
 from xprnn.cells.hidden import Params, States, Step
+from xprnn.cells.norm import Norm
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class GRU:
     reset_after: bool = True
     gate: Activation | Custom = SIGMOID
     candidate: Activation | Custom = TANH
+    norm: float | None = None  # ε
     gates: ClassVar[int] = 3
     states: ClassVar[tuple[str, ...]] = ("h",)
 
@@ -39,6 +43,14 @@ class GRU:
     def used(self) -> tuple[Activation | Custom, ...]:
         """The activations of the gates."""
         return self.gate, self.gate, self.candidate
+
+    def input_norm(self, H: int) -> Norm | None:
+        """Return the normalisation of the input's share."""
+        return self._norm(H, 2, 1)
+
+    def _norm(self, H: int, *gates: int) -> Norm | None:
+        """Return the normalisation of a product, in groups of so many gates."""
+        return None if self.norm is None else Norm(self.norm, tuple(n * H for n in gates))
 
     def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
@@ -57,18 +69,19 @@ class GRU:
         (h,) = prev
         d = 1.0 if drop is None else drop
         gated = kept[3] if self.reset_after else h  # r * gated is what n sees
-        x_r, x_z, x_n = paired(self.used, kept[4 if self.reset_after else 3 :])
+        (x_r, x_z, x_n), seen = paired(self.used, kept[4 if self.reset_after else 3 :])
         return (
             (1.0 - z) * d * self.candidate.slope(n, x_n),
             (h - d * n) * self.gate.slope(z, x_z),
             gated * self.gate.slope(r, x_r),
             z,
             r,
+            *seen,
         )
 
     def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the backward step."""
-        return (_after_backward if self.reset_after else _before_backward)(p, xp, inner)
+        return (_after_backward if self.reset_after else _before_backward)(self, p, xp, inner)
 
     def trace(self, kept: States) -> dict[str, Array]:
         """Return the gates of every step by their letters."""
@@ -83,86 +96,91 @@ class GRU:
         p: Params,
         inner: Array | None = None,
     ) -> dict[str, Array]:
-        """Return dW_hh and db_hh: reset after, the gradient at u_n is r da_n; before, W_hn meets r h."""
-        (da,) = out
-        (h,) = prev
-        r = kept[0]
-        xp = _xp.namespace(da)
-        H = r.shape[-1]
+        """Return dW_hh, db_hh and dγ: reset after, the gradient at u_n is r da_n; before, W_hn meets r h."""
+        (da, *dv), (h,), r = out, prev, kept[0]
+        _, seen = paired(self.used, kept[4 if self.reset_after else 3 :])
+        xp, H = _xp.namespace(da), r.shape[-1]
         da_rz, da_n = da[..., : 2 * H], da[..., 2 * H :]
         if self.reset_after:
-            return hidden.gradients(xp.concat([da_rz, r * da_n], axis=-1), h, p, inner)
-        of_rz, of_n = hidden.gradients(da_rz, h, p, inner), hidden.gradients(da_n, r * h, p, inner)
+            return hidden.gradients(xp.concat([da_rz, r * da_n], axis=-1), h, p, inner, *dv, *seen[:1])
+        of_rz = hidden.gradients(da_rz, h, p, inner, *dv[:1], *seen[:1])
+        of_n = hidden.gradients(da_n, r * h, p, inner, *dv[1:], *seen[2:3])
         return {key: xp.concat([of_rz[key], of_n[key]], axis=0) for key in of_rz}
 
 
 def _after(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
-    u = hidden.forward(p, xp, inner)
+    u = hidden.forward(p, xp, inner, norm=cell._norm(p["W_hh"].shape[1], 2, 1))
     gate, candidate = cell.gate, cell.candidate
     σ, φ = gate.bind(xp), candidate.bind(xp)
 
     def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
         (h,) = prev
-        (a_r, a_z, a_n), (u_r, u_z, u_n) = _xp.split(a_t, 3), _xp.split(u(h), 3)
+        u_t, seen = u(h)
+        (a_r, a_z, a_n), (u_r, u_z, u_n) = _xp.split(a_t, 3), _xp.split(u_t, 3)
         x_r, x_z = a_r + u_r, a_z + u_z
         r, z = σ(x_r), σ(x_z)
         x_n = a_n + r * u_n
         n = φ(x_n)
         new = (1.0 - z) * (n if drop_t is None else drop_t * n) + z * h
-        return (new,), (r, z, n, u_n, *inputs((gate, x_r), (gate, x_z), (candidate, x_n)))
+        return (new,), (r, z, n, u_n, *inputs((gate, x_r), (gate, x_z), (candidate, x_n)), *seen)
 
     return step
 
 
 def _before(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
     H = p["W_hh"].shape[1]
-    u_rz = hidden.forward(p, xp, inner, rows=slice(0, 2 * H))
-    u_n = hidden.forward(p, xp, inner, rows=slice(2 * H, 3 * H))
+    u_of_rz = hidden.forward(p, xp, inner, rows=slice(0, 2 * H), norm=cell._norm(H, 2))
+    u_of_n = hidden.forward(p, xp, inner, rows=slice(2 * H, 3 * H), norm=cell._norm(H, 1))
     gate, candidate = cell.gate, cell.candidate
     σ, φ = gate.bind(xp), candidate.bind(xp)
 
     def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
         (h,) = prev
-        (a_r, a_z, a_n), (u_r, u_z) = _xp.split(a_t, 3), _xp.split(u_rz(h), 2)
+        u_rz, seen = u_of_rz(h)
+        (a_r, a_z, a_n), (u_r, u_z) = _xp.split(a_t, 3), _xp.split(u_rz, 2)
         x_r, x_z = a_r + u_r, a_z + u_z
         r, z = σ(x_r), σ(x_z)
-        x_n = a_n + u_n(r * h)
+        u_n, seen_n = u_of_n(r * h)
+        x_n = a_n + u_n
         n = φ(x_n)
         new = (1.0 - z) * (n if drop_t is None else drop_t * n) + z * h
-        return (new,), (r, z, n, *inputs((gate, x_r), (gate, x_z), (candidate, x_n)))
+        return (new,), (r, z, n, *inputs((gate, x_r), (gate, x_z), (candidate, x_n)), *seen, *seen_n)
 
     return step
 
 
-def _after_backward(p: Params, xp: Namespace, inner: Array | None) -> Step:
-    du_to_dh = hidden.backward(p, inner)
+def _after_backward(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
+    norm = cell._norm(p["W_hh"].shape[1], 2, 1)
+    du_to_dh = hidden.backward(p, xp, inner, norm=norm)
     concat = xp.concat
 
     def back(dnew: States, factors: States) -> tuple[States, States]:
         (dh,) = dnew
-        h_n, h_z, n_r, h_h, r = factors
+        h_n, h_z, n_r, h_h, r, *seen = factors
         da_n = dh * h_n
         da_z = dh * h_z
         da_r = da_n * n_r
-        du = concat([da_r, da_z, da_n * r], axis=-1)
-        return (concat([da_r, da_z, da_n], axis=-1),), (dh * h_h + du_to_dh(du),)
+        through, dv = du_to_dh(concat([da_r, da_z, da_n * r], axis=-1), *seen)
+        da = concat([da_r, da_z, da_n], axis=-1)
+        return (da,) if norm is None else (da, dv), (dh * h_h + through,)
 
     return back
 
 
-def _before_backward(p: Params, xp: Namespace, inner: Array | None) -> Step:
-    H = p["W_hh"].shape[1]
-    rz_to_dh = hidden.backward(p, inner, rows=slice(0, 2 * H))
-    n_to_drh = hidden.backward(p, inner, rows=slice(2 * H, 3 * H))
-    concat = xp.concat
+def _before_backward(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
+    H, normed, concat = p["W_hh"].shape[1], cell.norm is not None, xp.concat
+    rz_to_dh = hidden.backward(p, xp, inner, rows=slice(0, 2 * H), norm=cell._norm(H, 2))
+    n_to_drh = hidden.backward(p, xp, inner, rows=slice(2 * H, 3 * H), norm=cell._norm(H, 1))
 
     def back(dnew: States, factors: States) -> tuple[States, States]:
         (dh,) = dnew
-        h_n, h_z, rh_r, h_h, r = factors
+        h_n, h_z, rh_r, h_h, r, *seen = factors
         da_n = dh * h_n
         da_z = dh * h_z
-        drh = n_to_drh(da_n)  # the gradient at r h
+        drh, dv_n = n_to_drh(da_n, *seen[2:])  # the gradient at r h
         da_rz = concat([drh * rh_r, da_z], axis=-1)
-        return (concat([da_rz, da_n], axis=-1),), (dh * h_h + drh * r + rz_to_dh(da_rz),)
+        through, dv_rz = rz_to_dh(da_rz, *seen[:2])
+        da = concat([da_rz, da_n], axis=-1)
+        return (da, dv_rz, dv_n) if normed else (da,), (dh * h_h + drh * r + through,)
 
     return back

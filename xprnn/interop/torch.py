@@ -8,10 +8,15 @@ from typing import Any
 
 from xprnn import _checks
 from xprnn._xp import Array
+from xprnn.activations import RELU
+from xprnn.cells import GRU, LSTM, Elman
 from xprnn.layers import Linear
 from xprnn.stack import Recurrent
 
-KEYS = {"W_ih": "weight_ih", "W_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
+KEYS = {"W_ih": "weight_ih", "W_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh", "W_hr": "weight_hr"}
+
+CELLS = frozenset({Elman(), Elman(RELU), GRU(), LSTM(), LSTM(projection=True)})
+"""The equations that PyTorch's layers have."""
 
 
 def load(state_dict: Mapping[str, Array], layer: Any) -> dict[str, Any]:
@@ -21,10 +26,11 @@ def load(state_dict: Mapping[str, Array], layer: Any) -> dict[str, Any]:
     ----------
     state_dict : mapping of str to array
         As of `torch.nn.Module.state_dict()`: ``"weight_ih_l0"`` (G*H, I), ``"weight_hh_l0"`` (G*H, H),
-        ``"bias_ih_l0"``, ``"bias_hh_l0"`` (G*H,), the reverse direction's with "_reverse"; of a Linear ``"weight"``
-        (V, H) and ``"bias"`` (V,).
+        ``"bias_ih_l0"``, ``"bias_hh_l0"`` (G*H,), with a projection ``"weight_hr_l0"`` (P, H), the reverse direction's with "_reverse";
+        of a Linear ``"weight"`` (V, H) and ``"bias"`` (V,).
     layer : RNN, GRU, LSTM or Linear
-        Of the same sizes. What PyTorch has no parameter for, a learned state or a leak, is refused.
+        Of the same sizes, and of the same equations: with the weights of another function than its own a network
+        would be silently wrong. Dropout, zoneout and noise, which act in training alone, are free.
 
     Returns
     -------
@@ -34,7 +40,7 @@ def load(state_dict: Mapping[str, Array], layer: Any) -> dict[str, Any]:
     Raises
     ------
     TypeError, ValueError
-        If the layer is none of these or has parameters that PyTorch lacks, if a key is missing or unknown, or if an
+        If the layer is none of these or not PyTorch's, if a key is missing or unknown, or if an
         array has another shape, library or dtype than the layer asks for.
     """
     names = _names(layer)
@@ -84,6 +90,9 @@ def _names(layer: Any) -> dict[str, dict[str, str]]:
         return {"": {"W": "weight", **({"b": "bias"} if layer.bias else {})}}
     if not isinstance(layer, Recurrent):
         raise TypeError(f"`layer` must be an RNN, GRU, LSTM or Linear, got {layer!r}")
+    told = {"its cell": layer.cell not in CELLS, "`tau`": layer.tau is not None, "`residual`": layer.residual}
+    if different := [what for what, differs in told.items() if differs]:
+        raise ValueError(f"`layer` is no layer of PyTorch's: it differs by {', '.join(different)}: {layer!r}")
     names: dict[str, dict[str, str]] = {}
     for name, part in zip(layer._names, layer._shapes, strict=True):
         if foreign := [key for key in part if key not in KEYS]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from xprnn import _xp
 from xprnn._xp import Array, Home
-from xprnn.cells import Cell, Params, States
+from xprnn.cells import Cell, Params, States, affine
 from xprnn.scan import blend
 
 
@@ -52,16 +52,19 @@ class _Layer:
     def __init__(self, cell: Cell, part: Part, B: int, home: Home) -> None:
         self._xp = xp = home.xp
         p = {key: xp.asarray(a, copy=True) for key, a in part.p.items()}
-        self._W, self._b, self._step = p["W_ih"], p.get("b_ih"), cell.forward(p, xp)
-        zeros = _xp.from_host(np.zeros((B, p["W_hh"].shape[1])), home)
-        self._fresh = tuple(zeros + f for f in part.fresh or [0.0] * len(cell.states))
+        self._cell, self._p, self._step = cell, p, cell.forward(p, xp)
+        widths = (p["W_hh"].shape[1], p["W_hh"].shape[0] // cell.gates)[: len(cell.states)]
+        zeros = tuple(_xp.from_host(np.zeros((B, width)), home) for width in widths)
+        self._fresh = tuple(z + f for z, f in zip(zeros, part.fresh, strict=True)) if part.fresh else zeros
         self._gate = [None if g is None else xp.asarray(g[0, ...], copy=True) for g in part.gate or ()]
         self._residual = part.residual
-        self.state: States = tuple(zeros + s for s in part.state) if part.state else self._fresh
+        begin = part.state and tuple(z + s for z, s in zip(zeros, part.state, strict=True))
+        self.state: States = begin or self._fresh
 
     def run(self, x_t: Array) -> Array:
         prev = self.state
-        new, _ = self._step(_xp.affine_time(x_t, self._W, self._b, self._xp), prev)
+        a_t, _ = affine.forward(self._cell, self._p, x_t, self._xp)
+        new, _ = self._step(a_t, prev)
         if self._gate:
             new = blend(self._gate, new, prev)
         self.state = new

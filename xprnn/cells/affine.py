@@ -1,0 +1,34 @@
+"""The input's affine map, for all time steps at once, outside of the scan: a = W_ih x + b_ih.
+
+Where a cell normalises its input's share, a = γ n̂(W_ih x) + b_ih, with γ = `ln_ih` and n̂ of `xprnn.cells.norm`. Of
+half types n̂ is in float32.
+"""
+
+from typing import Any
+
+from xprnn import _xp
+from xprnn._xp import Array, Namespace
+from xprnn.cells.hidden import Params, States
+
+
+def forward(cell: Any, p: Params, x: Array, xp: Namespace) -> tuple[Array, States]:
+    """Return a (…, G*H) of x (…, I), and what `backward` needs beside x: n̂ and r, or ()."""
+    if cell.norm is None or (norm := cell.input_norm(p["W_hh"].shape[0] // cell.gates)) is None:
+        return _xp.affine_time(x, p["W_ih"], p.get("b_ih"), xp), ()
+    n, r = norm.forward(_xp.wide(_xp.affine_time(x, p["W_ih"], None, xp)), xp)
+    a = _xp.wide(p["ln_ih"]) * n
+    return _xp.cast(a + _xp.wide(p["b_ih"]) if "b_ih" in p else a, x.dtype), (n, r)
+
+
+def backward(cell: Any, p: Params, da: Array, x: Array, kept: States, xp: Namespace) -> tuple[dict[str, Array], Array]:
+    """Return the gradients of W_ih, b_ih and γ, and that of x, from da (T, B, G*H)."""
+    grads, dv = {}, da
+    if "b_ih" in p:
+        grads["b_ih"] = _xp.sum_time(da, xp)
+    if kept:
+        (n, r), wide = kept, _xp.wide(da)
+        norm = cell.input_norm(p["W_hh"].shape[0] // cell.gates)
+        grads["ln_ih"] = _xp.cast(_xp.sum_time(wide * n, xp), da.dtype)
+        dv = _xp.cast(norm.backward(xp, _xp.wide(p["ln_ih"]) * wide, n, r), da.dtype)
+    grads["W_ih"] = _xp.outer_time(dv, x, xp)
+    return grads, _xp.matmul_time(dv, p["W_ih"], xp)
