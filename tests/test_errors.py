@@ -101,6 +101,26 @@ OPTIONS = [
     ({"dt": 0.5}, ValueError, "`dt` is 0.5 and `tau` is None: give `tau`, in the unit of `dt`"),
     ({"dt": 0, "tau": 2.0}, ValueError, "`dt` must be above 0, got 0"),
     ({"dt": "1", "tau": 2.0}, TypeError, "`dt` must be a number, got '1'"),
+    ({"layer_norm": 1}, TypeError, "`layer_norm` must be True or False, got 1"),
+    ({"layer_norm_eps": 0.1}, ValueError, "`layer_norm_eps` is 0.1, and `layer_norm` is False: set it True"),
+    ({"layer_norm": True, "layer_norm_eps": 0}, ValueError, "`layer_norm_eps` must be above 0, got 0"),
+    ({"proj_size": -1}, ValueError, "`proj_size` must be at least 0, got -1"),
+    ({"proj_size": 2.0}, TypeError, "`proj_size` must be an int, got 2.0"),
+    ({"proj_size": True}, TypeError, "`proj_size` must be an int, got True"),
+    *(
+        (
+            {"proj_size": 2, name: value, **more},
+            ValueError,
+            f"`{name}` has no meaning with `proj_size` = 2: it is given",
+        )
+        for name, value, more in (
+            ("sparsity", 0.3, {}),
+            ("autapses", False, {}),
+            ("dale", 0.5, {}),
+            ("tau", [2.0] * 5, {}),
+            ("learn_tau", True, {"tau": 2.0}),
+        )
+    ),
 ]
 
 
@@ -108,6 +128,24 @@ OPTIONS = [
 def test_bad_options(wrong, kind, message):
     with pytest.raises(kind, match=message):
         xprnn.LSTM(**{"input_size": I, "hidden_size": H, **wrong})
+
+
+def test_shapes_beside_a_projection_are_told_in_its_letter():
+    layer, x = xprnn.LSTM(I, H, proj_size=2, bidirectional=True), np.zeros((3, 1, I))
+    params = layer.init(0)
+    h, c = np.zeros((2, 1, H)), np.zeros((2, 1, H))
+    with pytest.raises(
+        ValueError, match=r"`state0\[0\]` must have shape \(L\*D, B, P\) = \(2, 1, 2\), got \(2, 1, 5\)"
+    ):
+        layer(params, x, (h, c))
+    _, _, cache = layer.forward(params, x)
+    with pytest.raises(ValueError, match=r"`dy` must have shape \(T, B, D\*P\) = \(3, 1, 4\), got \(3, 1, 10\)"):
+        layer.backward(params, cache, np.zeros((3, 1, 2 * H)))
+    params["l0"]["W_hr"] = params["l0"]["W_hr"].T
+    with pytest.raises(
+        ValueError, match=r"W_hr'\]` must have shape \(P, H\) = \(2, 5\), got \(5, 2\); is it transposed"
+    ):
+        layer(params, x)
 
 
 @pytest.mark.parametrize("layer", [xprnn.RNN, xprnn.GRU])

@@ -19,11 +19,7 @@ def pairs(torch, name, **options):
 
 
 STACKED = {"num_layers": 3, "bidirectional": True}
-PROJECTED = [
-    ("LSTM", {"proj_size": 2}),
-    ("LSTM", STACKED | {"proj_size": 2}),
-    ("LSTM", {"proj_size": 3, "bias": False}),
-]
+PROJECTED = [("LSTM", options | {"proj_size": 2}) for options in ({}, STACKED, {"bias": False})]
 CASES = [(name, options) for name in LAYERS for options in ({}, STACKED, {"bias": False})] + PROJECTED
 
 

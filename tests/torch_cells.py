@@ -53,6 +53,8 @@ DEFAULTS |= {"hard_sigmoid": (0.2, 0.5), "affine": (1.0, 0.0), "scaled_tanh": (1
 
 def function(activation, clip=None):
     """Return what an activation, a name or an `Activation`, stands for."""
+    if hasattr(activation, "derivative"):
+        return activation.function
     if isinstance(activation, str):
         name, (α, β) = activation, DEFAULTS.get(activation, (None, None))
     else:

@@ -20,12 +20,12 @@ FLOATS = (np.dtype("float32"), np.dtype("float64"))
 """NumPy's, as dtypes: against the scalar types a comparison takes ten times as long."""
 
 
-def positive_int(name: str, value: Any) -> None:
-    """Raise unless `value` is an integer of at least 1."""
+def integer(name: str, value: Any, least: int = 1) -> None:
+    """Raise unless `value` is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{name}` must be an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {value}")
 
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

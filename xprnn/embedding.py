@@ -60,8 +60,8 @@ class Embedding(Stateless):
     batch_first: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        _checks.positive_int("num_embeddings", self.num_embeddings)
-        _checks.positive_int("embedding_dim", self.embedding_dim)
+        _checks.integer("num_embeddings", self.num_embeddings)
+        _checks.integer("embedding_dim", self.embedding_dim)
         _checks.flag("batch_first", self.batch_first)
 
     @property

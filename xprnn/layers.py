@@ -52,8 +52,8 @@ class Linear(Stateless):
     batch_first: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        _checks.positive_int("in_features", self.in_features)
-        _checks.positive_int("out_features", self.out_features)
+        _checks.integer("in_features", self.in_features)
+        _checks.integer("out_features", self.out_features)
         _checks.flag("bias", self.bias)
         _checks.flag("batch_first", self.batch_first)
 

@@ -214,8 +214,7 @@ class LSTM(Recurrent):
             _checks.finite("forget_bias", self.forget_bias)
         if self.cell_clip is not None:
             _checks.positive("cell_clip", self.cell_clip)
-        if self.proj_size != 0:
-            self._check_projection()
+        self._check_projection()
         for name in ("peepholes", "coupled"):
             _checks.flag(name, getattr(self, name))
         clip = _clip(self.clip)
@@ -232,7 +231,7 @@ class LSTM(Recurrent):
 
     def _check_projection(self) -> None:
         """Raise where h, P numbers, cannot have what an option gives to units, of which there are H."""
-        _checks.positive_int("proj_size", self.proj_size)
+        _checks.integer("proj_size", self.proj_size, least=0)
         per_unit = {
             "sparsity": self.sparsity > 0.0,
             "autapses": not self.autapses,
@@ -241,10 +240,10 @@ class LSTM(Recurrent):
             "tau": self.tau is not None and not isinstance(self.tau, Real),
         }
         for name, given in per_unit.items():
-            if given:
+            if given and self.proj_size:
                 raise ValueError(
-                    f"`{name}` = {getattr(self, name)!r} has no meaning with `proj_size` = {self.proj_size}: "
-                    "it is given per hidden unit, and h is a projection of the units"
+                    f"`{name}` has no meaning with `proj_size` = {self.proj_size}: it is given per hidden unit, "
+                    "and h is a projection of the units"
                 )
 
     def _adjust(self, drawn: dict[str, Any]) -> None:

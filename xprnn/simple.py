@@ -67,7 +67,7 @@ class SimpleRNN:
         like: Array | None = None,
     ) -> None:
         for name, value in (("input_dim", input_dim), ("hidden_dim", hidden_dim), ("output_dim", output_dim)):
-            _checks.positive_int(name, value)
+            _checks.integer(name, value)
         _checks.positive("lr", lr)
         self.input_dim, self.hidden_dim, self.output_dim, self.lr = input_dim, hidden_dim, output_dim, lr
         place = init.destination(like, instead="steps of training would be rounded away in it: give a float32 array")

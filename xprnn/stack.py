@@ -53,7 +53,7 @@ class Recurrent(Options, ABC):
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size", "num_layers"):
-            _checks.positive_int(name, getattr(self, name))
+            _checks.integer(name, getattr(self, name))
         _checks.one_of("bias", self.bias, (True, "input", False))
         _checks.flag("batch_first", self.batch_first)
         _checks.flag("bidirectional", self.bidirectional)
@@ -462,7 +462,7 @@ class Recurrent(Options, ABC):
             As `step`.
         """
         self._refuse_bidirectional("stepper")
-        _checks.positive_int("batch", batch)
+        _checks.integer("batch", batch)
         kernels.check_name(kernel)
         like = next(iter(tree.leaves(params)), None) if isinstance(params, dict) else None
         home = _checks.home("params", like)

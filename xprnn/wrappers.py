@@ -67,7 +67,7 @@ class Segmented(Piecewise):
             given = "neither" if self.segments is None else "both"
             raise ValueError(f"give `segments` or `memory_budget`, one of the two; got {given}")
         name = "segments" if self.memory_budget is None else "memory_budget"
-        _checks.positive_int(name, getattr(self, name))
+        _checks.integer(name, getattr(self, name))
         if self.memory_budget is not None:
             for part in parts(self.layer):
                 if not hasattr(part, "memory"):
@@ -186,8 +186,8 @@ class Truncated(Piecewise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _checks.positive_int("k1", self.k1)
-        _checks.positive_int("k2", self.k2)
+        _checks.integer("k1", self.k1)
+        _checks.integer("k2", self.k2)
         if self.k2 < self.k1:
             raise ValueError(
                 f"`k2` must be at least `k1` = {self.k1}, got {self.k2}: outputs older than k2 would have no gradient"

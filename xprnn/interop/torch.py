@@ -26,11 +26,11 @@ def load(state_dict: Mapping[str, Array], layer: Any) -> dict[str, Any]:
     ----------
     state_dict : mapping of str to array
         As of `torch.nn.Module.state_dict()`: ``"weight_ih_l0"`` (G*H, I), ``"weight_hh_l0"`` (G*H, H),
-        ``"bias_ih_l0"``, ``"bias_hh_l0"`` (G*H,), with a projection ``"weight_hr_l0"`` (P, H), the reverse direction's with "_reverse";
-        of a Linear ``"weight"`` (V, H) and ``"bias"`` (V,).
+        ``"bias_ih_l0"``, ``"bias_hh_l0"`` (G*H,), with a projection ``"weight_hr_l0"`` (P, H), the reverse direction's
+        with "_reverse"; of a Linear ``"weight"`` (V, H) and ``"bias"`` (V,).
     layer : RNN, GRU, LSTM or Linear
-        Of the same sizes, and of the same equations: with the weights of another function than its own a network
-        would be silently wrong. Dropout, zoneout and noise, which act in training alone, are free.
+        Of the same sizes, and of the same equations: with the weights of another function a network would be
+        silently wrong. Dropout, zoneout and noise, which act in training alone, are free.
 
     Returns
     -------
