@@ -8,7 +8,7 @@ from numpy import add, multiply, subtract
 from xprnn.activations import RELU, TANH
 from xprnn.cells import Elman, Params, States, hidden
 from xprnn.kernels.numpy_activations import bind
-from xprnn.kernels.numpy_cells import Backward, Forward, block, slopes, weights
+from xprnn.kernels.numpy_cells import Backward, Forward, block, slopes, steps_of, weights
 from xprnn.scan import Around
 
 
@@ -18,7 +18,7 @@ def forward(cell: Elman, p: Params, shape: tuple[int, ...], dtype: Any, around: 
     f = bind(cell.activation, shape[1:], dtype)
     x, seen = np.empty(shape, dtype), np.empty(shape[1:], dtype)
     y = np.empty(shape, dtype) if keeps_x and around.drop is not None else x
-    steps = list(zip(x, y, strict=True))
+    of_x, of_y = steps_of(x, y)
 
     def load(a: np.ndarray) -> None:
         if b is None:
@@ -29,16 +29,17 @@ def forward(cell: Elman, p: Params, shape: tuple[int, ...], dtype: Any, around: 
     def plain(k: int, prev: States, new: States, d: Any = None) -> None:
         h = new[0]
         prev[0].dot(W, h)
-        add(h, steps[k][0], h)
+        add(h, of_x[k], h)
         f(h, h)
 
     def full(k: int, prev: States, new: States, d: Any = None) -> None:
-        (h_prev,), (h,), (x_k, y_k) = prev, new, steps[k]
+        (h_prev,), (h,), x_k = prev, new, of_x[k]
         (h_prev if inner is None else multiply(h_prev, inner, seen)).dot(W, h)
         add(h, x_k, x_k)
         if d is None:
             f(x_k, h)
         else:
+            y_k = of_y[k]
             f(x_k, y_k)
             multiply(y_k, d, h)
 
@@ -51,11 +52,11 @@ def backward(cell: Elman, p: Params, kept: States, prev: States, new: States, ar
     """Bind the backward step: da = f′ d dh, dh_{t-1} = W_hhᵀ da."""
     W, inner, drop = p["W_hh"], around.inner, around.drop
     da = np.empty_like(new[0])
-    steps = list(da)
+    steps, plain = list(da), cell.activation in (TANH, RELU)
 
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
-        if cell.activation in (TANH, RELU):
+        if plain:
             _plain_slope(cell, (new[0] if drop is None else kept[0])[now], da[now])
             if drop is not None:
                 multiply(da[now], block(drop, now), da[now])

@@ -8,8 +8,8 @@ from numpy import add, multiply, subtract
 from xprnn import _xp
 from xprnn.activations import SIGMOID, TANH, inputs
 from xprnn.cells import GRU, Params, States, hidden
-from xprnn.kernels.numpy_activations import Function, bind, of_halved
-from xprnn.kernels.numpy_cells import Backward, Forward, block, logistic_slope, slopes, tanh_slope, weights
+from xprnn.kernels.numpy_activations import Function, bind, bind_of_halved
+from xprnn.kernels.numpy_cells import Backward, Forward, block, logistic_slope, slopes, steps_of, tanh_slope, weights
 from xprnn.scan import Around
 
 
@@ -55,7 +55,7 @@ def _gates(cell: GRU, shape: tuple[int, ...], dtype: Any) -> _Gates:
     x_rz = np.empty_like(rz) if cell.gate.needs_input else rz
     x_n = np.empty_like(n_) if cell.candidate.needs_input else n_
     halved = cell.gate == SIGMOID
-    gate = of_halved if halved else bind(cell.gate, (B, 2 * H), dtype)
+    gate = bind_of_halved(dtype) if halved else bind(cell.gate, (B, 2 * H), dtype)
     return _Gates(rz, n_, x_rz, x_n, 0.5 if halved else 1.0, gate, bind(cell.candidate, (B, H), dtype))
 
 
@@ -66,7 +66,7 @@ def _step_after(W_hh: np.ndarray, b_n: np.ndarray, gates: _Gates, inner: Any) ->
     u_n, u = np.empty_like(n), np.empty((B, 3 * H), n.dtype)
     spare, seen = np.empty((B, H), n.dtype), np.empty((B, H), n.dtype)
     u_of_rz, u_of_n = u[:, : 2 * H], u[:, 2 * H :]
-    steps = list(zip(x_rz, rz, *_xp.split(rz, 2), x_n, n, u_n, strict=True))
+    steps = list(zip(*steps_of(x_rz, rz), *_xp.split(rz, 2), *steps_of(x_n, n), u_n, strict=True))
 
     def step(k: int, prev: States, new: States, d: Any = None) -> None:
         (h_prev,), (h,) = prev, new
@@ -89,7 +89,7 @@ def _step_before(W_hh: np.ndarray, b_n: np.ndarray, gates: _Gates, inner: Any) -
     W_rz, W_n = weights(W_hh[: 2 * H]) * scale, weights(W_hh[2 * H :])
     u_rz = np.empty((B, 2 * H), n.dtype)
     rh, spare, seen = (np.empty((B, H), n.dtype) for _ in range(3))
-    steps = list(zip(x_rz, rz, *_xp.split(rz, 2), x_n, n, strict=True))
+    steps = list(zip(*steps_of(x_rz, rz), *_xp.split(rz, 2), *steps_of(x_n, n), strict=True))
 
     def step(k: int, prev: States, new: States, d: Any = None) -> None:
         (h_prev,), (h,) = prev, new
@@ -125,12 +125,12 @@ def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, arou
     da_n = np.empty_like(n) if after else du_n
     (h_prev,) = prev
     gated = kept[4] if after else h_prev  # r * gated is what n sees
-    each = _by_gate(cell, *kept)
+    each = None if (cell.gate, cell.candidate) == (SIGMOID, TANH) else _by_gate(cell, *kept)
     back = (_back_after if after else _back_before)(p["W_hh"], rz, du, da_n, around.inner)
 
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
-        if not (cell.gate == SIGMOID and cell.candidate == TANH):
+        if each is not None:
             da_n[now], du_z[now], du_r[now], *_ = slopes(cell, each, prev, new, p, drop, now)
             return
         d = block(drop, now)

@@ -13,8 +13,8 @@ from numpy import add, copyto, multiply, subtract, tanh
 from xprnn import _xp
 from xprnn.activations import SIGMOID, TANH, inputs
 from xprnn.cells import LSTM, Params, States
-from xprnn.kernels.numpy_activations import bind, clip
-from xprnn.kernels.numpy_cells import Backward, Forward, block, logistic_slope, slopes, tanh_slope, weights
+from xprnn.kernels.numpy_activations import bind, bind_clip, number
+from xprnn.kernels.numpy_cells import Backward, Forward, block, logistic_slope, slopes, steps_of, tanh_slope, weights
 from xprnn.scan import Around
 
 Step = Callable[..., None]
@@ -88,39 +88,33 @@ def _plain(W: np.ndarray, gates: np.ndarray, half: Any, shift: Any, inner: Any) 
 
 
 def _general(cell: LSTM, W: np.ndarray, P: Any, x: np.ndarray, gates: np.ndarray, around: Around) -> Step:
-    """Bind the step of any options; `early` are the gates that see c_{t-1}, i and f, or i alone where f is 1 - i."""
-    n, B, G = gates.shape
-    H, inner = G // cell.gates, around.inner
-    peepholes, coupled, bound = cell.peepholes, cell.coupled, cell.cell_clip
-    early, dtype = (B, cell.gates - 2, H), gates.dtype
-    u, seen, seen_c = (np.empty(size, dtype) for size in ((B, G), (B, len(W)), early))
-    one_less_i, spare = np.empty((B, H), dtype), np.empty((B, H), dtype)
-    σ, σ_o = bind(cell.gate, early, dtype), bind(cell.gate, (B, H), dtype)
-    φ, ψ = bind(cell.candidate, (B, H), dtype), bind(cell.output, (B, H), dtype)
-    P_early, P_o = (P[:-H].reshape(early[1:]), P[-H:]) if cell.peepholes else (0.0, 0.0)
-    forget = repeat(one_less_i, n) if coupled else gates[..., H : 2 * H]
-    steps = list(zip(x, *_ordered(x, n, *early), *_ordered(gates, n, *early), gates[..., :H], forget, strict=True))
+    """Bind the step of any options; the gates that see c_{t-1} are `early`."""
+    (_, B, G), dtype, inner, coupled = gates.shape, gates.dtype, around.inner, cell.coupled
+    row, early = (B, G // cell.gates), (B, cell.gates - 2, G // cell.gates)
+    u, seen, spare = (np.empty(shape, dtype) for shape in ((B, G), (B, len(W)), row))
+    σ, σ_o, φ = bind(cell.gate, early, dtype), bind(cell.gate, row, dtype), bind(cell.candidate, row, dtype)
+    ψ, clip = bind(cell.output, row, dtype), bind_clip(cell.cell_clip, dtype)
+    see, see_o = (_peephole(P[: -row[1]], early), _peephole(P[-row[1] :], row)) if cell.peepholes else (None, None)
+    steps, one = _general_steps(cell, x, gates), number(1.0, dtype)
 
     def step(k: int, prev: States, new: States, d: Any = None) -> None:
         (h_prev, c_prev), (h, c) = prev, new
         z, z_early, z_g, z_o, i_and_f, g, o, i, f = steps[k]
         (h_prev if inner is None else multiply(h_prev, inner, seen)).dot(W, u)
         add(z, u, z)
-        if peepholes:
-            multiply(c_prev[:, None, :], P_early, seen_c)
-            add(z_early, seen_c, z_early)
+        if see:
+            see(c_prev[:, None, :], z_early)
         σ(z_early, i_and_f)
         φ(z_g, g)
         if coupled:
-            subtract(1.0, i, f)
+            subtract(one, i, f)
         multiply(i, g if d is None else multiply(g, d, spare), spare)
         multiply(f, c_prev, c)
         add(c, spare, c)
-        if bound is not None:
-            clip(c, -bound, bound, c)
-        if peepholes:
-            multiply(c, P_o, spare)
-            add(z_o, spare, z_o)
+        if clip:
+            clip(c, c)
+        if see_o:
+            see_o(c, z_o)
         σ_o(z_o, o)
         ψ(c, h)
         multiply(o, h, h)
@@ -128,9 +122,32 @@ def _general(cell: LSTM, W: np.ndarray, P: Any, x: np.ndarray, gates: np.ndarray
     return step
 
 
-def _ordered(z: np.ndarray, n: int, B: int, K: int, H: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, of gates or their pre-activations, those that see c_{t-1}, (n, B, K, H), g and o."""
-    return z[..., : K * H].reshape(n, B, K, H), z[..., K * H : -H], z[..., -H:]
+def _general_steps(cell: LSTM, x: np.ndarray, gates: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+    """Return per step x; of x and of the gates those that see c_{t-1}, g and o; then i and f, of all steps if coupled.
+
+    Those that see c_{t-1}, i and f or i alone, have an axis of their own.
+    """
+    (n, B, _), G, H = x.shape, cell.gates, x.shape[2] // cell.gates
+
+    def ordered(z: np.ndarray) -> States:
+        return z[..., : -2 * H].reshape(n, B, G - 2, H), z[..., -2 * H : -H], z[..., -H:]
+
+    of_gates = ordered(gates)
+    pairs = zip(of_gates if x is gates else ordered(x), of_gates, strict=True)
+    of_x, of_gates = zip(*(steps_of(*pair) for pair in pairs), strict=True)
+    forget = repeat(np.empty((B, H), x.dtype), n) if cell.coupled else gates[..., H : 2 * H]
+    return list(zip(x, *of_x, *of_gates, gates[..., :H], forget, strict=True))
+
+
+def _peephole(P: np.ndarray, shape: tuple[int, ...]) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Bind x += P c, for x of this shape."""
+    P, term = P.reshape(shape[1:]), np.empty(shape, P.dtype)
+
+    def see(c: np.ndarray, x: np.ndarray) -> None:
+        multiply(c, P, term)
+        add(x, term, x)
+
+    return see
 
 
 def _projected(step: Step, W_hr: np.ndarray, m: np.ndarray) -> Step:
@@ -150,23 +167,21 @@ def backward(cell: LSTM, p: Params, kept: States, prev: States, new: States, aro
     W, inner = p["W_hh"], around.inner
     T, B, G = kept[0].shape
     H = G // cell.gates
-    before_o = (B, cell.gates - 1, H)
     da = np.empty_like(kept[0])
     h_c, dc_c = np.empty((T, B, H), da.dtype), np.empty((B, H), da.dtype)
     load, c_c = (_load_plain if _is_plain(cell) else _load_general)(cell, p, kept, prev, new, around.drop, da, h_c)
     dhs = np.empty_like(new[0]) if _projects(cell) else None
     unproject = None if dhs is None else _unprojected(p["W_hr"], dhs, dc_c)
+    steps = list(zip(da, da[..., :-H].reshape(T, B, cell.gates - 1, H), da[..., -H:], h_c, c_c, strict=True))
 
     def back(t: int, dstate: States) -> None:
-        dh, dc = dstate
-        da_t = da[t]
-        ifg = da_t[:, :-H].reshape(before_o)
+        (dh, dc), (da_t, ifg, o, h_c_t, c_c_t) = dstate, steps[t]
         dm = dh if unproject is None else unproject(t, dh)
-        multiply(dm, h_c[t], dc_c)
+        multiply(dm, h_c_t, dc_c)
         add(dc, dc_c, dc)
         multiply(ifg, dc[:, None, :], ifg)
-        multiply(da_t[:, -H:], dm, da_t[:, -H:])
-        multiply(dc, c_c[t], dc)
+        multiply(o, dm, o)
+        multiply(dc, c_c_t, dc)
         da_t.dot(W, dh)
         if inner is not None:
             multiply(dh, inner, dh)
