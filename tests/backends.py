@@ -70,7 +70,7 @@ class Backend:
 
     def kernels_for(self, layer):
         """Return the kernels that take a layer's cell."""
-        any_cell = ("reference", "jax")
+        any_cell = ("reference", "jax", "numpy")
         return [kernel for kernel in self.kernels if kernel in any_cell or layer.cell in PLAIN]
 
     def asarray(self, a, dtype=None):

@@ -38,6 +38,8 @@ def draw(cell, rng, T=T, B=B, H=H, bias=True):
     p = {"W_hh": rng.standard_normal((G * H, H)) / np.sqrt(H)}
     if bias:
         p["b_hh"] = rng.standard_normal(G * H)
+    if getattr(cell, "peepholes", False):
+        p["P"] = rng.standard_normal((G - 1) * H)
     return {
         "a": rng.standard_normal((T, B, G * H)),
         "state0": tuple(rng.standard_normal((B, H)) for _ in cell.states),

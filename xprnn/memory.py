@@ -7,13 +7,20 @@ against what is measured, with every option: it is not exceeded.
 
 from typing import Any
 
+import numpy as np
+
+from xprnn import kernels
 from xprnn.cells import PLAIN
+from xprnn.scan import BLOCK, NOTHING, Around
 
 KEPT = {"Elman": 1, "GRU": 5, "LSTM": 6}
 """Times H: the states, and what the cell keeps."""
 
 TRANSIENT = {"numpy": {"Elman": 3, "GRU": 6, "LSTM": 6}, "reference": {"Elman": 4, "GRU": 12, "LSTM": 13}}
 """Times H, beside what is kept: forward the pre-activations and buffers, backward their gradients and slopes."""
+
+SLOPES = {"numpy": {"Elman": 3, "GRU": 8, "LSTM": 12}, "reference": {"Elman": 3, "GRU": 5, "LSTM": 6}}
+"""Times H, per step of a block: what making slopes takes; on the numpy kernel those of the cells that are not plain."""
 
 OBJECTS = {"numpy": 1500, "reference": 3000}
 """Bytes per step and part: Python's objects for the arrays of a step."""
@@ -32,13 +39,14 @@ def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int
         n, G = len(layer.cell.states), layer.cell.gates
         copied = T * B * layer.hidden_size * (2 * n + 2 * G) * itemsize
         return training_step(layer, T, B, 4, kernel) + int(copied)
-    plain = layer.noise_on == "preactivation" and layer.cell in PLAIN
-    kind = "numpy" if kernel in ("auto", "numpy") and plain else "reference"
+    kind = "numpy" if kernel in ("auto", "numpy") and _is_taken(layer, T, B) else "reference"
     H, parts = layer.hidden_size, layer.num_layers * (2 if layer.bidirectional else 1)
     widths = [layer.input_size] + [H * parts // layer.num_layers] * (layer.num_layers - 1)
     copies = [2 if (layer.dropout if k else layer.input_dropout) else 1 for k in range(layer.num_layers)]
     inputs = sum(width * copy for width, copy in zip(widths, copies, strict=True))
     numbers = inputs + parts * _kept(layer) + _transient(layer, kind) + 2 * max(widths)
+    if kind == "reference" or layer.cell not in PLAIN:
+        numbers += min(T, BLOCK) / T * SLOPES[kind][type(layer.cell).__name__] * H
     weights = sum(2 * layer.cell.gates * H * (H + width + 4) for width in widths)
     return int(T * (B * numbers * itemsize + parts * OBJECTS[kind]) + 3 * weights * itemsize + 65536)
 
@@ -49,12 +57,19 @@ def state(layer: Any, B: int, itemsize: int) -> int:
     return int(parts * len(layer.cell.states) * B * layer.hidden_size * itemsize) + STATE_OBJECTS
 
 
+def _is_taken(layer: Any, T: int, B: int) -> bool:
+    """Tell whether the numpy kernel takes a training step of the layer."""
+    around = Around(noise=()) if layer.noise and layer.noise_on == "state" else NOTHING
+    twin = kernels.TWINS["numpy"].load()
+    return twin.takes(layer.cell, around, np.dtype(np.float32), (T, B, layer.hidden_size)) is None
+
+
 def _kept(layer: Any) -> int:
     """Return numbers per step, row and part: states, the cell's own, the output under a mask, masks, candidates."""
     n, G = len(layer.cell.states), layer.cell.gates
     zoned = (layer.zoneout > 0) + (layer.zoneout_c > 0)
     numbers = KEPT[type(layer.cell).__name__] + 1 + (layer.candidate_dropout > 0)
-    numbers += sum(activation.needs_input for activation in layer.cell.used)
+    numbers += G * any(activation.needs_input for activation in layer.cell.used)
     numbers += (n if layer.tau is not None else zoned) + zoned * (1 + layer.learn_tau)
     if layer.noise:
         numbers += n if layer.noise_on == "state" else G * layer.learn_tau
@@ -69,7 +84,6 @@ def _transient(layer: Any, kind: str) -> int:
         layer.learn_tau * (2 * n + G) if kind == "numpy" else layer.learn_tau * (7 * n + G)
     )
     numbers += 2 * (layer.tau is not None or layer.zoneout > 0) * (kind == "reference") * n
-    numbers += (
-        0 if layer.cell in PLAIN else 2 * G
-    ) + G * layer.bidirectional  # of the other direction, where both run side by side
+    numbers += 0 if layer.cell in PLAIN else 2 if kind == "numpy" else 2 * G
+    numbers += G * layer.bidirectional  # of the other direction, where both run side by side
     return int(numbers * layer.hidden_size)

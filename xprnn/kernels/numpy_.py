@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn._checks import FLOATS
-from xprnn.cells import GRU, LSTM, PLAIN, Cell, Elman, Params, States
+from xprnn.activations import Custom
+from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States
 from xprnn.kernels import numpy_elman, numpy_gru, numpy_lstm
 from xprnn.kernels.bound import Part
 from xprnn.kernels.numpy_cells import Backward, Forward
@@ -49,8 +50,12 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
         The arrays' dtype.
     shape : (T, B, H)
     """
-    if cell not in PLAIN:
+    if type(cell) not in FORWARD:
         return f"it does not take {cell}"
+    if getattr(cell, "norm", None) is not None:
+        return "it does not take layer normalisation"
+    if any(isinstance(value, Custom) for value in vars(cell).values()):
+        return "it does not take a user's own activation"
     if dtype not in FLOATS:
         return f"it takes float32 and float64, not {dtype}"
     return None if around.noise is None else "it does not take noise"
@@ -249,16 +254,17 @@ class _BoundLayer:
 
     def __init__(self, cell: Cell, part: Part, B: int, dtype: Any) -> None:
         p = {key: np.array(value) for key, value in part.p.items()}
-        G, H = p["W_hh"].shape
+        G, width = p["W_hh"].shape
+        widths = (width, G // cell.gates)[: len(cell.states)]  # of h, as W_hh sees it, and of c
         self._load, self._step, _ = FORWARD[type(cell)](cell, p, (1, B, G), dtype, NOTHING)
         self._W, self._b = np.array(p["W_ih"].T, order="C"), p.get("b_ih", np.zeros(G, dtype))
         self._a = np.empty((1, B, G), dtype)
         self._a_t = self._a[0]
         self._gates = [(k, np.array(g[0])) for k, g in enumerate(part.gate or ()) if g is not None]
         self._fresh = tuple(np.array(f) for f in part.fresh or np.zeros((len(cell.states), 1), dtype))
-        self._y = np.empty((B, H), dtype) if part.residual else None
-        self.now: States = tuple(np.empty((B, H), dtype) for _ in cell.states)
-        self._next: States = tuple(np.empty((B, H), dtype) for _ in cell.states)
+        self._y = np.empty((B, width), dtype) if part.residual else None
+        self.now: States = tuple(np.empty((B, n), dtype) for n in widths)
+        self._next: States = tuple(np.empty((B, n), dtype) for n in widths)
         for s, s0 in zip(self.now, part.state or self._fresh, strict=True):
             s[...] = s0
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy import multiply, subtract
 
-from xprnn.cells import States
+from xprnn.cells import Cell, Params, States
 
 Forward = tuple[Callable[..., None], Callable[..., None], States]
 Backward = tuple[Callable[..., None], Callable[..., None], States, Callable[[], tuple[Any, dict[str, Any]]]]
@@ -38,9 +38,23 @@ def weights(W: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(W.T)
 
 
+def steps_of(x: np.ndarray, y: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return both step by step: of one array the same views, since NumPy takes a microsecond to compare two."""
+    of_y = list(y)
+    return of_y if x is y else list(x), of_y
+
+
 def block(x: Any, now: slice) -> Any:
-    """Return the steps `now` of a field of `Around`; what has one step for all stays."""
-    return x if len(x) == 1 else x[now]
+    """Return the steps `now` of a field of `Around`, or None; what has one step for all stays."""
+    return x if x is None or len(x) == 1 else x[now]
+
+
+def slopes(
+    cell: Cell, kept: States, prev: States, new: States, p: Params, drop: Any | None, now: slice
+) -> tuple[np.ndarray, ...]:
+    """Return the cell's own factors for the steps `now`, given what the reference would keep."""
+    kept, prev, new = (tuple(a[now] for a in each) for each in (kept, prev, new))
+    return cell.slopes(kept, prev, new, p, block(drop, now))
 
 
 def logistic_slope(y: np.ndarray, factor: Any, out: np.ndarray) -> None:

@@ -3,70 +3,65 @@
 from typing import Any
 
 import numpy as np
-from numpy import add, maximum, multiply, subtract, tanh
+from numpy import add, multiply, subtract
 
-from xprnn.activations import RELU
+from xprnn.activations import RELU, TANH
 from xprnn.cells import Elman, Params, States, hidden
-from xprnn.kernels.numpy_cells import Backward, Forward, block, weights
+from xprnn.kernels.numpy_activations import bind
+from xprnn.kernels.numpy_cells import Backward, Forward, block, slopes, steps_of, weights
 from xprnn.scan import Around
 
 
 def forward(cell: Elman, p: Params, shape: tuple[int, ...], dtype: Any, around: Around) -> Forward:
-    """Bind the step; with `drop`, what is kept is the candidate before it, where the pre-activation was."""
-    W, b, inner = weights(p["W_hh"]), p.get("b_hh"), around.inner
-    z, seen = np.empty(shape, dtype), np.empty(shape[1:], dtype)
-    steps = list(z)
-    relu = cell.activation == RELU
+    """Bind the step; what is kept are the pre-activation, if the slope needs it, and the candidate before `drop`."""
+    W, b, inner, keeps_x = weights(p["W_hh"]), p.get("b_hh"), around.inner, cell.activation.needs_input
+    f = bind(cell.activation, shape[1:], dtype)
+    x, seen = np.empty(shape, dtype), np.empty(shape[1:], dtype)
+    y = np.empty(shape, dtype) if keeps_x and around.drop is not None else x
+    of_x, of_y = steps_of(x, y)
 
     def load(a: np.ndarray) -> None:
         if b is None:
-            z[: len(a)] = a
+            x[: len(a)] = a
         else:
-            add(a, b, z[: len(a)])
+            add(a, b, x[: len(a)])
 
     def plain(k: int, prev: States, new: States, d: Any = None) -> None:
         h = new[0]
         prev[0].dot(W, h)
-        add(h, steps[k], h)
-        if relu:
-            maximum(h, 0.0, out=h)
-        else:
-            tanh(h, h)
+        add(h, of_x[k], h)
+        f(h, h)
 
     def full(k: int, prev: States, new: States, d: Any = None) -> None:
-        (h_prev,), (h,), z_k = prev, new, steps[k]
+        (h_prev,), (h,), x_k = prev, new, of_x[k]
         (h_prev if inner is None else multiply(h_prev, inner, seen)).dot(W, h)
-        add(h, z_k, z_k)
-        if relu:
-            maximum(z_k, 0.0, out=z_k)
+        add(h, x_k, x_k)
+        if d is None:
+            f(x_k, h)
         else:
-            tanh(z_k, z_k)
-        multiply(z_k, 1.0 if d is None else d, h)
+            y_k = of_y[k]
+            f(x_k, y_k)
+            multiply(y_k, d, h)
 
-    if inner is None and around.drop is None:
+    if inner is None and around.drop is None and not keeps_x:
         return load, plain, ()
-    return load, full, () if around.drop is None else (z,)
+    return load, full, ((x,) if keeps_x else ()) + (() if around.drop is None else (y,))
 
 
 def backward(cell: Elman, p: Params, kept: States, prev: States, new: States, around: Around) -> Backward:
     """Bind the backward step: da = f′ d dh, dh_{t-1} = W_hhᵀ da."""
     W, inner, drop = p["W_hh"], around.inner, around.drop
-    y = new[0] if drop is None else kept[0]
-    da = np.empty_like(y)
-    relu = cell.activation == RELU
+    da = np.empty_like(new[0])
+    steps, plain = list(da), cell.activation in (TANH, RELU)
 
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
-        slope = da[now]
-        if relu:
-            slope[...] = ~(y[now] <= 0.0)
+        if plain:
+            _plain_slope(cell, (new[0] if drop is None else kept[0])[now], da[now])
+            if drop is not None:
+                multiply(da[now], block(drop, now), da[now])
         else:
-            multiply(y[now], y[now], slope)
-            subtract(1.0, slope, slope)
-        if drop is not None:
-            multiply(slope, block(drop, now), slope)
-
-    steps = list(da)
+            (da[now],) = slopes(cell, kept, prev, new, p, drop, now)
 
     def back(t: int, dstate: States) -> None:
         (dh,) = dstate
@@ -77,3 +72,12 @@ def backward(cell: Elman, p: Params, kept: States, prev: States, new: States, ar
             multiply(dh, inner, dh)
 
     return load, back, (da,), lambda: (da, hidden.gradients(da, prev[0], p, inner))
+
+
+def _plain_slope(cell: Elman, y: np.ndarray, out: np.ndarray) -> None:
+    """Write the slope of tanh or relu, 1 at NaN."""
+    if cell.activation == RELU:
+        out[...] = ~(y <= 0.0)
+    else:
+        multiply(y, y, out)
+        subtract(1.0, out, out)

@@ -1,87 +1,110 @@
 """The GRU cell in place; see `numpy_cells.py` for the form and `xprnn.cells.gru` for the equations."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy import add, multiply, subtract, tanh
+from numpy import add, multiply, subtract
 
 from xprnn import _xp
+from xprnn.activations import SIGMOID, TANH, inputs
 from xprnn.cells import GRU, Params, States, hidden
-from xprnn.kernels.numpy_cells import Backward, Forward, block, logistic_slope, tanh_slope, weights
+from xprnn.kernels.numpy_activations import Function, bind, bind_of_halved
+from xprnn.kernels.numpy_cells import Backward, Forward, block, logistic_slope, slopes, steps_of, tanh_slope, weights
 from xprnn.scan import Around
 
 
+class _Gates(NamedTuple):
+    """Per step r and z, n, and their pre-activations; and what makes the ones of the others."""
+
+    rz: np.ndarray  # (n, B, 2H)
+    n: np.ndarray  # (n, B, H)
+    x_rz: np.ndarray  # like x_n the very array that the gates are written into, unless a slope needs both
+    x_n: np.ndarray
+    scale: float  # of x_rz: ½ for the logistic function, which then needs one product less
+    gate: Function
+    candidate: Function
+
+
 def forward(cell: GRU, p: Params, shape: tuple[int, ...], dtype: Any, around: Around) -> Forward:
-    """Bind the step; what is kept are r and z, the candidate n before its factor and, reset after, what r gates."""
-    n, B, G = shape
-    H = G // 3
-    b = p.get("b_hh", np.zeros(G, dtype))
-    b_rz, b_n = 0.5 * b[: 2 * H], b[2 * H :]
-    rz, n_ = np.empty((n, B, 2 * H), dtype), np.empty((n, B, H), dtype)
-    step, kept = (_step_after if cell.reset_after else _step_before)(p["W_hh"], b_n, rz, n_, around.inner)
+    """Bind the step.
+
+    What is kept are r and z, the candidate n before its factor, their pre-activations, which are the same arrays where
+    no slope needs them, and, reset after, what r gates.
+    """
+    gates, H = _gates(cell, shape, dtype), shape[2] // 3
+    b = p.get("b_hh", np.zeros(3 * H, dtype))
+    b_rz, b_n = gates.scale * b[: 2 * H], b[2 * H :]
+    step, u_n = (_step_after if cell.reset_after else _step_before)(p["W_hh"], b_n, gates, around.inner)
 
     def load(a: np.ndarray) -> None:
-        now = rz[: len(a)]
-        multiply(a[..., : 2 * H], 0.5, now)
+        now, n_now = gates.x_rz[: len(a)], gates.x_n[: len(a)]
+        multiply(a[..., : 2 * H], gates.scale, now)
         add(now, b_rz, now)
         if cell.reset_after:
-            n_[: len(a)] = a[..., 2 * H :]
+            n_now[...] = a[..., 2 * H :]
         else:
-            add(a[..., 2 * H :], b_n, n_[: len(a)])
+            add(a[..., 2 * H :], b_n, n_now)
 
-    return load, step, kept
+    return load, step, (*gates[:4], *u_n)
 
 
-def _step_after(W_hh: np.ndarray, b_n: np.ndarray, rz: np.ndarray, n: np.ndarray, inner: Any) -> tuple[Any, States]:
+def _gates(cell: GRU, shape: tuple[int, ...], dtype: Any) -> _Gates:
+    """Make the buffers and bind the activations."""
+    n, B, H = *shape[:2], shape[2] // 3
+    rz, n_ = np.empty((n, B, 2 * H), dtype), np.empty((n, B, H), dtype)
+    x_rz = np.empty_like(rz) if cell.gate.needs_input else rz
+    x_n = np.empty_like(n_) if cell.candidate.needs_input else n_
+    halved = cell.gate == SIGMOID
+    gate = bind_of_halved(dtype) if halved else bind(cell.gate, (B, 2 * H), dtype)
+    return _Gates(rz, n_, x_rz, x_n, 0.5 if halved else 1.0, gate, bind(cell.candidate, (B, H), dtype))
+
+
+def _step_after(W_hh: np.ndarray, b_n: np.ndarray, gates: _Gates, inner: Any) -> tuple[Any, States]:
+    rz, n, x_rz, x_n, scale, gate, candidate = gates
     _, B, H = n.shape
-    W = np.concatenate([weights(W_hh[: 2 * H]) * 0.5, weights(W_hh[2 * H :])], axis=1)
+    W = np.concatenate([weights(W_hh[: 2 * H]) * scale, weights(W_hh[2 * H :])], axis=1)
     u_n, u = np.empty_like(n), np.empty((B, 3 * H), n.dtype)
     spare, seen = np.empty((B, H), n.dtype), np.empty((B, H), n.dtype)
     u_of_rz, u_of_n = u[:, : 2 * H], u[:, 2 * H :]
-    steps = list(zip(rz, *_xp.split(rz, 2), n, u_n, strict=True))
+    steps = list(zip(*steps_of(x_rz, rz), *_xp.split(rz, 2), *steps_of(x_n, n), u_n, strict=True))
 
     def step(k: int, prev: States, new: States, d: Any = None) -> None:
         (h_prev,), (h,) = prev, new
-        rz_k, r, z, n_k, u_n_k = steps[k]
+        x_rz_k, rz_k, r, z, x_n_k, n_k, u_n_k = steps[k]
         (h_prev if inner is None else multiply(h_prev, inner, seen)).dot(W, u)
-        _gates(rz_k, u_of_rz)
+        add(x_rz_k, u_of_rz, x_rz_k)
+        gate(x_rz_k, rz_k)
         add(u_of_n, b_n, u_n_k)
         multiply(r, u_n_k, spare)
-        add(n_k, spare, n_k)
-        tanh(n_k, n_k)
+        add(x_n_k, spare, x_n_k)
+        candidate(x_n_k, n_k)
         _mix(h_prev, z, n_k if d is None else multiply(n_k, d, spare), h)
 
-    return step, (rz, n, u_n)
+    return step, (u_n,)
 
 
-def _step_before(W_hh: np.ndarray, b_n: np.ndarray, rz: np.ndarray, n: np.ndarray, inner: Any) -> tuple[Any, States]:
+def _step_before(W_hh: np.ndarray, b_n: np.ndarray, gates: _Gates, inner: Any) -> tuple[Any, States]:
+    rz, n, x_rz, x_n, scale, gate, candidate = gates
     _, B, H = n.shape
-    W_rz, W_n = weights(W_hh[: 2 * H]) * 0.5, weights(W_hh[2 * H :])
+    W_rz, W_n = weights(W_hh[: 2 * H]) * scale, weights(W_hh[2 * H :])
     u_rz = np.empty((B, 2 * H), n.dtype)
     rh, spare, seen = (np.empty((B, H), n.dtype) for _ in range(3))
-    steps = list(zip(rz, *_xp.split(rz, 2), n, strict=True))
+    steps = list(zip(*steps_of(x_rz, rz), *_xp.split(rz, 2), *steps_of(x_n, n), strict=True))
 
     def step(k: int, prev: States, new: States, d: Any = None) -> None:
         (h_prev,), (h,) = prev, new
-        rz_k, r, z, n_k = steps[k]
+        x_rz_k, rz_k, r, z, x_n_k, n_k = steps[k]
         x = h_prev if inner is None else multiply(h_prev, inner, seen)
         x.dot(W_rz, u_rz)
-        _gates(rz_k, u_rz)
+        add(x_rz_k, u_rz, x_rz_k)
+        gate(x_rz_k, rz_k)
         multiply(r, x, rh)
         rh.dot(W_n, spare)
-        add(n_k, spare, n_k)
-        tanh(n_k, n_k)
+        add(x_n_k, spare, x_n_k)
+        candidate(x_n_k, n_k)
         _mix(h_prev, z, n_k if d is None else multiply(n_k, d, spare), h)
 
-    return step, (rz, n)
-
-
-def _gates(rz: np.ndarray, u: np.ndarray) -> None:
-    """Turn the halved pre-activations of r and z into the gates."""
-    add(rz, u, rz)
-    tanh(rz, rz)
-    multiply(rz, 0.5, rz)
-    add(rz, 0.5, rz)
+    return step, ()
 
 
 def _mix(h_prev: np.ndarray, z: np.ndarray, n: np.ndarray, h: np.ndarray) -> None:
@@ -101,12 +124,16 @@ def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, arou
     du_r, du_z, du_n = _xp.split(du, 3)
     da_n = np.empty_like(n) if after else du_n
     (h_prev,) = prev
-    gated = kept[2] if after else h_prev  # r * gated is what n sees
+    gated = kept[4] if after else h_prev  # r * gated is what n sees
+    each = None if (cell.gate, cell.candidate) == (SIGMOID, TANH) else _by_gate(cell, *kept)
     back = (_back_after if after else _back_before)(p["W_hh"], rz, du, da_n, around.inner)
 
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
-        d = None if drop is None else block(drop, now)
+        if each is not None:
+            da_n[now], du_z[now], du_r[now], *_ = slopes(cell, each, prev, new, p, drop, now)
+            return
+        d = block(drop, now)
         logistic_slope(r[now], gated[now], out=du_r[now])
         logistic_slope(z[now], h_prev[now] - (n[now] if d is None else d * n[now]), out=du_z[now])
         tanh_slope(n[now], 1.0 - z[now], out=da_n[now])
@@ -121,6 +148,12 @@ def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, arou
         return du, dp
 
     return load, back, (du, da_n), finish
+
+
+def _by_gate(cell: GRU, rz: np.ndarray, n: np.ndarray, x_rz: np.ndarray, x_n: np.ndarray, *u_n: np.ndarray) -> States:
+    """Return what is kept as the reference keeps it: gate by gate, and the pre-activations that slopes need."""
+    x = (*_xp.split(x_rz, 2), x_n)
+    return (*_xp.split(rz, 2), n, *u_n, *inputs(*zip(cell.used, x, strict=True)))
 
 
 def _back_after(W_hh: np.ndarray, rz: np.ndarray, du: np.ndarray, da_n: np.ndarray, inner: Any) -> Any:
