@@ -29,9 +29,14 @@ CELLS = [
     ("LSTM", {"peepholes": True, "cell_clip": 1.0}),
     ("LSTM", {"coupled": True, "output_activation": "softsign"}),
     ("LSTM", {"peepholes": True, "coupled": True, "cell_clip": 1.0, "clip": 1.0, "tau": 3.0, "learn_tau": True}),
+    ("LSTM", {"proj_size": 16, "num_layers": 2, "peepholes": True}),
+    ("LSTM", {"proj_size": 80}),
+    ("RNN", {"layer_norm": True}),
+    ("GRU", {"layer_norm": True, "bidirectional": True}),
+    ("LSTM", {"layer_norm": True, "num_layers": 2, "proj_size": 20}),
     ("LSTM", {"candidate_activation": Custom(np.sin, np.cos, "input")}),
 ]
-"""Options of the cells, the last one of which the twin leaves to the reference."""
+"""Options of the cells; layer normalisation and the last one are left to the reference by the twin."""
 
 
 def peak(layer, T, B, I, *, flagged=False, kernel="auto", dtype=np.float32):

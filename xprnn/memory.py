@@ -37,24 +37,29 @@ def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int
     """
     if itemsize == 2:
         n, G = len(layer.cell.states), layer.cell.gates
-        copied = T * B * layer.hidden_size * (2 * n + 2 * G) * itemsize
+        copied = T * B * _unit(layer) * (2 * n + 2 * G) * itemsize
         return training_step(layer, T, B, 4, kernel) + int(copied)
     kind = "numpy" if kernel in ("auto", "numpy") and _is_taken(layer, T, B) else "reference"
-    H, parts = layer.hidden_size, layer.num_layers * (2 if layer.bidirectional else 1)
-    widths = [layer.input_size] + [H * parts // layer.num_layers] * (layer.num_layers - 1)
+    H, parts = _unit(layer), layer.num_layers * (2 if layer.bidirectional else 1)
+    widths = [layer.input_size] + [layer.widths[1]] * (layer.num_layers - 1)
     copies = [2 if (layer.dropout if k else layer.input_dropout) else 1 for k in range(layer.num_layers)]
     inputs = sum(width * copy for width, copy in zip(widths, copies, strict=True))
     numbers = inputs + parts * _kept(layer) + _transient(layer, kind) + 2 * max(widths)
     if kind == "reference" or layer.cell not in PLAIN:
         numbers += min(T, BLOCK) / T * SLOPES[kind][type(layer.cell).__name__] * H
-    weights = sum(2 * layer.cell.gates * H * (H + width + 4) for width in widths)
+    weights = sum(2 * layer.cell.gates * H * (H + width + 6) for width in widths)
     return int(T * (B * numbers * itemsize + parts * OBJECTS[kind]) + 3 * weights * itemsize + 65536)
 
 
 def state(layer: Any, B: int, itemsize: int) -> int:
     """Return the bytes of a layer's state that is stored, Python's objects for it included."""
     parts = layer.num_layers * (2 if layer.bidirectional else 1)
-    return int(parts * len(layer.cell.states) * B * layer.hidden_size * itemsize) + STATE_OBJECTS
+    return int(parts * B * sum(layer.state_sizes) * itemsize) + STATE_OBJECTS
+
+
+def _unit(layer: Any) -> int:
+    """Return H, or the width of h where that is more."""
+    return int(max(layer.state_sizes))
 
 
 def _is_taken(layer: Any, T: int, B: int) -> bool:
@@ -73,7 +78,9 @@ def _kept(layer: Any) -> int:
     numbers += (n if layer.tau is not None else zoned) + zoned * (1 + layer.learn_tau)
     if layer.noise:
         numbers += n if layer.noise_on == "state" else G * layer.learn_tau
-    return int(numbers * layer.hidden_size)
+    if layer.layer_norm:  # n̂ of both shares and of c
+        numbers += 2 * G + n - 1
+    return int(numbers * _unit(layer))
 
 
 def _transient(layer: Any, kind: str) -> int:
@@ -86,4 +93,6 @@ def _transient(layer: Any, kind: str) -> int:
     numbers += 2 * (layer.tau is not None or layer.zoneout > 0) * (kind == "reference") * n
     numbers += 0 if layer.cell in PLAIN else 2 if kind == "numpy" else 2 * G
     numbers += G * layer.bidirectional  # of the other direction, where both run side by side
-    return int(numbers * layer.hidden_size)
+    numbers += 3 * (layer.state_sizes[0] != layer.hidden_size)  # of a projection, what goes in, and its gradients
+    numbers += (3 * G + 2) * layer.layer_norm  # n̂ before its gain, and gradients at products
+    return int(numbers * _unit(layer))

@@ -98,7 +98,7 @@ class GRU:
     ) -> dict[str, Array]:
         """Return dW_hh, db_hh and dγ: reset after, the gradient at u_n is r da_n; before, W_hn meets r h."""
         (da, *dv), (h,), r = out, prev, kept[0]
-        _, seen = paired(self.used, kept[4 if self.reset_after else 3 :])
+        seen = () if self.norm is None else paired(self.used, kept[4 if self.reset_after else 3 :])[1]
         xp, H = _xp.namespace(da), r.shape[-1]
         da_rz, da_n = da[..., : 2 * H], da[..., 2 * H :]
         if self.reset_after:

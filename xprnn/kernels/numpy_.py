@@ -52,7 +52,7 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
     """
     if type(cell) not in FORWARD:
         return f"it does not take {cell}"
-    if getattr(cell, "norm", None) is not None:
+    if cell.norm is not None:
         return "it does not take layer normalisation"
     if any(isinstance(value, Custom) for value in vars(cell).values()):
         return "it does not take a user's own activation"

@@ -91,6 +91,8 @@ def _relu(alpha: np.ndarray, beta: np.ndarray, shape: tuple[int, ...], dtype: An
 
 def _leaky_relu(alpha: np.ndarray, beta: np.ndarray, shape: tuple[int, ...], dtype: Any) -> Function:
     """Bind αx below 0 and x above: the greater of the two, or, where α is above 1, the less."""
+    if alpha == 0.0:  # 0 times infinity is NaN
+        return _relu(alpha, beta, shape, dtype)
     leaked, chosen = np.empty(shape, dtype), maximum if alpha <= 1.0 else minimum
     return lambda x, out: chosen(x, multiply(x, alpha, leaked), out=out)
 

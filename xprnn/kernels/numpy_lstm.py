@@ -26,25 +26,19 @@ def _is_plain(cell: LSTM) -> bool:
     return usual and not (cell.peepholes or cell.coupled or cell.cell_clip)
 
 
-def _projects(cell: LSTM) -> bool:
-    return bool(getattr(cell, "projection", False))
-
-
 def forward(cell: LSTM, p: Params, shape: tuple[int, ...], dtype: Any, around: Around) -> Forward:
     """Bind the step.
 
-    What is kept are the gates, the candidate g before its factor, their pre-activations, which are the same array where
-    no slope needs them, and, with a projection, the m that it projects.
+    What is kept are the gates, the candidate g before its factor, and their pre-activations, which are the same array
+    where no slope needs them.
     """
     gates, plain = np.empty(shape, dtype), _is_plain(cell)
     x = np.empty(shape, dtype) if any(f.needs_input for f in cell.used) else gates
     half, shift = _scales(shape[2] // 4, dtype) if plain else (1.0, 0.0)
     W, b = weights(p["W_hh"]) * half, p["b_hh"] * half if "b_hh" in p else None
     step = _plain(W, gates, half, shift, around.inner) if plain else _general(cell, W, p.get("P"), x, gates, around)
-    kept: States = (gates, x)
-    if _projects(cell):
-        m = np.empty((*shape[:2], shape[2] // cell.gates), dtype)
-        step, kept = _projected(step, p["W_hr"], m), (gates, x, m)
+    if cell.projection:
+        step = _projected(step, p["W_hr"], np.empty((shape[1], shape[2] // cell.gates), dtype))
 
     def load(a: np.ndarray) -> None:
         z = x[: len(a)]
@@ -52,7 +46,7 @@ def forward(cell: LSTM, p: Params, shape: tuple[int, ...], dtype: Any, around: A
         if b is not None:
             add(z, b, z)
 
-    return load, step, kept
+    return load, step, (gates, x)
 
 
 def _scales(H: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -156,8 +150,8 @@ def _projected(step: Step, W_hr: np.ndarray, m: np.ndarray) -> Step:
 
     def projected(k: int, prev: States, new: States, d: Any = None) -> None:
         h, c = new
-        step(k, prev, (m[k], c), d)
-        m[k].dot(W, h)
+        step(k, prev, (m, c), d)
+        m.dot(W, h)
 
     return projected
 
@@ -170,7 +164,7 @@ def backward(cell: LSTM, p: Params, kept: States, prev: States, new: States, aro
     da = np.empty_like(kept[0])
     h_c, dc_c = np.empty((T, B, H), da.dtype), np.empty((B, H), da.dtype)
     load, c_c = (_load_plain if _is_plain(cell) else _load_general)(cell, p, kept, prev, new, around.drop, da, h_c)
-    dhs = np.empty_like(new[0]) if _projects(cell) else None
+    dhs = np.empty_like(new[0]) if cell.projection else None
     unproject = None if dhs is None else _unprojected(p["W_hr"], dhs, dc_c)
     steps = list(zip(da, da[..., :-H].reshape(T, B, cell.gates - 1, H), da[..., -H:], h_c, c_c, strict=True))
 
@@ -187,8 +181,9 @@ def backward(cell: LSTM, p: Params, kept: States, prev: States, new: States, aro
             multiply(dh, inner, dh)
 
     def finish() -> tuple[Any, dict[str, Any]]:
-        dp = cell.gradients((da,), kept, prev, new, p, inner)
-        return da, dp if dhs is None else {**dp, "W_hr": _xp.outer_time(dhs, kept[2], np)}
+        if dhs is None:
+            return da, cell.gradients((da,), kept, prev, new, p, inner)
+        return da, cell.gradients((da, dhs), _by_gate(cell, *kept), prev, new, p, inner)
 
     return load, back, (da,) if dhs is None else (da, dhs), finish
 
@@ -220,11 +215,13 @@ def _load_general(
     cell: LSTM, p: Params, kept: States, prev: States, new: States, drop: Any, da: np.ndarray, h_c: np.ndarray
 ) -> tuple[Callable[[int, int], None], np.ndarray]:
     """Bind the slopes of any options; return with it where ∂c/∂c_{t-1} is found."""
-    c_c, each = np.empty_like(h_c), _by_gate(cell, *kept[:2])
+    c_c, each, P_o = np.empty_like(h_c), _by_gate(cell, *kept), p["P"][-h_c.shape[-1] :] if cell.peepholes else None
 
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
         *of_a, h_c[now], c_c[now] = slopes(cell, each, prev, new, p, drop, now)
+        if P_o is not None:  # c acts on h through o too
+            h_c[now] += of_a[-1] * P_o
         np.concatenate(of_a, axis=-1, out=da[now])
 
     return load, c_c
