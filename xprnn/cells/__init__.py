@@ -63,6 +63,9 @@ class Cell(Protocol):
     def trace(self, kept: States) -> dict[str, Array]:
         """Return the gates by their letters, from what the steps kept."""
 
+    def __hash__(self) -> int:
+        """Return the hash of the choices: what is made for a cell is kept under it."""
+
 
 PLAIN = frozenset({Elman(), Elman(RELU), GRU(), GRU(reset_after=False), LSTM()})
 """The cells as most use them; kernels may be written for these alone."""

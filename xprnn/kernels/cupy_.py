@@ -13,42 +13,14 @@ import cupy
 import numpy as np
 
 from xprnn import _xp
-from xprnn.activations import RELU
-from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States, hidden
+from xprnn.cells import GRU, Cell, Elman, Params, States, hidden
+from xprnn.kernels.cupy_traits import refusal, traits
 from xprnn.scan import Around
 
 HERE = Path(__file__).parent
 OFF = (0, 0, 0, 0)
 NOWHERE = np.uintp(0)
 """A view, and a pointer, of what is not there."""
-
-
-class Traits(NamedTuple):
-    """What the host knows of a cell in cupy_cells.cuh; the names and numbers are the same there."""
-
-    name: str
-    cuts: tuple[int, ...]  # the first gate of each phase of the forward pass, and G
-    kept: int
-
-    @property
-    def phases(self) -> int:
-        """How many products a step has."""
-        return len(self.cuts) - 1
-
-    def gates(self, phase: int, *, backward: bool) -> slice:
-        """Return the gates whose product a phase runs; the backward pass takes the phases in reverse."""
-        phase = self.phases - 1 - phase if backward else phase
-        return slice(self.cuts[phase], self.cuts[phase + 1])
-
-
-TRAITS = {
-    Elman(): Traits("Elman<Tanh>", (0, 1), 1),
-    Elman(RELU): Traits("Elman<Relu>", (0, 1), 1),
-    GRU(): Traits("GRUAfter", (0, 3), 4),
-    GRU(reset_after=False): Traits("GRUBefore", (0, 2, 3), 3),
-    LSTM(): Traits("LSTM", (0, 4), 4),
-}
-"""The cells that there are kernels for."""
 
 
 C_NAMES = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
@@ -59,8 +31,8 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
     """Return why there is no kernel for this scan, or None."""
     if cupy.cuda.runtime.is_hip:
         return "its kernels are written for CUDA, and this CuPy runs on ROCm"
-    if cell not in TRAITS:
-        return f"it has no kernel for {cell}"
+    if why := refusal(cell):
+        return why
     return None if _xp.dtype_name(dtype) in C_NAMES else f"it has no kernel for {_xp.dtype_name(dtype)}"
 
 
@@ -148,7 +120,7 @@ class Cache(NamedTuple):
     kept: Any  # (T, B, kept*H), or None
 
 
-def _sequence(cache: Cache, W: Any) -> list[int]:
+def _sequence(cache: Cache, W: Any, P: Any) -> list[int]:
     """Return the members of `Sequence` in cupy_element.cuh."""
     around, state0, states, made, kept = cache
     T, B, H = states[0].shape
@@ -156,7 +128,12 @@ def _sequence(cache: Cache, W: Any) -> list[int]:
     flags = [n for a in (around.reset, around.mask) for n in _view(a)]
     per_state = [n for field in (around.fresh, around.gate, around.noise) for n in _views(field)]
     rest = [*_view(around.drop), *_view(around.inner), *_views(state0), *_pointers(states), *_pointers(made)]
-    return [T, B, H, W.data.ptr, *flags, *per_state, *rest, *_pointers([kept])[:1], kept_t]
+    return [T, B, H, *_pointers([W, P]), *flags, *per_state, *rest, *_pointers([kept])[:1], kept_t]
+
+
+def _contiguous(p: Params, key: str) -> Any:
+    """Return a parameter, or None where a cell has none."""
+    return cupy.ascontiguousarray(p[key]) if key in p else None
 
 
 class ForwardPass(NamedTuple):
@@ -178,20 +155,24 @@ class ForwardPass(NamedTuple):
 def forward_pass(cell: Cell, a: Any, state0: States, p: Params, around: Around, *, keep: bool) -> ForwardPass:
     """Make the arrays of a forward scan; arguments as `xprnn.scan.scan`."""
     T, B, G = a.shape
-    H, about = G // cell.gates, TRAITS[cell]
-    W, bias = cupy.ascontiguousarray(p["W_hh"]), p.get("b_hh")
-    bias = None if bias is None else cupy.ascontiguousarray(bias)
+    H, about = G // cell.gates, traits(cell)
+    W, bias, P = (_contiguous(p, key) for key in ("W_hh", "b_hh", "P"))
     states, now = _empty(cell, (T, B, H), a.dtype), _empty(cell, (B, H), compute_dtype(a.dtype))
     kept = None
-    if keep and (not isinstance(cell, Elman) or around.drop is not None):
+    if keep and not _states_tell(cell, around):
         kept = cupy.empty((T, B, about.kept * H), a.dtype)
     elif about.phases == 2:  # from phase to phase
         kept = cupy.empty((1, B, about.kept * H), a.dtype)
     changed = [any(f is not None and f[k] is not None for f in (around.gate, around.noise)) for k in range(len(now))]
     made = tuple(cupy.empty_like(s) if keep and c else None for s, c in zip(states, changed, strict=True))
     cache = Cache(around, state0, states, made, kept)
-    numbers = [*_sequence(cache, W), *_pointers([bias])[:1], *_view(a), *_pointers(now)]
-    return ForwardPass(cache, W, now, numbers, (a, bias))
+    numbers = [*_sequence(cache, W, P), *_pointers([bias])[:1], *_view(a), *_pointers(now)]
+    return ForwardPass(cache, W, now, numbers, (a, bias, P))
+
+
+def _states_tell(cell: Cell, around: Around) -> bool:
+    """Return whether the candidates are all that the backward pass needs."""
+    return isinstance(cell, Elman) and around.drop is None and not cell.activation.needs_input
 
 
 class BackwardPass(NamedTuple):
@@ -210,19 +191,29 @@ class BackwardPass(NamedTuple):
 
     def finish(self) -> tuple[Any, States, dict[str, Any], Around]:
         """Return what a backward scan returns: the products over all steps are cuBLAS's."""
-        around, state0, states, _, kept = self.cache
-        dtype, h = self.da.dtype, cupy.concatenate([state0[0][None], states[0][:-1]])
-        if around.reset is not None:
-            begun = cupy.zeros((), dtype) if around.fresh is None else around.fresh[0]
-            h = cupy.where(around.reset, begun, h).astype(dtype, copy=False)
-        if TRAITS[self.cell].phases == 2:
-            r = kept[..., : h.shape[-1]]
-            dp = self.cell.gradients((self.da,), (r,), (h,), states, self.p, around.inner)
-        else:
-            dp = hidden.gradients(self.du, h, self.p, around.inner)
+        dtype = self.da.dtype
         fresh = self.around.fresh and tuple(d.astype(dtype, copy=False) for d in self.around.fresh)
         dstate0 = tuple(d.astype(dtype, copy=False) for d in self.carry)
-        return self.da, dstate0, dp, self.around._replace(fresh=fresh)
+        return self.da, dstate0, self._gradients(), self.around._replace(fresh=fresh)
+
+    def _gradients(self) -> dict[str, Any]:
+        """Return the gradients of the parameters."""
+        around, _, states, made, kept = self.cache
+        if self.du is not self.da:
+            return hidden.gradients(self.du, self._before(0), self.p, around.inner)
+        prev = tuple(self._before(k) for k in range(2 if "P" in self.p else 1))
+        new = tuple(s if m is None else m for s, m in zip(states, made, strict=True))
+        r = () if kept is None else (kept[..., : states[0].shape[-1]],)
+        return self.cell.gradients((self.da,), r, prev, new, self.p, around.inner)
+
+    def _before(self, k: int) -> Any:
+        """Return what every step began from, of one state."""
+        around, state0, states, _, _ = self.cache
+        before = cupy.concatenate([state0[k][None], states[k][:-1]])
+        if around.reset is None:
+            return before
+        begun = cupy.zeros((), before.dtype) if around.fresh is None else around.fresh[k]
+        return cupy.where(around.reset, begun, before).astype(before.dtype, copy=False)
 
 
 def backward_pass(
@@ -230,10 +221,10 @@ def backward_pass(
 ) -> BackwardPass:
     """Make the arrays of a backward scan; arguments as `xprnn.scan.scan_backward`."""
     T, B, H = shape = cache.states[0].shape
-    dtype, W = cache.states[0].dtype, cupy.ascontiguousarray(p["W_hh"])
+    dtype, (W, P) = cache.states[0].dtype, (_contiguous(p, key) for key in ("W_hh", "P"))
     narrow = compute_dtype(dtype)
     da = cupy.empty((T, B, cell.gates * H), dtype)
-    du = cupy.empty_like(da) if TRAITS[cell].name == "GRUAfter" else da
+    du = cupy.empty_like(da) if isinstance(cell, GRU) and cell.reset_after else da
     gates = cache.around.gate or (None,) * len(cell.states)
     around = Around(
         gate=tuple(None if g is None else cupy.empty(shape, dtype) for g in gates) if "gate" in want else None,
@@ -241,10 +232,10 @@ def backward_pass(
         fresh=_empty(cell, (B, H), narrow) if "fresh" in want else None,
     )
     carry = _empty(cell, (B, H), narrow)
-    numbers = [*_sequence(cache, W), *_views(dstates), *_views(dfinal), da.data.ptr, 0 if du is da else du.data.ptr]
+    numbers = [*_sequence(cache, W, P), *_views(dstates), *_views(dfinal), da.data.ptr, 0 if du is da else du.data.ptr]
     for arrays in (around.gate, around.noise, around.fresh, carry):
         numbers += _pointers(arrays)
-    return BackwardPass(cell, cache, p, W, da, du, carry, around, numbers, (dstates, dfinal))
+    return BackwardPass(cell, cache, p, W, da, du, carry, around, numbers, (dstates, dfinal, P))
 
 
 def _empty(cell: Cell, shape: tuple[int, ...], dtype: Any) -> States:

@@ -23,6 +23,7 @@ import numpy as np
 from xprnn.cells import Cell
 from xprnn.kernels import cupy_, cupy_persistent
 from xprnn.kernels.cupy_ import Limits
+from xprnn.kernels.cupy_traits import traits
 
 FLOPS = 67e12 / 132  # float32, per second and processor
 CACHE_BYTES = 5.5e12  # per second, from the second-level cache
@@ -44,7 +45,7 @@ class Cost(NamedTuple):
 
 def stepwise(cell: Cell, dtype: Any, B: int, H: int, limits: Limits, *, D: int = 1, backward: bool = False) -> Cost:
     """Return what a step of the stepwise twin takes, the same in both passes."""
-    numbers, phases = np.dtype(dtype).itemsize, cupy_.TRAITS[cell].phases
+    numbers, phases = np.dtype(dtype).itemsize, traits(cell).phases
     launches, flops = 2 * phases, 2 * B * cell.gates * H * H
     moved = numbers * (cell.gates * H * H + 3 * B * cell.gates * H)
     rate = FLOPS * limits.processors / _slowness(dtype)

@@ -41,6 +41,7 @@ template <class S> struct Sequence {  // what both passes read
   typedef typename Compute<S>::type F;
   I T, B, H;
   const S *W;  // W_hh (G*H, H)
+  const S *P;  // (peepholes*H,)
   Around<S> around;
   View<S> state0[2];
   S *states[2];  // (T, B, H)
@@ -55,6 +56,9 @@ template <class S> struct Sequence {  // what both passes read
   __device__ F fresh(int s, I b, I j) const { return around.fresh[s].on() ? F(around.fresh[s](0, b, j)) : F(0); }
   __device__ F drop(I t, I b, I j) const { return around.drop.on() ? F(around.drop(t, b, j)) : F(1); }
   __device__ F seen(F h, I b, I j) const { return around.inner.on() ? h * F(around.inner(0, b, j)) : h; }
+  template <class Cell> __device__ void peepholes(I j, F *found) const {
+    for (int n = 0; n < Cell::peepholes; ++n) found[n] = F(P[n * H + j]);
+  }
 };
 
 template <class Cell_, class S_> struct Forward : Sequence<S_> {
@@ -82,7 +86,7 @@ template <class Cell_, class S_> struct Forward : Sequence<S_> {
 
   // Run a phase of step t: `sum` holds W_hh x for its gates. Write into x what W_hh sees next.
   template <int phase> __device__ void step(I t, I b, I j, const F *sum, F *x) const {
-    F a_t[G], u[G], prev[N], s[N], k[Cell::kept];
+    F a_t[G], u[G], P[G], prev[N], s[N], k[Cell::kept];
     for (int g = first_gate(phase); g < last_gate(phase); ++g) {
       a_t[g] = F(a(t, b, g * this->H + j));
       u[g] = sum[g - first_gate(phase)] + (bias ? F(bias[g * this->H + j]) : F(0));
@@ -91,12 +95,13 @@ template <class Cell_, class S_> struct Forward : Sequence<S_> {
     S *const kept = this->kept ? this->kept_at(t, b, j, Cell::kept) : nullptr;
     if constexpr (phase + 1 < phases) {
       x[0] = Cell::forward_first(a_t, u, k) * this->seen(prev[0], b, j);
-      for (int i = 0; i < 2; ++i) kept[i * this->H] = S(k[i]);
+      for (int i = 0; i < Cell::kept_first; ++i) kept[i * this->H] = S(k[i]);
     } else {
-      if constexpr (phases == 2) k[1] = F(kept[this->H]);
-      Cell::forward(a_t, u, prev, this->drop(t, b, j), s, k);
+      for (int i = 0; i < Cell::kept_first; ++i) k[i] = F(kept[i * this->H]);
+      this->template peepholes<Cell>(j, P);
+      Cell::forward(a_t, u, P, prev, this->drop(t, b, j), s, k);
       if (kept)
-        for (int i = phases == 2 ? 2 : 0; i < Cell::kept; ++i) kept[i * this->H] = S(k[i]);
+        for (int i = Cell::kept_first; i < Cell::kept; ++i) kept[i * this->H] = S(k[i]);
       for (int n = 0; n < N; ++n) s[n] = around_step(n, t, b, j, s[n], prev[n]);
       x[0] = t + 1 < this->T ? begun(t + 1, b, j, s[0]) : F(0);
     }
@@ -204,7 +209,7 @@ template <class Cell_, class S_> struct Backward : Sequence<S_> {
 
   // Step t up to its first product: d is the gradient at the state that it hands on.
   __device__ void open(I t, I b, I j, F *d, F *x) const {
-    F ds[N], dprev[N], da_t[G], du_t[G], k[Cell::kept], prev[N], made[N];
+    F ds[N], dprev[N], da_t[G], du_t[G], k[Cell::kept], P[G], prev[N], made[N];
     load(t, b, j, k, prev, made);
     const bool skip = this->skips(t, b);
     for (int n = 0; n < N; ++n) {
@@ -215,7 +220,8 @@ template <class Cell_, class S_> struct Backward : Sequence<S_> {
       if (dgate[n]) dgate[n][at] = S(ds[n] * (made[n] - prev[n]));
       if (this->around.gate[n].on()) ds[n] *= F(this->around.gate[n](t, b, j));
     }
-    Cell::backward(ds, k, prev, made, this->drop(t, b, j), da_t, du_t, dprev);
+    this->template peepholes<Cell>(j, P);
+    Cell::backward(ds, k, P, prev, made, this->drop(t, b, j), da_t, du_t, dprev);
     for (int n = 0; n < N; ++n) {
       if (skip)
         dprev[n] += d[n];

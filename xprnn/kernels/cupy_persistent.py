@@ -18,6 +18,7 @@ from xprnn import _xp
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import cupy_
 from xprnn.kernels.cupy_ import NOWHERE, Cache, Limits, blocks
+from xprnn.kernels.cupy_traits import traits
 from xprnn.scan import NOTHING, Around
 
 THREADS = 256
@@ -61,7 +62,7 @@ class Shape(NamedTuple):
 
 def shape_of(cell: Cell, dtype: Any, B: int, H: int, D: int, *, backward: bool) -> Shape:
     """Return what a plan depends on; `Product` in cupy_persistent.cu has the same numbers."""
-    known = cupy_.TRAITS[cell]
+    known = traits(cell)
     cuts = [known.gates(phase, backward=backward) for phase in range(known.phases)]
     gates = tuple(cut.stop - cut.start for cut in cuts)
     itemsize, real = np.dtype(dtype).itemsize, np.dtype(cupy_.compute_dtype(dtype)).itemsize
@@ -201,7 +202,7 @@ def _launch(name: str, cell: Cell, made: Sequence[Any], h: Any) -> None:
             _launch(name, cell, [each], h)
         return
     assert laid_out is not None, (cell, h.shape)  # `takes` was asked
-    run = f"{name}<{cupy_.TRAITS[cell].name}, {cupy_.C_NAMES[_xp.dtype_name(h.dtype)]}>"
+    run = f"{name}<{traits(cell).name}, {cupy_.C_NAMES[_xp.dtype_name(h.dtype)]}>"
     grid = (laid_out.slices, laid_out.tiles, len(made))
     name = f"persistent<{run}, {str(laid_out.spread).lower()}>"
     kernel = _kernel(name, cupy.cuda.Device().id, laid_out.shared, laid_out.threads, math.prod(grid), laid_out.spread)

@@ -32,6 +32,6 @@ __global__ void step(const __grid_constant__ Run run, I t, const typename Run::F
 #include "cupy_instances.cuh"
 #undef XPRNN_INSTANCES
 #define XPRNN_INSTANCES(...) XPRNN_STEP(0, __VA_ARGS__)
-XPRNN_TYPES(Forward, GRUBefore)
-XPRNN_TYPES(Backward, GRUBefore)
+XPRNN_REALS(Forward, GRUBefore<>) XPRNN_INSTANCES(Forward<GRUBefore<>, __half>)
+XPRNN_REALS(Backward, GRUBefore<>) XPRNN_INSTANCES(Backward<GRUBefore<>, __half>)
 #endif

@@ -18,6 +18,7 @@ from cupy_backends.cuda.libs import cublas
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import cupy_
 from xprnn.kernels.cupy_ import NOWHERE, Cache, takes
+from xprnn.kernels.cupy_traits import traits
 from xprnn.scan import NOTHING, Around
 
 THREADS = 256
@@ -40,7 +41,7 @@ def scan(
     T, B, H = made.cache.states[0].shape
     if not B:
         return made.finish(keep=keep)
-    run, known = cupy_.packed(made.numbers), cupy_.TRAITS[cell]
+    run, known = cupy_.packed(made.numbers), traits(cell)
     seen = cupy.empty((B, H), a.dtype)
     cuts = [known.gates(phase, backward=False) for phase in range(known.phases)]
     sums = [cupy.empty((B, (cut.stop - cut.start) * H), made.now[0].dtype) for cut in cuts]
@@ -62,7 +63,7 @@ def scan_backward(
     T, B, H = cache.states[0].shape
     if not B:
         return made.finish()
-    run, known = cupy_.packed(made.numbers), cupy_.TRAITS[cell]
+    run, known = cupy_.packed(made.numbers), traits(cell)
     cuts = [known.gates(phase, backward=True) for phase in range(known.phases)]
     dx = cupy.empty((B, H), made.carry[0].dtype)
     products = [_product(made.W, cut, dx, made.du) for cut in cuts]
@@ -78,7 +79,7 @@ def scan_backward(
 
 def _launchers(name: str, cell: Cell, dtype: Any, n: int) -> tuple[Any, list[Any]]:
     """Return what launches `begin` and each phase's `step` of cupy_stepwise.cu, one thread per element."""
-    known = cupy_.TRAITS[cell]
+    known = traits(cell)
     run, grid, block = f"{name}<{known.name}, {cupy_.C_NAMES[str(dtype)]}>", (cupy_.blocks(n, THREADS),), (THREADS,)
     names = (f"begin<{run}>", *(f"step<{run}, {phase}>" for phase in range(known.phases)))
     begin, *steps = [partial(kernel, grid, block) for kernel in cupy_.compiled("cupy_stepwise.cu", names)]
