@@ -1,4 +1,8 @@
-"""Cells with options: every activation, its numbers and clip, and every option of the LSTM, as few cells as hold them."""
+"""Cells with options: every activation, its numbers and clip, and every option of the LSTM, in few cells.
+
+Each is compiled anew, for a second or two per pass and kernel, so a kernel runs those that are new to it: the twins
+share a cell's equations, and differ in the products and in what they hand from phase to phase.
+"""
 
 from xprnn.activations import Activation
 from xprnn.cells import GRU, LSTM, Elman
@@ -14,9 +18,9 @@ CELLS = {
     "gru-clipped-relu": GRU(gate=CLIPPED, candidate=Activation("relu")),
     "gru-before-hard-thresholded": GRU(False, gate=HARD, candidate=Activation("thresholded_relu", 0.1)),
     "gru-before-clipped-leaky": GRU(False, gate=CLIPPED, candidate=Activation("leaky_relu", -0.3)),
-    "lstm-scaled-elu": LSTM(candidate=Activation("scaled_tanh", 1.2, 0.7), output=Activation("elu", 0.8)),
+    "lstm-elu-scaled": LSTM(candidate=Activation("elu", 0.8), output=Activation("scaled_tanh", 1.2, 0.7)),
     "lstm-softsign-softplus": LSTM(HARD, Activation("softsign"), Activation("softplus")),
-    "lstm-leaky-zero": LSTM(CLIPPED, Activation("leaky_relu", 0.0), Activation("leaky_relu", 0.3)),
+    "lstm-clipped-leaky": LSTM(CLIPPED, Activation("leaky_relu", 0.3), Activation("leaky_relu", 0.0)),
     "lstm-peepholes": LSTM(peepholes=True),
     "lstm-coupled": LSTM(coupled=True),
     "lstm-cell-clip": LSTM(cell_clip=0.5),
@@ -30,3 +34,10 @@ CELLS = {
         cell_clip=0.5,
     ),
 }
+
+SPREAD = ("elman-leaky-negative", "gru-before-clipped-leaky", "lstm-full", "lstm-full-coupled")
+"""What runs also with its units spread over blocks."""
+
+PERSISTENT = (*SPREAD, "gru-clipped-relu", "gru-before-hard-thresholded", "lstm-peepholes", "lstm-cell-clip")
+ON = {"cupy_stepwise": tuple(CELLS), "cupy_persistent": PERSISTENT, "cupy_persistent-spread": SPREAD}
+PAIRS = [(name, kernel) for kernel, names in ON.items() for name in names]

@@ -6,7 +6,9 @@ The laws that every kernel obeys are in `test_scan.py`, what the twins ask of a 
 import numpy as np
 import pytest
 
+from tests import optioned
 from tests.close import assert_close
+from tests.halves import BOUND, EPS
 from tests.scans import (
     CUPY,
     KINDS,
@@ -20,11 +22,14 @@ from tests.scans import (
     host,
     lay_out,
     needs_cupy,
+    pair,
     run,
     subsets,
     weights,
 )
-from xprnn import kernels, tree
+from xprnn import activations, kernels, tree
+from xprnn.activations import Activation, Custom
+from xprnn.cells import LSTM, Elman
 from xprnn.scan import NOTHING, Around
 
 pytestmark = needs_cupy
@@ -32,10 +37,10 @@ pytestmark = needs_cupy
 SHAPES = [(1, 1, 1), (7, 5, 13), (4, 1, 6), (3, 9, 1), (1, 2, 7), (2, 0, 3)]
 """(T, B, H): multiples of nothing, one of each, and no rows."""
 
-TOLERANCE = {"float64": 1e-12, "float32": 5e-6}
+TOLERANCE = {"float64": 1e-12, "float32": 5e-6, "float16": BOUND * EPS["float16"]}
 """In float64 the twins differ from the reference by the order of sums: some 1e-15. In float32 a dozen roundings of 6e-8
 per step, and the slope 1 - y² of a gate, add up to some 1e-6; `draw_mild` keeps gates out of saturation, where that
-slope has no digits left in either."""
+slope has no digits left in either. Of float16 as in `tests.halves`."""
 
 
 @pytest.fixture(params=KINDS)
@@ -58,9 +63,8 @@ def draw_mild(cell, rng, on, dtype, shape):
     return single, tree.map(lambda a: a.astype(np.float64) if a.dtype == dtype else a, single)
 
 
-def judged(kind, kernel, shape, on, dtype, rng):
+def judged(cell, kernel, shape, on, dtype, rng):
     """Assert that a twin gives what the reference gives in float64 for the same numbers."""
-    cell, _ = KINDS[kind]
     (given, around, weight), exact = draw_mild(cell, rng, on, dtype, shape)
     want = gradients_of(on)
     expected = run("reference", cell, *exact, want)
@@ -69,16 +73,16 @@ def judged(kind, kernel, shape, on, dtype, rng):
     assert_close(actual, expected, tol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("on", [(), ("mask", "reset"), OPTIONS], ids="+".join)
 def test_cupy_twins_equal_the_reference_at_awkward_shapes(kind, kernel, shape, on, dtype, rng):
-    judged(kind, kernel, shape, on, dtype, rng)
+    judged(KINDS[kind][0], kernel, shape, on, dtype, rng)
 
 
 @pytest.mark.parametrize("on", subsets(), ids="+".join)
 def test_cupy_twins_equal_the_reference_with_any_options(kind, kernel, on, rng):
-    judged(kind, kernel, (T, B, 5), on, "float64", rng)
+    judged(KINDS[kind][0], kernel, (T, B, 5), on, "float64", rng)
 
 
 @pytest.mark.parametrize("rows", [(9, 0, 4), (0, 0, 0), (1, 9, 9)], ids=str)
@@ -205,3 +209,62 @@ def test_cupy_twins_say_what_they_do_not_take():
         assert "it has no kernel for" in takes(Strange(), NOTHING, np.dtype("float32"), (T, B, H))
         assert takes(KINDS["lstm"][0], NOTHING, np.dtype("int32"), (T, B, H)) == "it has no kernel for int32"
         assert takes(KINDS["lstm"][0], NOTHING, np.dtype("float32"), (T, B, H)) is None
+        custom = Custom(np.tanh, lambda y: 1.0 - y * y)
+        for cell in (Elman(custom), LSTM(output=custom)):
+            assert takes(cell, NOTHING, np.dtype("float32"), (T, B, H)) == "it has no kernel for a custom activation"
+        assert all(takes(cell, NOTHING, np.dtype("float32"), (T, B, H)) is None for cell in optioned.CELLS.values())
+
+
+# -- options of the cells -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(T, B, 5), (2, 9, 13), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("on", [(), ("mask", "reset"), OPTIONS], ids="+".join)
+@pytest.mark.parametrize(("name", "kernel"), optioned.PAIRS)
+def test_cupy_twins_with_options_of_a_cell_equal_the_reference(name, kernel, on, shape, rng):
+    judged(optioned.CELLS[name], kernel, shape, on, "float64", rng)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("on", [(), OPTIONS], ids="+".join)
+@pytest.mark.parametrize("kernel", ["cupy_stepwise", "cupy_persistent"])
+@pytest.mark.parametrize("name", ["gru-before-clipped-leaky", "lstm-full", "lstm-full-coupled"])
+def test_cupy_twins_with_options_of_a_cell_equal_the_reference_in_other_types(name, kernel, on, dtype, rng):
+    judged(optioned.CELLS[name], kernel, (6, 4, 5), on, dtype, rng)
+
+
+@pytest.mark.parametrize(("name", "kernel"), optioned.PAIRS)
+def test_cupy_twins_with_options_of_a_cell_give_the_same_values_with_nothing_kept(name, kernel, rng):
+    cell = optioned.CELLS[name]
+    given, around = draw(cell, rng), Around(**draw_around(cell, rng, OPTIONS))
+    scan = pair(kernel).scan
+    kept, lean = (scan(cell, given["a"], given["state0"], given["p"], around, keep=keep) for keep in (True, False))
+    assert lean[2] is None
+    for a, b in zip(tree.leaves(kept[:2]), tree.leaves(lean[:2]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+POINTS = (0.0, -0.0, 0.1, 0.4, -0.4, 0.7, -0.7, 0.8, -0.8, 0.9, -0.9, 1.0, -1.0, 1e3, -1e3, np.nan)
+"""Kinks, where the slope is a matter of convention, what e^x overflows at, and what must not be hidden."""
+
+
+@pytest.mark.parametrize("name", optioned.CELLS)
+def test_cupy_activations_have_the_reference_s_values_and_slopes_at_kinks_and_far_out(name):
+    cell = optioned.CELLS[name]
+    n, G = len(POINTS), cell.gates
+    H = n * G  # gate by gate the points, while the others see 0.3
+    a = np.where(np.eye(G)[:, :, None] > 0.0, POINTS, 0.3).transpose(1, 0, 2).reshape(1, 1, G * H)
+    p = {"W_hh": np.zeros((G * H, H)), "P": np.zeros(((G - 1) * H,))}
+    p = p if getattr(cell, "peepholes", False) else {"W_hh": p["W_hh"]}
+    given = {"a": a, "state0": tuple(np.full((1, H), 0.25) for _ in cell.states), "p": p}
+    ones = tuple(np.ones((1, 1, H)) for _ in cell.states)
+    weight = {"states": ones, "final": tuple(None for _ in cell.states)}
+    actual, expected = (run(kernel, cell, given, {}, weight) for kernel in ("cupy_stepwise", "reference"))
+    for key in ("states", "a", "state0"):
+        for found, right in zip(tree.leaves(actual[key]), tree.leaves(expected[key]), strict=True):
+            np.testing.assert_allclose(found, right, rtol=1e-13, atol=1e-14)
+
+
+def test_every_activation_of_the_table_is_among_the_optioned_cells():
+    found = {a for cell in optioned.CELLS.values() for a in (*cell.used, getattr(cell, "output", None))}
+    assert {a.name for a in found if isinstance(a, Activation)} == set(activations.TABLE)
