@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from tests import optioned
 from tests.scans import CUPY, KINDS, OPTIONS, draw, draw_around, gradients_of, run, weights
 from xprnn import tree
 
@@ -15,9 +16,10 @@ SHAPES = [(6, 5, 13), (3, 1, 6)]
 
 
 def main():
-    """Run every twin and cell with all options, plain and with masks."""
+    """Run every twin and plain cell, and some with options of their own, with all options, plain and with masks."""
     rng, digest = np.random.default_rng(0), hashlib.sha256()
-    for cell, _ in KINDS.values():
+    cells = [*(cell for cell, _ in KINDS.values()), *map(optioned.CELLS.get, optioned.DIGESTED)]
+    for cell in cells:
         for shape in SHAPES:
             for on in (OPTIONS, ("mask", "reset"), ()):
                 given, around, weight = (

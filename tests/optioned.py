@@ -13,13 +13,12 @@ CLIPPED = Activation("sigmoid", clip=0.8)
 CELLS = {
     "elman-leaky-negative": Elman(Activation("leaky_relu", -0.3)),
     "elman-elu-clipped": Elman(Activation("elu", 0.8, clip=0.9)),
-    "elman-affine": Elman(Activation("affine", 0.5, 0.2)),
     "gru-softsign-elu-negative": GRU(gate=Activation("softsign"), candidate=Activation("elu", -0.5)),
     "gru-clipped-relu": GRU(gate=CLIPPED, candidate=Activation("relu")),
     "gru-before-hard-thresholded": GRU(False, gate=HARD, candidate=Activation("thresholded_relu", 0.1)),
     "gru-before-clipped-leaky": GRU(False, gate=CLIPPED, candidate=Activation("leaky_relu", -0.3)),
     "lstm-elu-scaled": LSTM(candidate=Activation("elu", 0.8), output=Activation("scaled_tanh", 1.2, 0.7)),
-    "lstm-softsign-softplus": LSTM(HARD, Activation("softsign"), Activation("softplus")),
+    "lstm-hard-softplus-affine": LSTM(HARD, Activation("softplus"), Activation("affine", 0.5, 0.2)),
     "lstm-clipped-leaky": LSTM(CLIPPED, Activation("leaky_relu", 0.3), Activation("leaky_relu", 0.0)),
     "lstm-peepholes": LSTM(peepholes=True),
     "lstm-coupled": LSTM(coupled=True),
@@ -38,6 +37,7 @@ CELLS = {
 SPREAD = ("elman-leaky-negative", "gru-before-clipped-leaky", "lstm-full", "lstm-full-coupled")
 """What runs also with its units spread over blocks."""
 
+DIGESTED = ("gru-before-clipped-leaky", "lstm-full-coupled")
 PERSISTENT = (*SPREAD, "gru-clipped-relu", "gru-before-hard-thresholded", "lstm-peepholes", "lstm-cell-clip")
 ON = {"cupy_stepwise": tuple(CELLS), "cupy_persistent": PERSISTENT, "cupy_persistent-spread": SPREAD}
 PAIRS = [(name, kernel) for kernel, names in ON.items() for name in names]
