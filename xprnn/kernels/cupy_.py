@@ -201,7 +201,8 @@ class BackwardPass(NamedTuple):
         around, _, states, made, kept = self.cache
         if self.du is not self.da:
             return hidden.gradients(self.du, self._before(0), self.p, around.inner)
-        prev = tuple(self._before(k) for k in range(2 if "P" in self.p else 1))
+        seen = (True, "P" in self.p)[: len(states)]  # of c only peepholes ask what it was
+        prev = tuple(self._before(k) if asked else None for k, asked in enumerate(seen))
         new = tuple(s if m is None else m for s, m in zip(states, made, strict=True))
         r = () if kept is None else (kept[..., : states[0].shape[-1]],)
         return self.cell.gradients((self.da,), r, prev, new, self.p, around.inner)
