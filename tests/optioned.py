@@ -34,10 +34,18 @@ CELLS = {
     ),
 }
 
+PROJECTED = {
+    "lstm-projected": LSTM(projection=True),
+    "lstm-projected-full": LSTM(CLIPPED, peepholes=True, coupled=True, cell_clip=0.5, projection=True),
+}
+"""What the stepwise twin alone runs."""
+
+EVERY = CELLS | PROJECTED
+
 SPREAD = ("elman-leaky-negative", "gru-before-clipped-leaky", "lstm-full", "lstm-full-coupled")
 """What runs also with its units spread over blocks."""
 
 DIGESTED = ("gru-before-clipped-leaky", "lstm-full-coupled")
-PERSISTENT = (*SPREAD, "gru-clipped-relu", "gru-before-hard-thresholded", "lstm-peepholes", "lstm-cell-clip")
-ON = {"cupy_stepwise": tuple(CELLS), "cupy_persistent": PERSISTENT, "cupy_persistent-spread": SPREAD}
+PERSISTENT = (*SPREAD, "gru-clipped-relu", "gru-before-hard-thresholded", "lstm-peepholes")
+ON = {"cupy_stepwise": tuple(EVERY), "cupy_persistent": PERSISTENT, "cupy_persistent-spread": SPREAD}
 PAIRS = [(name, kernel) for kernel, names in ON.items() for name in names]

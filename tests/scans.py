@@ -33,30 +33,37 @@ KERNELS = [*TAKEN, *(pytest.param(name, marks=needs_cupy) for name in CUPY)]
 T, B, H = 9, 3, 4
 
 
+def widths(cell, H):
+    """Return the width of every state: h of half the units where it is projected."""
+    return [(H + 1) // 2 if name == "h" and getattr(cell, "projection", False) else H for name in cell.states]
+
+
 def draw(cell, rng, T=T, B=B, H=H, bias=True):
-    G = cell.gates
-    p = {"W_hh": rng.standard_normal((G * H, H)) / np.sqrt(H)}
+    G, n = cell.gates, widths(cell, H)
+    p = {"W_hh": rng.standard_normal((G * H, n[0])) / np.sqrt(H)}
     if bias:
         p["b_hh"] = rng.standard_normal(G * H)
     if getattr(cell, "peepholes", False):
         p["P"] = rng.standard_normal((G - 1) * H)
+    if getattr(cell, "projection", False):
+        p["W_hr"] = rng.standard_normal((n[0], H)) / np.sqrt(H)
     return {
         "a": rng.standard_normal((T, B, G * H)),
-        "state0": tuple(rng.standard_normal((B, H)) for _ in cell.states),
+        "state0": tuple(rng.standard_normal((B, k)) for k in n),
         "p": p,
     }
 
 
 def draw_around(cell, rng, on, T=T, B=B, H=H):
-    n = len(cell.states)
+    n = widths(cell, H)
     made = {
         "reset": lambda: rng.random((T, B, 1)) < 0.25,
-        "fresh": lambda: tuple(rng.standard_normal((B, H)) for _ in range(n)),
+        "fresh": lambda: tuple(rng.standard_normal((B, k)) for k in n),
         "mask": lambda: rng.random((T, B, 1)) < 0.7,
-        "gate": lambda: tuple(rng.uniform(0.2, 1.0, (T, B, H)) for _ in range(n)),
-        "noise": lambda: tuple(rng.standard_normal((T, B, H)) for _ in range(n)),
+        "gate": lambda: tuple(rng.uniform(0.2, 1.0, (T, B, k)) for k in n),
+        "noise": lambda: tuple(rng.standard_normal((T, B, k)) for k in n),
         "drop": lambda: rng.uniform(0.5, 1.5, (T, B, H)),
-        "inner": lambda: rng.uniform(0.5, 1.5, (B, H)),
+        "inner": lambda: rng.uniform(0.5, 1.5, (B, n[0])),
     }
     return {name: made[name]() for name in OPTIONS if name in on}
 
@@ -85,8 +92,8 @@ def gradients_of(on):
 
 def weights(cell, rng, T=T, B=B, H=H):
     return {
-        "states": tuple(rng.standard_normal((T, B, H)) for _ in cell.states),
-        "final": tuple(rng.standard_normal((B, H)) for _ in cell.states),
+        "states": tuple(rng.standard_normal((T, B, k)) for k in widths(cell, H)),
+        "final": tuple(rng.standard_normal((B, k)) for k in widths(cell, H)),
     }
 
 

@@ -1,6 +1,7 @@
 """What the CuPy twins ask of a device: launches, copies, waits, memory; no races, no writes out of bounds."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import subprocess
@@ -72,13 +73,15 @@ MOST = 18
 """Launches of a backward pass beside those of its steps, of an LSTM with peepholes: dP takes two per gate, and c."""
 
 KNOWN = {kind: cell for kind, (cell, _) in KINDS.items()} | {name: optioned.CELLS[name] for name in optioned.SPREAD}
+STEPWISE = KNOWN | optioned.PROJECTED
+TWO_PRODUCTS = ("gru-before", "gru-before-clipped-leaky", *optioned.PROJECTED)
 
 
 @pytest.mark.parametrize("on", [(), OPTIONS], ids="+".join)
-@pytest.mark.parametrize("kind", KNOWN)
-def test_cupy_stepwise_launches_one_product_and_one_kernel_per_step(kind, on, counter):
-    cell = KNOWN[kind]
-    phases = 2 if "gru-before" in kind else 1  # its reset gate needs a product of its own
+@pytest.mark.parametrize("kind", STEPWISE)
+def test_cupy_stepwise_launches_a_kernel_for_every_product_of_a_step(kind, on, counter):
+    cell = STEPWISE[kind]
+    phases = 1 + (kind in TWO_PRODUCTS)
     beyond = set()
     for T in (2, 9):
         forward, backward = passes("cupy_stepwise", cell, on, T)
@@ -348,7 +351,7 @@ def guarded():
 
 
 def run_guarded(kernel, kind, shape, *, forward_only=False):
-    cell = KNOWN[kind]
+    cell = STEPWISE[kind]
     rng = np.random.default_rng(0)
     given, around, weight = draw(cell, rng, *shape), draw_around(cell, rng, OPTIONS, *shape), weights(cell, rng, *shape)
     with guarded() as written:
@@ -359,8 +362,9 @@ def run_guarded(kernel, kind, shape, *, forward_only=False):
     return written
 
 
-@pytest.mark.parametrize("kernel", CUPY)
-@pytest.mark.parametrize("kind", KNOWN)
+@pytest.mark.parametrize(
+    ("kind", "kernel"), [*itertools.product(KNOWN, CUPY), *((kind, "cupy_stepwise") for kind in optioned.PROJECTED)]
+)
 def test_cupy_twins_write_nothing_behind_their_arrays(kind, kernel):
     for shape in ((3, 5, 13), (2, 1, 7)):
         assert run_guarded(kernel, kind, shape) == []
@@ -385,7 +389,7 @@ def planted(monkeypatch, file, what, instead):
 @pytest.mark.parametrize(
     ("kernel", "file", "what"),
     [
-        ("cupy_stepwise", "cupy_stepwise.cu", "if (i >= run.B * run.H) return;"),
+        ("cupy_stepwise", "cupy_stepwise.cu", "if (i >= run.B * width) return;"),
         ("cupy_persistent", "cupy_persistent.cu", "if (b >= run.B || j >= first_unit + units) continue;"),
     ],
 )

@@ -5,6 +5,7 @@ Which kernels: `cupy_stepwise.py` and `cupy_persistent.py`. Axes: T time, B batc
 
 import math
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import cupy
 import numpy as np
 
 from xprnn import _xp
-from xprnn.cells import GRU, Cell, Elman, Params, States, hidden
+from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States, hidden
 from xprnn.kernels.cupy_traits import refusal, traits
 from xprnn.scan import Around
 
@@ -34,6 +35,12 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
     if why := refusal(cell):
         return why
     return None if _xp.dtype_name(dtype) in C_NAMES else f"it has no kernel for {_xp.dtype_name(dtype)}"
+
+
+def run_of(name: str, cell: Cell, dtype: Any) -> str:
+    """Return the type of a pass in cupy_element.cuh or, of an LSTM whose h is projected, in cupy_projected.cuh."""
+    projected = "Projected" if getattr(cell, "projection", False) else ""
+    return f"{projected}{name}<{traits(cell).name}, {C_NAMES[_xp.dtype_name(dtype)]}>"
 
 
 def compute_dtype(dtype: Any) -> Any:
@@ -114,21 +121,23 @@ class Cache(NamedTuple):
     """What the forward scan leaves for the backward one."""
 
     around: Around
-    state0: States  # per state (B, H)
-    states: States  # per state (T, B, H)
-    made: tuple[Any, ...]  # per state (T, B, H), the cell's candidates; None where they are the states
+    state0: States  # per state (B, n), H or, of an h that is projected, R
+    states: States  # per state (T, B, n)
+    made: tuple[Any, ...]  # per state (T, B, n), the cell's candidates; None where they are the states
     kept: Any  # (T, B, kept*H), or None
+    m: Any = None  # (T, B, H), what W_hr sees
 
 
 def _sequence(cache: Cache, W: Any, P: Any) -> list[int]:
     """Return the members of `Sequence` in cupy_element.cuh."""
-    around, state0, states, made, kept = cache
-    T, B, H = states[0].shape
+    around, state0, states, made, kept, _ = cache
+    T, B, R = states[0].shape
+    H = states[-1].shape[2]
     kept_t = 0 if kept is None or len(kept) != T else kept.strides[0] // kept.itemsize
     flags = [n for a in (around.reset, around.mask) for n in _view(a)]
     per_state = [n for field in (around.fresh, around.gate, around.noise) for n in _views(field)]
     rest = [*_view(around.drop), *_view(around.inner), *_views(state0), *_pointers(states), *_pointers(made)]
-    return [T, B, H, *_pointers([W, P]), *flags, *per_state, *rest, *_pointers([kept])[:1], kept_t]
+    return [T, B, H, R, *_pointers([W, P]), *flags, *per_state, *rest, *_pointers([kept])[:1], kept_t]
 
 
 def _contiguous(p: Params, key: str) -> Any:
@@ -141,6 +150,7 @@ class ForwardPass(NamedTuple):
 
     cache: Cache
     W: Any
+    W_hr: Any  # None where h is not projected
     now: States
     numbers: list[int]  # the members of `Forward`
     arguments: tuple[Any, ...]  # which the numbers point into
@@ -156,8 +166,9 @@ def forward_pass(cell: Cell, a: Any, state0: States, p: Params, around: Around, 
     """Make the arrays of a forward scan; arguments as `xprnn.scan.scan`."""
     T, B, G = a.shape
     H, about = G // cell.gates, traits(cell)
-    W, bias, P = (_contiguous(p, key) for key in ("W_hh", "b_hh", "P"))
-    states, now = _empty(cell, (T, B, H), a.dtype), _empty(cell, (B, H), compute_dtype(a.dtype))
+    W, W_hr, bias, P = (_contiguous(p, key) for key in ("W_hh", "W_hr", "b_hh", "P"))
+    widths = (W.shape[1], H)[: len(cell.states)]
+    states, now = _empty((T, B), widths, a.dtype), _empty((B,), widths, compute_dtype(a.dtype))
     kept = None
     if keep and not _states_tell(cell, around):
         kept = cupy.empty((T, B, about.kept * H), a.dtype)
@@ -165,9 +176,10 @@ def forward_pass(cell: Cell, a: Any, state0: States, p: Params, around: Around, 
         kept = cupy.empty((1, B, about.kept * H), a.dtype)
     changed = [any(f is not None and f[k] is not None for f in (around.gate, around.noise)) for k in range(len(now))]
     made = tuple(cupy.empty_like(s) if keep and c else None for s, c in zip(states, changed, strict=True))
-    cache = Cache(around, state0, states, made, kept)
+    m = None if W_hr is None else cupy.empty((T if keep else 1, B, H), a.dtype)
+    cache = Cache(around, state0, states, made, kept, m)
     numbers = [*_sequence(cache, W, P), *_pointers([bias])[:1], *_view(a), *_pointers(now)]
-    return ForwardPass(cache, W, now, numbers, (a, bias, P))
+    return ForwardPass(cache, W, W_hr, now, numbers, (a, bias, P))
 
 
 def _states_tell(cell: Cell, around: Around) -> bool:
@@ -182,8 +194,10 @@ class BackwardPass(NamedTuple):
     cache: Cache
     p: Params
     W: Any
+    W_hr: Any  # None where h is not projected
     da: Any  # (T, B, G*H), at a
     du: Any  # (T, B, G*H), at W_hh x: `da` itself for most cells
+    dh: Any  # (T, B, R), at W_hr m; or None
     carry: States
     around: Around  # the wanted gradients, as they come
     numbers: list[int]  # the members of `Backward`
@@ -198,18 +212,22 @@ class BackwardPass(NamedTuple):
 
     def _gradients(self) -> dict[str, Any]:
         """Return the gradients of the parameters."""
-        around, _, states, made, kept = self.cache
+        around, _, states, made, kept, m = self.cache
         if self.du is not self.da:
             return hidden.gradients(self.du, self._before(0), self.p, around.inner)
         seen = (True, "P" in self.p)[: len(states)]  # of c only peepholes ask what it was
         prev = tuple(self._before(k) if asked else None for k, asked in enumerate(seen))
         new = tuple(s if m is None else m for s, m in zip(states, made, strict=True))
         r = () if kept is None else (kept[..., : states[0].shape[-1]],)
-        return self.cell.gradients((self.da,), r, prev, new, self.p, around.inner)
+        if m is None:
+            return self.cell.gradients((self.da,), r, prev, new, self.p, around.inner)
+        assert isinstance(self.cell, LSTM), self.cell
+        dp = replace(self.cell, projection=False).gradients((self.da,), r, prev, new, self.p, around.inner)
+        return {**dp, "W_hr": _xp.outer_time(self.dh, m, _xp.namespace(m))}
 
     def _before(self, k: int) -> Any:
         """Return what every step began from, of one state."""
-        around, state0, states, _, _ = self.cache
+        around, state0, states = self.cache[:3]
         before = cupy.concatenate([state0[k][None], states[k][:-1]])
         if around.reset is None:
             return before
@@ -221,26 +239,29 @@ def backward_pass(
     cell: Cell, dstates: Any, dfinal: Any, cache: Cache, p: Params, *, want: tuple[str, ...] = ()
 ) -> BackwardPass:
     """Make the arrays of a backward scan; arguments as `xprnn.scan.scan_backward`."""
-    T, B, H = shape = cache.states[0].shape
-    dtype, (W, P) = cache.states[0].dtype, (_contiguous(p, key) for key in ("W_hh", "P"))
-    narrow = compute_dtype(dtype)
+    T, B, H = cache.states[-1].shape
+    dtype, (W, W_hr, P) = cache.states[0].dtype, (_contiguous(p, key) for key in ("W_hh", "W_hr", "P"))
+    narrow, widths = compute_dtype(dtype), tuple(s.shape[2] for s in cache.states)
     da = cupy.empty((T, B, cell.gates * H), dtype)
+    dh = None if W_hr is None else cupy.empty_like(cache.states[0])
     du = cupy.empty_like(da) if isinstance(cell, GRU) and cell.reset_after else da
     gates = cache.around.gate or (None,) * len(cell.states)
     around = Around(
-        gate=tuple(None if g is None else cupy.empty(shape, dtype) for g in gates) if "gate" in want else None,
-        noise=_empty(cell, shape, dtype) if "noise" in want else None,
-        fresh=_empty(cell, (B, H), narrow) if "fresh" in want else None,
+        gate=tuple(None if g is None else cupy.empty_like(s) for g, s in zip(gates, cache.states, strict=True))
+        if "gate" in want
+        else None,
+        noise=_empty((T, B), widths, dtype) if "noise" in want else None,
+        fresh=_empty((B,), widths, narrow) if "fresh" in want else None,
     )
-    carry = _empty(cell, (B, H), narrow)
+    carry = _empty((B,), widths, narrow)
     numbers = [*_sequence(cache, W, P), *_views(dstates), *_views(dfinal), da.data.ptr, 0 if du is da else du.data.ptr]
     for arrays in (around.gate, around.noise, around.fresh, carry):
         numbers += _pointers(arrays)
-    return BackwardPass(cell, cache, p, W, da, du, carry, around, numbers, (dstates, dfinal, P))
+    return BackwardPass(cell, cache, p, W, W_hr, da, du, dh, carry, around, numbers, (dstates, dfinal, P))
 
 
-def _empty(cell: Cell, shape: tuple[int, ...], dtype: Any) -> States:
-    return tuple(cupy.empty(shape, dtype) for _ in cell.states)
+def _empty(shape: tuple[int, ...], widths: tuple[int, ...], dtype: Any) -> States:
+    return tuple(cupy.empty((*shape, n), dtype) for n in widths)
 
 
 def blocks(n: int, size: int) -> int:

@@ -37,19 +37,21 @@ template <class S> struct Around {
   View<S> fresh[2], gate[2], noise[2], drop, inner;
 };
 
-template <class S> struct Sequence {  // what both passes read
+template <class S, bool projected> struct Sequence {  // what both passes read
   typedef typename Compute<S>::type F;
   I T, B, H;
-  const S *W;  // W_hh (G*H, H)
+  I R;         // numbers of h: H unless h is `projected`
+  const S *W;  // W_hh (G*H, R)
   const S *P;  // (peepholes*H,)
   Around<S> around;
   View<S> state0[2];
-  S *states[2];  // (T, B, H)
-  S *made[2];    // (T, B, H), the cell's candidates; null where they are the states
+  S *states[2];  // (T, B, width)
+  S *made[2];    // (T, B, width), the cell's candidates; null where they are the states
   S *kept;       // (T, B, kept*H); null where the candidate is all that is kept
   I kept_t;      // its stride in time: 0 where one step is scratch memory
 
-  __device__ I at(I t, I b, I j) const { return (t * B + b) * H + j; }
+  __device__ I width(int n) const { return projected && n == 0 ? R : H; }  // of state n
+  __device__ I at(int n, I t, I b, I j) const { return (t * B + b) * width(n) + j; }
   __device__ S *kept_at(I t, I b, I j, int n) const { return kept + t * kept_t + b * n * H + j; }
   __device__ bool skips(I t, I b) const { return around.mask.on() && !around.mask(t, b, 0); }
   __device__ bool restarts(I t, I b) const { return around.reset.on() && around.reset(t, b, 0); }
@@ -61,14 +63,14 @@ template <class S> struct Sequence {  // what both passes read
   }
 };
 
-template <class Cell_, class S_> struct Forward : Sequence<S_> {
+template <class Cell_, class S_, bool projected = false> struct Forward : Sequence<S_, projected> {
   typedef Cell_ Cell;
   typedef S_ S;
   typedef typename Compute<S>::type F;
   static constexpr int N = Cell::states, G = Cell::gates, phases = Cell::phases;
   const S *bias;  // b_hh (G*H,)
   View<S> a;      // (T, B, G*H)
-  F *now[2];      // (B, H): the running state
+  F *now[2];      // (B, width): the running state
 
   static constexpr __device__ int first_gate(int phase) { return Cell::cut(phase); }
   static constexpr __device__ int last_gate(int phase) { return Cell::cut(phase + 1); }
@@ -84,16 +86,29 @@ template <class Cell_, class S_> struct Forward : Sequence<S_> {
       for (int g = 0; g < G; ++g) prefetch(a.at(t + 1, b, g * this->H + j));
   }
 
+  __device__ I elements(int phase) const { return this->H; }  // of a row
+
   // Run a phase of step t: `sum` holds W_hh x for its gates. Write into x what W_hh sees next.
   template <int phase> __device__ void step(I t, I b, I j, const F *sum, F *x) const {
-    F a_t[G], u[G], P[G], prev[N], s[N], k[Cell::kept];
+    F prev[N], s[N];
+    for (int n = 0; n < N; ++n) prev[n] = previous(n, t, b, j);
+    make<phase>(t, b, j, sum, prev, s, x);
+    if constexpr (phase + 1 == phases) {
+      for (int n = 0; n < N; ++n) s[n] = around_step(n, t, b, j, s[n], prev[n]);
+      x[0] = t + 1 < this->T ? begun(t + 1, b, j, s[0]) : F(0);
+    }
+  }
+
+ protected:
+  // Run the cell's part of a phase: the last makes s, others write into x.
+  template <int phase> __device__ void make(I t, I b, I j, const F *sum, const F *prev, F *s, F *x) const {
+    F a_t[G], u[G], P[G], k[Cell::kept];
     for (int g = first_gate(phase); g < last_gate(phase); ++g) {
       a_t[g] = F(a(t, b, g * this->H + j));
       u[g] = sum[g - first_gate(phase)] + (bias ? F(bias[g * this->H + j]) : F(0));
     }
-    for (int n = 0; n < N; ++n) prev[n] = previous(n, t, b, j);
     S *const kept = this->kept ? this->kept_at(t, b, j, Cell::kept) : nullptr;
-    if constexpr (phase + 1 < phases) {
+    if constexpr (phase + 1 < Cell::phases) {
       x[0] = Cell::forward_first(a_t, u, k) * this->seen(prev[0], b, j);
       for (int i = 0; i < Cell::kept_first; ++i) kept[i * this->H] = S(k[i]);
     } else {
@@ -102,41 +117,37 @@ template <class Cell_, class S_> struct Forward : Sequence<S_> {
       Cell::forward(a_t, u, P, prev, this->drop(t, b, j), s, k);
       if (kept)
         for (int i = Cell::kept_first; i < Cell::kept; ++i) kept[i * this->H] = S(k[i]);
-      for (int n = 0; n < N; ++n) s[n] = around_step(n, t, b, j, s[n], prev[n]);
-      x[0] = t + 1 < this->T ? begun(t + 1, b, j, s[0]) : F(0);
     }
   }
-
- private:
   __device__ F begun(I t, I b, I j, F h) const {
     return this->seen(this->restarts(t, b) ? this->fresh(0, b, j) : h, b, j);
   }
   __device__ F previous(int n, I t, I b, I j) const {
     if (this->restarts(t, b)) return this->fresh(n, b, j);
-    return t ? now[n][b * this->H + j] : F(this->state0[n](0, b, j));
+    return t ? now[n][this->at(n, 0, b, j)] : F(this->state0[n](0, b, j));
   }
   __device__ F around_step(int n, I t, I b, I j, F made, F prev) const {
     F s = made;
     if (this->around.gate[n].on()) s = prev + F(this->around.gate[n](t, b, j)) * (made - prev);
     if (this->around.noise[n].on()) s += F(this->around.noise[n](t, b, j));
     if (this->skips(t, b)) s = prev;
-    if (this->made[n]) this->made[n][this->at(t, b, j)] = S(made);
-    this->states[n][this->at(t, b, j)] = S(s);
-    now[n][b * this->H + j] = s;
+    if (this->made[n]) this->made[n][this->at(n, t, b, j)] = S(made);
+    this->states[n][this->at(n, t, b, j)] = S(s);
+    now[n][this->at(n, 0, b, j)] = s;
     return s;
   }
 };
 
-template <class Cell_, class S_> struct Backward : Sequence<S_> {
+template <class Cell_, class S_, bool projected = false> struct Backward : Sequence<S_, projected> {
   typedef Cell_ Cell;
   typedef S_ S;
   typedef typename Compute<S>::type F;
   static constexpr int N = Cell::states, G = Cell::gates, phases = Cell::phases;
   View<S> dstates[2], dfinal[2];
   S *da, *du;                 // (T, B, G*H): at a and at W_hh x; du is null where it is da
-  S *dgate[2], *dnoise[2];    // (T, B, H)
-  F *dfresh[2];               // (B, H)
-  F *carry[2];                // (B, H): the gradient at the state; in the end at state0
+  S *dgate[2], *dnoise[2];    // (T, B, width)
+  F *dfresh[2];               // (B, width)
+  F *carry[2];                // (B, width): the gradient at the state; in the end at state0
 
   static constexpr __device__ int first_gate(int phase) { return Cell::cut(phases - 1 - phase); }
   static constexpr __device__ int last_gate(int phase) { return Cell::cut(phases - phase); }
@@ -146,10 +157,7 @@ template <class Cell_, class S_> struct Backward : Sequence<S_> {
   // Begin at the last step. Write into x the gradients of the first phase's gates.
   __device__ void begin(I b, I j, F *x) const {
     F d[N];
-    for (int n = 0; n < N; ++n) {
-      d[n] = dfinal[n].on() ? F(dfinal[n](0, b, j)) : F(0);
-      if (dfresh[n]) dfresh[n][b * this->H + j] = F(0);
-    }
+    for (int n = 0; n < N; ++n) d[n] = last(n, b, j);
     open(this->T - 1, b, j, d, x);
   }
 
@@ -159,76 +167,99 @@ template <class Cell_, class S_> struct Backward : Sequence<S_> {
     if (this->kept)
       for (int i = 0; i < Cell::kept; ++i) prefetch(this->kept_at(t - 2, b, j, Cell::kept) + i * this->H);
     for (int n = 0; n < N; ++n) {
-      prefetch(this->states[n] + this->at(t - 2, b, j));
+      prefetch(this->states[n] + this->at(n, t - 2, b, j));
       if (dstates[n].on()) prefetch(dstates[n].at(t - 2, b, j));
     }
   }
 
+  __device__ I elements(int phase) const { return this->H; }  // of a row
+
   // Finish a phase of step t: `sum` is what its product gives at x. Write into x the gradients of the next phase's gates.
   template <int phase> __device__ void step(I t, I b, I j, const F *sum, F *x) const {
-    const I i = b * this->H + j;
     F d[N];
-    for (int n = 0; n < N; ++n) d[n] = carry[n][i];
+    for (int n = 0; n < N; ++n) d[n] = carry[n][this->at(n, 0, b, j)];
     const F dx = this->seen(sum[0], b, j);
     if constexpr (phase + 1 < phases) {
       F k[Cell::kept], prev[N], made[N];
-      load(t, b, j, k, prev, made);
+      for (int n = 0; n < N; ++n) load(n, t, b, j, prev[n], made[n]);
+      load_kept(t, b, j, made, k);
       S *const da_t = da + (t * this->B + b) * G * this->H + j;
       x[0] = Cell::backward_first(dx, k, prev, d);
       x[1] = F(da_t[this->H]);
       da_t[0] = S(x[0]);
-      carry[0][i] = d[0];
+      carry[0][this->at(0, 0, b, j)] = d[0];
     } else {
       d[0] += dx;
-      const bool cut = this->restarts(t, b);
-      for (int n = 0; n < N; ++n) {
-        if (cut && dfresh[n]) dfresh[n][i] += d[n];
-        if (cut) d[n] = F(0);
-      }
+      for (int n = 0; n < N; ++n) d[n] = cut(n, t, b, j, d[n]);
       if (t)
         open(t - 1, b, j, d, x);
       else
-        for (int n = 0; n < N; ++n) carry[n][i] = d[n];
+        for (int n = 0; n < N; ++n) carry[n][this->at(n, 0, b, j)] = d[n];
     }
   }
 
- private:
-  __device__ void load(I t, I b, I j, F *k, F *prev, F *made) const {
-    for (int n = 0; n < N; ++n) made[n] = F((this->made[n] ? this->made[n] : this->states[n])[this->at(t, b, j)]);
+ protected:
+  // The gradient at the final state.
+  __device__ F last(int n, I b, I j) const {
+    if (dfresh[n]) dfresh[n][this->at(n, 0, b, j)] = F(0);
+    return dfinal[n].on() ? F(dfinal[n](0, b, j)) : F(0);
+  }
+  // What of d, at what step t began from, goes to the step before.
+  __device__ F cut(int n, I t, I b, I j, F d) const {
+    if (!this->restarts(t, b)) return d;
+    if (dfresh[n]) dfresh[n][this->at(n, 0, b, j)] += d;
+    return F(0);
+  }
+  __device__ void load(int n, I t, I b, I j, F &prev, F &made) const {
+    made = F((this->made[n] ? this->made[n] : this->states[n])[this->at(n, t, b, j)]);
+    prev = this->restarts(t, b) ? this->fresh(n, b, j)
+           : t                  ? F(this->states[n][this->at(n, t - 1, b, j)])
+                                : F(this->state0[n](0, b, j));
+  }
+  __device__ void load_kept(I t, I b, I j, const F *made, F *k) const {
     if (this->kept) {
       const S *const kept = this->kept_at(t, b, j, Cell::kept);
       for (int i = 0; i < Cell::kept; ++i) k[i] = F(kept[i * this->H]);
     } else {
       k[0] = made[0];
     }
-    for (int n = 0; n < N; ++n)
-      prev[n] = this->restarts(t, b) ? this->fresh(n, b, j)
-                : t                  ? F(this->states[n][this->at(t - 1, b, j)])
-                                     : F(this->state0[n](0, b, j));
   }
 
   // Step t up to its first product: d is the gradient at the state that it hands on.
   __device__ void open(I t, I b, I j, F *d, F *x) const {
-    F ds[N], dprev[N], da_t[G], du_t[G], k[Cell::kept], P[G], prev[N], made[N];
-    load(t, b, j, k, prev, made);
-    const bool skip = this->skips(t, b);
+    F ds[N], dprev[N], prev[N], made[N];
     for (int n = 0; n < N; ++n) {
-      const I at = this->at(t, b, j);
-      if (dstates[n].on()) d[n] += F(dstates[n](t, b, j));
-      ds[n] = skip ? F(0) : d[n];
-      if (dnoise[n]) dnoise[n][at] = S(ds[n]);
-      if (dgate[n]) dgate[n][at] = S(ds[n] * (made[n] - prev[n]));
-      if (this->around.gate[n].on()) ds[n] *= F(this->around.gate[n](t, b, j));
+      load(n, t, b, j, prev[n], made[n]);
+      ds[n] = around_open(n, t, b, j, prev[n], made[n], d[n]);
     }
+    through(t, b, j, ds, prev, made, dprev, x);
+    for (int n = 0; n < N; ++n) {
+      add_past(n, t, b, d[n], ds[n], dprev[n]);
+      carry[n][this->at(n, 0, b, j)] = dprev[n];
+    }
+  }
+  // The gradient at what the cell makes of a state; to d the loss adds its own.
+  __device__ F around_open(int n, I t, I b, I j, F prev, F made, F &d) const {
+    const I at = this->at(n, t, b, j);
+    if (dstates[n].on()) d += F(dstates[n](t, b, j));
+    const F ds = this->skips(t, b) ? F(0) : d;
+    if (dnoise[n]) dnoise[n][at] = S(ds);
+    if (dgate[n]) dgate[n][at] = S(ds * (made - prev));
+    return this->around.gate[n].on() ? ds * F(this->around.gate[n](t, b, j)) : ds;
+  }
+  // What goes past the cell.
+  __device__ void add_past(int n, I t, I b, F d, F ds, F &dprev) const {
+    if (this->skips(t, b))
+      dprev += d;
+    else if (this->around.gate[n].on())
+      dprev += d - ds;  // (1 - g) d
+  }
+  // What goes through the cell. Write into x the gradients of the first phase's gates.
+  __device__ void through(I t, I b, I j, const F *ds, const F *prev, const F *made, F *dprev, F *x) const {
+    F da_t[G], du_t[G], k[Cell::kept], P[G];
+    load_kept(t, b, j, made, k);
     this->template peepholes<Cell>(j, P);
     Cell::backward(ds, k, P, prev, made, this->drop(t, b, j), da_t, du_t, dprev);
-    for (int n = 0; n < N; ++n) {
-      if (skip)
-        dprev[n] += d[n];
-      else if (this->around.gate[n].on())
-        dprev[n] += d[n] - ds[n];  // (1 - g) d
-      carry[n][b * this->H + j] = dprev[n];
-    }
     for (int g = phases == 2 ? 1 : 0; g < G; ++g) {
       const I at = (t * this->B + b) * G * this->H + g * this->H + j;
       da[at] = S(da_t[g]);

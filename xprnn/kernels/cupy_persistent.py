@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import cupy
 import numpy as np
 
-from xprnn import _xp
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import cupy_
 from xprnn.kernels.cupy_ import NOWHERE, Cache, Limits, blocks
@@ -145,6 +144,8 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
     """Return why this scan, in one direction, cannot be run here, or None if it can."""
     if refusal := cupy_.takes(cell, around, dtype, shape):
         return refusal
+    if getattr(cell, "projection", False):
+        return "it has no kernel for a projection of h, a second product in each step"
     _, B, H = shape
     limits = cupy_.limits()
     passes = [shape_of(cell, dtype, max(B, 1), H, 1, backward=backward) for backward in (False, True)]
@@ -202,7 +203,7 @@ def _launch(name: str, cell: Cell, made: Sequence[Any], h: Any) -> None:
             _launch(name, cell, [each], h)
         return
     assert laid_out is not None, (cell, h.shape)  # `takes` was asked
-    run = f"{name}<{traits(cell).name}, {cupy_.C_NAMES[_xp.dtype_name(h.dtype)]}>"
+    run = cupy_.run_of(name, cell, h.dtype)
     grid = (laid_out.slices, laid_out.tiles, len(made))
     name = f"persistent<{run}, {str(laid_out.spread).lower()}>"
     kernel = _kernel(name, cupy.cuda.Device().id, laid_out.shared, laid_out.threads, math.prod(grid), laid_out.spread)

@@ -1,23 +1,25 @@
 // The scan step by step: between two launches cuBLAS multiplies by W_hh. One thread is one element.
-#include "cupy_element.cuh"
+#include "cupy_projected.cuh"
 
-// x (B, H): what W_hh sees in the first step. Forward only: the backward pass begins with its gradients in `da`.
+// x (B, elements): what the next product sees; null where the pass itself writes that, backward into `da`.
 template <class Run> __global__ void begin(const __grid_constant__ Run run, typename Run::S *x) {
   const I i = blockIdx.x * (I)blockDim.x + threadIdx.x;
-  if (i >= run.B * run.H) return;
+  const I width = run.elements(Run::phases - 1);
+  if (i >= run.B * width) return;
   typename Run::F next[Run::G];
-  run.begin(i / run.H, i % run.H, next);
+  run.begin(i / width, i % width, next);
   if (x) x[i] = (typename Run::S)next[0];
 }
 
-// sums (B, sums(phase)*H): what the product gives. x as above.
+// sums (B, sums(phase)*elements): what the product gives. x as above.
 template <class Run, int phase>
 __global__ void step(const __grid_constant__ Run run, I t, const typename Run::F *sums, typename Run::S *x) {
   const I i = blockIdx.x * (I)blockDim.x + threadIdx.x;
-  if (i >= run.B * run.H) return;
-  const I b = i / run.H, j = i % run.H;
+  const I width = run.elements(phase);
+  if (i >= run.B * width) return;
+  const I b = i / width, j = i % width;
   typename Run::F sum[Run::sums(phase)], next[Run::G];
-  for (int g = 0; g < Run::sums(phase); ++g) sum[g] = sums[(b * Run::sums(phase) + g) * run.H + j];
+  for (int g = 0; g < Run::sums(phase); ++g) sum[g] = sums[(b * Run::sums(phase) + g) * width + j];
   run.template step<phase>(t, b, j, sum, next);
   if (x) x[i] = (typename Run::S)next[0];
 }
@@ -34,4 +36,10 @@ __global__ void step(const __grid_constant__ Run run, I t, const typename Run::F
 #define XPRNN_INSTANCES(...) XPRNN_STEP(0, __VA_ARGS__)
 XPRNN_REALS(Forward, GRUBefore<>) XPRNN_INSTANCES(Forward<GRUBefore<>, __half>)
 XPRNN_REALS(Backward, GRUBefore<>) XPRNN_INSTANCES(Backward<GRUBefore<>, __half>)
+XPRNN_REALS(ProjectedForward, LSTM<>)
+XPRNN_REALS(ProjectedBackward, LSTM<>)
+#undef XPRNN_INSTANCES
+#define XPRNN_INSTANCES(...) XPRNN_STEP(1, __VA_ARGS__)
+XPRNN_REALS(ProjectedForward, LSTM<>)
+XPRNN_REALS(ProjectedBackward, LSTM<>)
 #endif

@@ -30,13 +30,16 @@ class Traits(NamedTuple):
         phase = self.phases - 1 - phase if backward else phase
         return slice(self.cuts[phase], self.cuts[phase + 1])
 
+    def rows(self, phase: int, H: int, *, backward: bool) -> slice:
+        """Return the rows of W_hh of these gates."""
+        gates = self.gates(phase, backward=backward)
+        return slice(gates.start * H, gates.stop * H)
+
 
 def refusal(cell: Cell) -> str | None:
     """Return why there is no kernel for a cell, or None."""
     if getattr(cell, "norm", None) is not None:
         return "it has no kernel for layer normalisation"
-    if getattr(cell, "projection", False):
-        return "it has no kernel for a projection of h"
     if type(cell) not in (Elman, GRU, LSTM):
         return f"it has no kernel for {cell}"
     if any(isinstance(activation, Custom) for activation in (*cell.used, getattr(cell, "output", None))):
