@@ -7,7 +7,7 @@ import xprnn
 from tests.close import error
 from tests.scans import OPTIONS, draw, draw_around, gradients_of, host, run, weights
 from xprnn import kernels, tree
-from xprnn.activations import RELU
+from xprnn.activations import RELU, Activation
 from xprnn.cells import GRU, LSTM, Elman
 from xprnn.scan import Around
 
@@ -30,7 +30,17 @@ CELLS = {
     "gru": GRU(),
     "gru-before": GRU(reset_after=False),
     "lstm": LSTM(),
+    "gru-options": GRU(gate=Activation("sigmoid", clip=30.0), candidate=Activation("softsign")),
+    "lstm-options": LSTM(
+        candidate=Activation("elu"),
+        output=Activation("scaled_tanh", 1.2, 0.7),
+        peepholes=True,
+        coupled=True,
+        cell_clip=50.0,
+    ),
+    "lstm-projected": LSTM(projection=True),
 }
+"""The last ones' bounds are met by no number: at a kink, rounding would choose the slope."""
 SHAPES = [(20, 64, 128), (20, 1, 100), (12, 33, 257), (12, 5, 512)]
 
 TOLERANCE = {"float64": 1e-11, "float32": 2e-5, "float16": 3e-3}
@@ -70,7 +80,7 @@ def test_cupy_twins_equal_the_reference_on_a_device(kind, name, on, shape, dtype
     single, exact = drawn(cell, shape, on, dtype)
     actual = on_device(name, cell, *single, want)
     if actual is None:
-        assert shape != SHAPES[0], "an H of 128 fits every device"
+        assert shape != SHAPES[0] or kind == "lstm-projected", "an H of 128 fits every device"
         pytest.skip("the shape does not fit this device")
     expected = dict(tree.items(run("reference", cell, *exact, want)))
     for key, value in dict(tree.items(actual)).items():
