@@ -279,6 +279,6 @@ def test_cupy_activations_have_the_reference_s_values_and_slopes_at_kinks_and_fa
             np.testing.assert_allclose(found, right, rtol=1e-13, atol=1e-14)
 
 
-def test_every_activation_of_the_table_is_among_the_optioned_cells():
+def test_cupy_optioned_cells_hold_every_activation_of_the_table():
     found = {a for cell in optioned.CELLS.values() for a in (*cell.used, getattr(cell, "output", None))}
     assert {a.name for a in found if isinstance(a, Activation)} == set(activations.TABLE)
