@@ -69,7 +69,7 @@ class Backend:
         self.kernel = "reference" if name == "numpy:readonly" else "auto"
 
     def kernels_for(self, layer):
-        """Return the kernels that take a layer's cell."""
+        """Return the kernels to run a layer with: those of CuPy compile every cell anew, so they get the plain ones."""
         any_cell = ("reference", "jax", "numpy")
         return [kernel for kernel in self.kernels if kernel in any_cell or layer.cell in PLAIN]
 

@@ -42,6 +42,15 @@ PROJECTED = {
 
 EVERY = CELLS | PROJECTED
 
+NORMED = {
+    "elman-normed": Elman(norm=1e-5),
+    "gru-normed": GRU(norm=1e-5, gate=CLIPPED),
+    "gru-before-normed": GRU(False, norm=0.1),
+    "lstm-normed": LSTM(norm=1e-5, peepholes=True),
+    "lstm-normed-projected": LSTM(norm=0.1, coupled=True, projection=True),
+}
+"""What the reference alone runs."""
+
 SPREAD = ("elman-leaky-negative", "gru-before-clipped-leaky", "lstm-full", "lstm-full-coupled")
 """What runs also with its units spread over blocks."""
 

@@ -47,6 +47,10 @@ def draw(cell, rng, T=T, B=B, H=H, bias=True):
         p["P"] = rng.standard_normal((G - 1) * H)
     if getattr(cell, "projection", False):
         p["W_hr"] = rng.standard_normal((n[0], H)) / np.sqrt(H)
+    if cell.norm is not None:
+        p["ln_hh"] = rng.uniform(0.5, 1.5, G * H)
+        if "c" in cell.states:
+            p |= {"ln_c": rng.uniform(0.5, 1.5, H), "b_c": rng.standard_normal(H)}
     return {
         "a": rng.standard_normal((T, B, G * H)),
         "state0": tuple(rng.standard_normal((B, k)) for k in n),

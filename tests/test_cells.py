@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from tests import optioned, scans
 from tests.close import assert_close
 from xprnn.activations import RELU, TANH
 from xprnn.cells import GRU, LSTM, Elman
@@ -20,8 +21,16 @@ CELLS = {
 
 
 @pytest.fixture(params=CELLS)
-def cell(request):
+def plain(request):
     return CELLS[request.param]
+
+
+ANY = CELLS | optioned.EVERY | optioned.NORMED
+
+
+@pytest.fixture(params=ANY)
+def cell(request):
+    return ANY[request.param]
 
 
 def σ(x):
@@ -53,13 +62,12 @@ def by_hand(cell, a, h, c, W, b):
 
 
 def draw(cell, rng, T, B, H):
-    G = cell.gates
-    p = {"W_hh": rng.standard_normal((G * H, H)) / math.sqrt(H), "b_hh": rng.standard_normal(G * H)}
-    return rng.standard_normal((T, B, G * H)), tuple(rng.standard_normal((B, H)) for _ in cell.states), p
+    given = scans.draw(cell, rng, T, B, H)
+    return given["a"], given["state0"], given["p"]
 
 
-def test_step_equals_the_equations_number_by_number(cell, backend, rng):
-    B, H = 2, 3
+def test_step_equals_the_equations_number_by_number(plain, backend, rng):
+    cell, B, H = plain, 2, 3
     a, state, p = draw(cell, rng, 1, B, H)
     given = backend.asarrays({"a": a[0], "state": state, "p": p})
     new, _ = cell.forward(given["p"], backend.xp)(given["a"], given["state"])
@@ -102,7 +110,7 @@ def test_backward_is_linear_in_the_incoming_gradient(cell, rng):
     new, kept = cell.forward(p, xp)(a[0], state)
     factors = cell.slopes(kept, state, new, p)
     back = cell.backward(p, xp)
-    u, v = (tuple(rng.standard_normal((B, H)) for _ in state) for _ in range(2))
+    u, v = (tuple(rng.standard_normal(s.shape) for s in state) for _ in range(2))
     both = back(tuple(2.0 * x - 3.0 * y for x, y in zip(u, v, strict=True)), factors)
     of_u, of_v = back(u, factors), back(v, factors)
     for k in range(2):

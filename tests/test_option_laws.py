@@ -9,6 +9,7 @@ import xprnn
 from tests import combinations as table
 from tests.close import assert_close
 from xprnn import random, tree
+from xprnn.activations import Activation
 
 I, H = table.I, table.H
 DRAWN = {
@@ -36,7 +37,20 @@ STEADY = {
 }
 
 
+INSIDE = {
+    "RNN inside": {"layer_norm": True, "nonlinearity": "softsign", "clip": 2.0},
+    "GRU inside": {"gate_activation": Activation("hard_sigmoid", 0.3, 0.5), "candidate_activation": "softplus"},
+    "GRU normed": {"layer_norm": True, "reset_after": False},
+    "LSTM inside": {"peepholes": True, "coupled": True, "cell_clip": 1.0, "clip": 2.0},
+    "LSTM normed": {"layer_norm": True, "peepholes": True, "output_activation": "softsign"},
+    "LSTM projected": {name: values[0] for name, values in table.NOT_PER_UNIT.items()}
+    | {"proj_size": 3, "cell_clip": 1.0, "tau": 3.0},
+}
+"""Options inside the cell, for the laws that layers keep with everything on."""
+
+
 def everything(name, **changed):
+    name, changed = name.split()[0], {**INSIDE.get(name, {}), **changed}
     drawn = {"input_dropout": 0.2, "dropout": 0.2, "hidden_dropout": 0.2, "candidate_dropout": 0.2, "weight_drop": 0.2}
     zoneout = {"zoneout": 0.2, **({"zoneout_c": 0.3} if name == "LSTM" else {})}
     return table.LAYERS[name](I, H, **{**STEADY, **drawn, **zoneout, "noise": 0.2, **changed})
@@ -44,6 +58,11 @@ def everything(name, **changed):
 
 @pytest.fixture(params=table.LAYERS)
 def name(request):
+    return request.param
+
+
+@pytest.fixture(params=[*table.LAYERS, *INSIDE])
+def any_name(request):
     return request.param
 
 
@@ -125,8 +144,8 @@ def test_evaluation_is_deterministic(name, rng):
 @pytest.mark.parametrize("noise_on", ["preactivation", "state"])
 @pytest.mark.parametrize("variational", [False, True])
 @pytest.mark.parametrize("kernel", ["auto", "reference"])
-def test_cut_anywhere_is_one_run_in_training_too(name, noise_on, variational, kernel, rng):
-    layer = everything(name, noise_on=noise_on, variational=variational)
+def test_cut_anywhere_is_one_run_in_training_too(any_name, noise_on, variational, kernel, rng):
+    layer = everything(any_name, noise_on=noise_on, variational=variational)
     given, key = table.given_for(layer, rng, steps=7), random.key(7)
     mask, reset = rng.random((7, table.B)) < 0.8, rng.random((7, table.B)) < 0.2
     whole = table.run(layer, given, rng=key, mask=mask, reset=reset, kernel=kernel)
@@ -153,8 +172,8 @@ def test_cut_anywhere_is_one_run_in_training_too(name, noise_on, variational, ke
 # -- rows ---------------------------------------------------------------------------------------------------------
 
 
-def test_rows_do_not_know_each_other(name, rng):
-    layer = everything(name, bidirectional=True)
+def test_rows_do_not_know_each_other(any_name, rng):
+    layer = everything(any_name, bidirectional=True)
     given = table.given_for(layer, rng, batch=4)
     order = np.array([2, 0, 3, 1])
 
@@ -173,8 +192,8 @@ def test_rows_do_not_know_each_other(name, rng):
 
 
 @pytest.mark.parametrize("kernel", ["auto", "reference"])
-def test_masked_steps_are_as_if_they_were_not_there(name, kernel, rng):
-    layer = everything(name, bidirectional=True)
+def test_masked_steps_are_as_if_they_were_not_there(any_name, kernel, rng):
+    layer = everything(any_name, bidirectional=True)
     given = table.given_for(layer, rng, steps=7)
     mask = rng.random((7, table.B)) < 0.6
     mask[:, 0] = False
@@ -205,8 +224,8 @@ def test_masked_steps_are_as_if_they_were_not_there(name, kernel, rng):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("learn_state", [False, True])
 @pytest.mark.parametrize("kernel", ["auto", "reference"])
-def test_segments_packed_in_a_row_equal_separate_runs(name, bidirectional, learn_state, kernel, rng):
-    layer = everything(name, bidirectional=bidirectional, learn_state=learn_state)
+def test_segments_packed_in_a_row_equal_separate_runs(any_name, bidirectional, learn_state, kernel, rng):
+    layer = everything(any_name, bidirectional=bidirectional, learn_state=learn_state)
     starts = [0, 3, 4, 8]
     given = table.given_for(layer, rng, steps=8, batch=1)
     given["state0"], given["dstate"] = None, tree.map(np.zeros_like, given["dstate"])  # the ends have no outside
@@ -226,10 +245,10 @@ def test_segments_packed_in_a_row_equal_separate_runs(name, bidirectional, learn
 
 
 @pytest.mark.parametrize("given_state", [False, True])
-def test_steps_and_stepper_equal_the_evaluation_of_the_whole(name, given_state, backend, rng):
+def test_steps_and_stepper_equal_the_evaluation_of_the_whole(any_name, given_state, backend, rng):
     if backend.library == "jax" and given_state:
         pytest.skip("JAX compiles every operation on a new shape, for 7 s: it begins in the learned state only")
-    layer = everything(name)
+    layer = everything(any_name)
     given = table.given_for(layer, rng, steps=4)
     params, x = backend.asarrays(given["params"]), backend.asarray(given["x"])
     begin = backend.asarrays(given["state0"]) if given_state else None
@@ -251,8 +270,8 @@ def test_steps_and_stepper_equal_the_evaluation_of_the_whole(name, given_state, 
 
 @pytest.mark.parametrize("training", [None, 7])
 @pytest.mark.parametrize("kernel", ["auto", "reference"])
-def test_float32_with_every_option_is_near_float64(name, training, kernel, rng):
-    layer = everything(name, bidirectional=True, noise_on="state")
+def test_float32_with_every_option_is_near_float64(any_name, training, kernel, rng):
+    layer = everything(any_name, bidirectional=True, noise_on="state")
     given = table.given_for(layer, rng)
     options, _, _ = table.times("all", rng)
     options |= {"rng": training, "kernel": kernel}

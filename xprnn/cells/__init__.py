@@ -68,6 +68,6 @@ class Cell(Protocol):
 
 
 PLAIN = frozenset({Elman(), Elman(RELU), GRU(), GRU(reset_after=False), LSTM()})
-"""The cells as most use them; kernels may be written for these alone."""
+"""The cells as most use them."""
 
 __all__ = ["GRU", "LSTM", "PLAIN", "Cell", "Elman", "Params", "States", "Step"]

@@ -38,7 +38,7 @@ class Traits(NamedTuple):
 
 def refusal(cell: Cell) -> str | None:
     """Return why there is no kernel for a cell, or None."""
-    if getattr(cell, "norm", None) is not None:
+    if cell.norm is not None:
         return "it has no kernel for layer normalisation"
     if type(cell) not in (Elman, GRU, LSTM):
         return f"it has no kernel for {cell}"
