@@ -92,9 +92,11 @@ REQUIRES = (
     ("dt", lambda c: c["tau"] is not None),
     ("noise_on", lambda c: c["noise"]),
     ("layer_norm_eps", lambda c: c["layer_norm"]),
+    # Where units are nearly equal, rounding is divided by √ε: 316 times as much in every layer, if that is 1e-5.
+    ("layer_norm", lambda c: c["layer_norm_eps"] > 0.01 or (c["num_layers"] == 1 and not c.get("cell_clip"))),
     ("proj_size", lambda c: not any(c[name] not in allowed for name, allowed in NOT_PER_UNIT.items())),
 )
-"""What an option that is on needs; a layer refuses it otherwise."""
+"""What an option that is on needs; a layer refuses it otherwise, but for that of `layer_norm`."""
 
 
 def allowed(combination):
@@ -123,7 +125,7 @@ def coverable(name):
 
 def _completed(name, fixed):
     """Return whether `fixed` is part of an allowed combination: with all that is needed on and all else off."""
-    most = {"num_layers": 2, "input_dropout": 0.25, "tau": 3.0, "noise": 0.2, "layer_norm": True}
+    most = {"num_layers": 2, "input_dropout": 0.25, "tau": 3.0, "noise": 0.2, "layer_norm": True, "layer_norm_eps": 0.1}
     off = {option: values[0] for option, values in OPTIONS[name].items()}
     return any(
         allowed(off | dict(extra) | fixed)

@@ -38,10 +38,10 @@ class Traits(NamedTuple):
 
 def refusal(cell: Cell) -> str | None:
     """Return why there is no kernel for a cell, or None."""
-    if cell.norm is not None:
-        return "it has no kernel for layer normalisation"
     if type(cell) not in (Elman, GRU, LSTM):
         return f"it has no kernel for {cell}"
+    if cell.norm is not None:
+        return "it has no kernel for layer normalisation"
     if any(isinstance(activation, Custom) for activation in (*cell.used, getattr(cell, "output", None))):
         return "it has no kernel for a custom activation"
     return None
