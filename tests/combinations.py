@@ -68,7 +68,7 @@ OWN = {
         "cell_clip": (None, 0.5),
         "peepholes": (False, True),
         "coupled": (False, True),
-        "proj_size": (0, 3),
+        "proj_size": (0, 3, 4),
     },
 }
 CALL = {"time": ("whole", "lengths", "gaps", "reset", "all"), "state0": (False, True), "rng": (EVALUATION, TRAINING)}

@@ -5,6 +5,7 @@ import pytest
 
 import xprnn
 from tests.close import assert_close
+from xprnn import tree
 from xprnn.activations import TABLE, Activation, Custom, read
 
 NUMBERS = {
@@ -36,6 +37,30 @@ def test_values_and_slopes_equal_pytorch_autograd(activation, backend, torch):
     slope = activation.slope(y, here if activation.needs_input else None)
     gradient = np.zeros_like(x) if there.grad is None else there.grad.numpy()
     assert_close(backend.to_numpy((y, slope)), (expected.detach().numpy(), gradient))
+
+
+def test_a_threshold_below_0_has_its_slope_at_0_too(backend):
+    activation = Activation("thresholded_relu", -0.4)
+    x = backend.asarray(np.array([-0.5, 0.0, 0.5]))
+    slope = activation.slope(activation.bind(backend.xp)(x), x)
+    assert_close(backend.to_numpy(slope), np.array([0.0, 1.0, 1.0]), tol=0.0)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+def test_numbers_of_numpy_do_not_widen_float32(kernel):
+    x = np.ones((3, 2, 4), np.float32)
+    for name in ("leaky_relu", "elu", "hard_sigmoid", "scaled_tanh"):
+        layer = xprnn.GRU(4, 5, candidate_activation=Activation(name, np.float64(0.3), clip=np.float64(2.0)))
+        y, _, cache = layer.forward(layer.init(0, like=x), x, kernel=kernel)
+        dparams, dx, _ = layer.backward(layer.init(0, like=x), cache, np.ones_like(y))
+        assert {a.dtype for a in (y, dx, *tree.leaves(dparams))} == {np.dtype(np.float32)}
+
+
+def test_an_activation_is_told_as_it_would_be_typed():
+    for activation in CASES:
+        assert eval(repr(activation), {"Activation": Activation}) == activation
+    assert repr(Activation("tanh")) == "Activation('tanh')"
+    assert repr(Activation("elu", 0.3, clip=1)) == "Activation('elu', alpha=0.3, clip=1.0)"
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -76,7 +101,7 @@ def test_a_users_own_pair_trains_in_every_cell(name, through, rng):
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
-        (lambda: Activation("sin"), ValueError, "an activation must be one of 'tanh', .* got 'sin'"),
+        (lambda: Activation("sin"), ValueError, "`name` must be one of 'tanh', .* got 'sin'"),
         (lambda: Activation("tanh", alpha=1.0), ValueError, "`alpha` has no meaning for the activation 'tanh'"),
         (lambda: Activation("elu", beta=1.0), ValueError, "`beta` has no meaning for the activation 'elu'"),
         (lambda: Activation("elu", alpha="1"), TypeError, "`alpha` must be a number, got '1'"),

@@ -101,6 +101,8 @@ OPTIONS = [
     ({"dt": 0.5}, ValueError, "`dt` is 0.5 and `tau` is None: give `tau`, in the unit of `dt`"),
     ({"dt": 0, "tau": 2.0}, ValueError, "`dt` must be above 0, got 0"),
     ({"dt": "1", "tau": 2.0}, TypeError, "`dt` must be a number, got '1'"),
+    ({"coupled": True, "forget_bias": 2.0}, ValueError, "`forget_bias` = 2.0 has no meaning: with `coupled` there is"),
+    ({"bias": False, "forget_bias": 2.0}, ValueError, "`forget_bias` = 2.0 has no meaning: with `bias` = False"),
     ({"layer_norm": 1}, TypeError, "`layer_norm` must be True or False, got 1"),
     ({"layer_norm_eps": 0.1}, ValueError, "`layer_norm_eps` is 0.1, and `layer_norm` is False: set it True"),
     ({"layer_norm": True, "layer_norm_eps": 0}, ValueError, "`layer_norm_eps` must be above 0, got 0"),

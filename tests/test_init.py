@@ -99,6 +99,25 @@ def test_every_rule_gives_the_same_numbers_on_every_backend(name, rule, backend)
                 assert 0.5 * bound < np.abs(gate).max() < bound
 
 
+def test_what_is_inside_a_cell_begins_neutral_and_within_pytorchs_bound(name):
+    options = {"layer_norm": True} | ({"peepholes": True, "proj_size": 3} if name == "LSTM" else {})
+    layer = LAYERS[name](I, H, **options)
+    for part in layer.init(3).values():
+        gains = {key: a for key, a in part.items() if key.startswith("ln_")}
+        assert gains.keys() == {"RNN": {"ln_hh"}, "GRU": {"ln_hh", "ln_ih"}}.get(name, {"ln_hh", "ln_ih", "ln_c"})
+        assert all((gain == 1.0).all() for gain in gains.values())
+        if name == "LSTM":
+            assert (part["b_c"] == 0.0).all()
+            for key in ("P", "W_hr"):
+                assert 0.5 / math.sqrt(H) < np.abs(part[key]).max() < 1.0 / math.sqrt(H)
+                assert len(np.unique(part[key])) == part[key].size
+
+
+def test_coupled_gates_have_no_forget_bias():
+    drawn = xprnn.LSTM(I, H, coupled=True, bias_init="zeros").init(0)["l0"]
+    assert (drawn["b_ih"] == 0.0).all()
+
+
 def test_float32_is_the_float64_draw_rounded(name, backend):
     params = LAYERS[name](I, H, 2).init(3, like=backend.asarray(np.zeros(1, np.float32)))
     expected = tree.map(lambda a: a.astype(np.float32), expect(name, 3, L=2))
@@ -135,8 +154,9 @@ def test_a_sequence_of_layers_draws_from_one_generator():
 # -- the forget gate ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bias", [True, "input", False])
-@pytest.mark.parametrize("forget_bias", [1.0, 0, -2.5, None])
+@pytest.mark.parametrize(
+    ("forget_bias", "bias"), [*itertools.product([1.0, 0, -2.5, None], [True, "input"]), (1.0, False), (None, False)]
+)
 def test_the_forget_bias_is_set_after_the_draws(forget_bias, bias):
     actual = xprnn.LSTM(I, H, 2, bidirectional=True, bias=bias, forget_bias=forget_bias).init(9)
     drawn = redraw("LSTM", np.random.default_rng(9), L=2, bidirectional=True, bias=bias)

@@ -30,7 +30,7 @@ CELLS = [
     ("LSTM", {"coupled": True, "output_activation": "softsign"}),
     ("LSTM", {"peepholes": True, "coupled": True, "cell_clip": 1.0, "clip": 1.0, "tau": 3.0, "learn_tau": True}),
     ("LSTM", {"proj_size": 16, "num_layers": 2, "peepholes": True}),
-    ("LSTM", {"proj_size": 80}),
+    ("LSTM", {"proj_size": 200, "bidirectional": True, "zoneout": 0.1, "zoneout_c": 0.1, "tau": 3.0}),
     ("RNN", {"layer_norm": True}),
     ("GRU", {"layer_norm": True, "bidirectional": True}),
     ("LSTM", {"layer_norm": True, "num_layers": 2, "proj_size": 20}),

@@ -10,8 +10,10 @@ import pytest
 import xprnn
 from tests.close import assert_close
 from xprnn import tree
+from xprnn.cells import GRU, LSTM
 from xprnn.interop import onnx
-from xprnn.interop.onnx import GATES
+from xprnn.interop.gates import ORDERS
+from xprnn.interop.onnx_node import GATES, INPUTS
 
 VECTORS = pathlib.Path(
     os.environ.get("XPRNN_CONFORMANCE", pathlib.Path(__file__).parents[2] / "shared" / "conformance")
@@ -110,7 +112,7 @@ def drawn(rng):
 
 
 def by_onnxruntime(ort, helper, op, attributes, inputs):
-    names = onnx.INPUTS[op]
+    names = INPUTS[op]
     last = max(k for k, name in enumerate(names) if name in inputs)
     outputs = ["Y", "Y_h", "Y_c"][: 3 if op == "LSTM" else 2]
     node = helper.make_node(op, [n if n in inputs else "" for n in names[: last + 1]], outputs, **attributes)
@@ -207,7 +209,36 @@ def node(op="LSTM", D=1, **changes):
         ("RNN", {"activations": ["Sin"]}, {}, ValueError, "`activations` must be of tanh, .* got 'Sin'"),
         ("RNN", {"activation_alpha": [0.1]}, {}, ValueError, "`activation_alpha` has 1 more numbers than"),
         ("LSTM", {}, {"W": np.ones((1, 3, 4))}, ValueError, r"`W` must have shape \(D, G\*H, I\) = \(1, 20, 4\)"),
-        ("LSTM", {}, {"R": np.ones((20, 5))}, ValueError, r"`R` must have three axes, got shape \(20, 5\)"),
+        (
+            "LSTM",
+            {},
+            {"R": np.ones((20, 5))},
+            ValueError,
+            r"`R` must have three axes, \(D, G\*H, H\), got shape \(20, 5\)",
+        ),
+        ("LSTM", {}, {"R": np.ones((1, 20, 6))}, ValueError, r"`R` must have shape \(D, G\*H, H\) = \(1, 24, 6\), got"),
+        (
+            "LSTM",
+            {},
+            {"X": np.ones((0, 2, 4))},
+            ValueError,
+            r"`X` \(T, B, I\) must have no axis of length 0 but B, got",
+        ),
+        ("LSTM", {"layout": "1"}, {}, ValueError, "`layout` must be one of 0, 1, got '1'"),
+        ("LSTM", {"layout": 0.5}, {}, ValueError, "`layout` must be one of 0, 1, got 0.5"),
+        ("GRU", {"linear_before_reset": "0"}, {}, ValueError, "`linear_before_reset` must be one of 0, 1, got '0'"),
+        ("LSTM", {"input_forget": [1]}, {}, ValueError, r"`input_forget` must be one of 0, 1, got \[1\]"),
+        ("LSTM", {"hidden_size": 5.0}, {}, TypeError, "`hidden_size` must be an int, got 5.0"),
+        ("RNN", {"activations": "Tanh"}, {}, TypeError, "`activations` must be a list, got 'Tanh'"),
+        (
+            "RNN",
+            {"activations": ["Elu"], "activation_alpha": 0.1},
+            {},
+            TypeError,
+            "`activation_alpha` must be a list, got",
+        ),
+        ("RNN", {"activation_alpha": ["x"]}, {}, TypeError, r"`activation_alpha\[0\]` must be a number, got 'x'"),
+        ("RNN", {"activation_beta": [np.nan]}, {}, ValueError, r"`activation_beta\[0\]` must be finite, got nan"),
         ("LSTM", {}, {"B": np.ones((1, 20))}, ValueError, r"`B` must have shape \(D, 2\*G\*H\) = \(1, 40\)"),
         ("LSTM", {}, {"P": np.ones((1, 20))}, ValueError, r"`P` must have shape \(D, 3\*H\) = \(1, 15\)"),
         ("LSTM", {}, {"initial_h": np.ones((2, 1, 5))}, ValueError, r"`initial_h` must have shape \(D, B, H\)"),
@@ -215,11 +246,45 @@ def node(op="LSTM", D=1, **changes):
         ("LSTM", {}, {"sequence_lens": np.ones(2)}, ValueError, "`sequence_lens` must be integers of shape"),
         ("LSTM", {}, {"sequence_lens": np.array([1, 4])}, ValueError, "`sequence_lens` must lie in 0 … T = 3"),
         ("LSTM", {}, {"X": [[1.0]]}, TypeError, "`X` must be an array"),
+        ("LSTM", {}, {"R": [[1.0]]}, TypeError, "`R` must be a numpy array like `X`, got list"),
+        ("LSTM", {}, {"sequence_lens": [1, 2]}, TypeError, "`sequence_lens` must be a numpy array like `X`"),
     ],
 )
 def test_bad_nodes_are_refused(op, attributes, inputs, kind, message):
     with pytest.raises(kind, match=message):
         onnx.run_node(op, attributes, node(op if op in GATES else "LSTM", **inputs))
+
+
+def test_attributes_and_inputs_are_mappings():
+    for attributes, inputs, name in ((None, node(), "attributes"), ({}, None, "inputs"), ({}, [1], "inputs")):
+        with pytest.raises(TypeError, match=f"`{name}` must be a mapping of ONNX's names, got"):
+            onnx.run_node("LSTM", attributes, inputs)
+
+
+def test_attributes_may_be_in_any_type_that_a_reader_gives(rng):
+    inputs = tree.map(lambda a: rng.standard_normal(a.shape), node("RNN"))
+    expected = onnx.run_node("RNN", {"activations": ["Elu"], "activation_alpha": [0.25], "clip": 1.0}, inputs)
+    attributes = {"activations": np.array(["Elu"]), "activation_alpha": np.array([0.25]), "clip": np.float32(1.0)}
+    attributes |= {"layout": np.array(0), "direction": b"forward", "hidden_size": np.int64(H)}
+    for op, more in (("RNN", {}), (np.str_("RNN"), {"activations": (b"Elu",), "direction": np.str_("forward")})):
+        for name, a in onnx.run_node(op, attributes | more, inputs).items():
+            np.testing.assert_array_equal(a, expected[name])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint64"])
+def test_lengths_of_narrow_integers_do_not_wrap_round(dtype, rng):
+    inputs = {"X": rng.standard_normal((300, 2, 1)), "W": np.ones((1, 1, 1)), "R": np.ones((1, 1, 1))}
+    wide, narrow = (inputs | {"sequence_lens": np.array([100, 50]).astype(kind)} for kind in ("int64", dtype))
+    for name, a in onnx.run_node("RNN", {}, wide).items():
+        np.testing.assert_array_equal(onnx.run_node("RNN", {}, narrow)[name], a)
+
+
+def test_orders_are_those_of_each_library():
+    """By the letters of each library's own documentation, and ours by the cells themselves."""
+    assert LSTM().letters == ORDERS["xprnn"]["LSTM"]
+    assert "".join(GRU().trace((0, 0, 0))) == ORDERS["xprnn"]["GRU"]
+    assert ORDERS["torch"] == {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo"}  # W_ir|W_iz|W_in, W_ii|W_if|W_ig|W_io
+    assert ORDERS["keras"] == {"RNN": "h", "GRU": "zrn", "LSTM": "ifgo"}  # z, r, h; i, f, c, o
 
 
 def test_directions_with_different_activations_have_no_layer_but_run(rng):

@@ -92,10 +92,18 @@ def test_what_does_not_fit_is_refused(rng):
     with pytest.raises(ValueError, match="`layer` has the parameter 'h0', for which PyTorch has none"):
         weights.load(held, xprnn.LSTM(3, 4, learn_state=True))
     foreign = [xprnn.LSTM(3, 4, peepholes=True), xprnn.GRU(3, 4, reset_after=False), xprnn.RNN(3, 4, layer_norm=True)]
-    for other, what in [*((each, "its cell") for each in foreign), (xprnn.GRU(3, 4, tau=2.0), "`tau`")]:
+    acting = {"tau": 2.0, "zoneout": 0.1, "residual": True}
+    others = [(xprnn.GRU(3, 4, 2, **{name: value}), f"`{name}`") for name, value in acting.items()]
+    others.append((xprnn.LSTM(3, 4, zoneout_c=0.1), "`zoneout_c`"))
+    for other, what in [*((each, "its cell") for each in foreign), *others]:
         with pytest.raises(ValueError, match=f"`layer` is no layer of PyTorch's: it differs by {what}: "):
             weights.load(held, other)
     with pytest.raises(ValueError, match="`layer` has bias='input'"):
         weights.dump({}, xprnn.GRU(3, 4, bias="input"))
     with pytest.raises(ValueError, match=r"`params` lacks the key 'l0'"):
         weights.dump({}, layer)
+    params = layer.init(0)
+    with pytest.raises(ValueError, match=r"params\['l0'\]\['W_hh'\]` must have shape .* = \(12, 4\), got \(4, 12\)"):
+        weights.dump({"l0": params["l0"] | {"W_hh": params["l0"]["W_hh"].T}}, layer)
+    with pytest.raises(TypeError, match=r"`params\['l0'\]\['b_hh'\]` must be a numpy array like"):
+        weights.dump({"l0": params["l0"] | {"b_hh": "x"}}, layer)

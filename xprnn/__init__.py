@@ -1,6 +1,7 @@
 """Recurrent neural networks (Elman, GRU, LSTM) on the arrays that you already hold."""
 
 from xprnn import backends, kernels, losses, optim, random, testing, tree
+from xprnn.activations import Activation, Custom
 from xprnn.embedding import Embedding
 from xprnn.layers import Dropout, Last, Linear
 from xprnn.recurrent import GRU, LSTM, RNN
@@ -15,6 +16,8 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Activation",
+    "Custom",
     "Dropout",
     "Embedding",
     "Last",

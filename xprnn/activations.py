@@ -23,16 +23,23 @@ class Entry(NamedTuple):
     """A function of the table, with α = `alpha` and β = `beta` where these are not None."""
 
     bind: Callable[[Namespace, float, float], Function]
-    slope: Callable[[Array, float, float, Namespace], Array]  # from the output
+    slope: Callable[[Array, float, float], Array]  # from the output
     alpha: float | None = None
     beta: float | None = None
     by_input: Callable[[float], bool] = lambda alpha: False  # whether with this α the output does not tell the slope
+    slope_by_input: Callable[[Array, float], Array] = lambda x, alpha: x
 
 
-def _above(y: Array, low: float, high: float, threshold: float, xp: Namespace) -> Array:
+def _above(y: Array, low: float, high: float, threshold: float) -> Array:
     """Return `high` where y > threshold, else `low`; `high` at NaN, which must not be hidden."""
-    below = xp.astype(y <= threshold, y.dtype)
+    below = _xp.namespace(y).astype(y <= threshold, y.dtype)
     return high + (low - high) * below
+
+
+def _elu_slope(x: Array, alpha: float) -> Array:
+    """Return α eˣ below 0, 1 above."""
+    xp = _xp.namespace(x)
+    return _xp.where(x <= 0.0, alpha * xp.exp(xp.minimum(x, xp.zeros_like(x))), xp.ones_like(x), xp)
 
 
 def _sigmoid(xp: Namespace, alpha: float, beta: float) -> Function:
@@ -60,46 +67,50 @@ def _hard_sigmoid(xp: Namespace, alpha: float, beta: float) -> Function:
 
 
 TABLE = {
-    "tanh": Entry(lambda xp, alpha, beta: xp.tanh, lambda y, alpha, beta, xp: 1.0 - y * y),
-    "sigmoid": Entry(_sigmoid, lambda y, alpha, beta, xp: y * (1.0 - y)),
-    "relu": Entry(_relu, lambda y, alpha, beta, xp: _above(y, 0.0, 1.0, 0.0, xp)),
+    "tanh": Entry(lambda xp, alpha, beta: xp.tanh, lambda y, alpha, beta: 1.0 - y * y),
+    "sigmoid": Entry(_sigmoid, lambda y, alpha, beta: y * (1.0 - y)),
+    "relu": Entry(_relu, lambda y, alpha, beta: _above(y, 0.0, 1.0, 0.0)),
     "leaky_relu": Entry(
         lambda xp, alpha, beta: lambda x: xp.where(x <= 0.0, alpha * x, x),
-        lambda y, alpha, beta, xp: _above(y, alpha, 1.0, 0.0, xp),
+        lambda y, alpha, beta: _above(y, alpha, 1.0, 0.0),
         alpha=0.01,
         by_input=lambda alpha: alpha <= 0.0,
+        slope_by_input=lambda x, alpha: _above(x, alpha, 1.0, 0.0),
     ),
     "thresholded_relu": Entry(
         lambda xp, alpha, beta: lambda x: xp.where(x <= alpha, xp.zeros_like(x), x),
-        lambda y, alpha, beta, xp: xp.astype(y != 0.0, y.dtype),
+        lambda y, alpha, beta: _xp.namespace(y).astype(y != 0.0, y.dtype),
         alpha=1.0,
+        by_input=lambda alpha: alpha < 0.0,  # 0 is above the threshold then
+        slope_by_input=lambda x, alpha: _above(x, 0.0, 1.0, alpha),
     ),
     "elu": Entry(
         _elu,
-        lambda y, alpha, beta, xp: xp.where(y <= 0.0, y + alpha, xp.ones_like(y)),
+        lambda y, alpha, beta: _xp.where(y <= 0.0, y + alpha, _xp.namespace(y).ones_like(y), _xp.namespace(y)),
         alpha=1.0,
         by_input=lambda alpha: alpha <= 0.0,
+        slope_by_input=_elu_slope,
     ),
     "softsign": Entry(
         lambda xp, alpha, beta: lambda x: x / (1.0 + xp.abs(x)),
-        lambda y, alpha, beta, xp: (1.0 - xp.abs(y)) ** 2,
+        lambda y, alpha, beta: (1.0 - abs(y)) ** 2,
     ),
-    "softplus": Entry(_softplus, lambda y, alpha, beta, xp: -xp.expm1(-y)),
+    "softplus": Entry(_softplus, lambda y, alpha, beta: -_xp.namespace(y).expm1(-y)),
     "hard_sigmoid": Entry(
         _hard_sigmoid,
-        lambda y, alpha, beta, xp: alpha * xp.astype(~((y <= 0.0) | (y >= 1.0)), y.dtype),
+        lambda y, alpha, beta: alpha * _xp.namespace(y).astype(~((y <= 0.0) | (y >= 1.0)), y.dtype),
         alpha=0.2,
         beta=0.5,
     ),
     "affine": Entry(
         lambda xp, alpha, beta: lambda x: alpha * x + beta,
-        lambda y, alpha, beta, xp: alpha * xp.ones_like(y),
+        lambda y, alpha, beta: alpha * _xp.namespace(y).ones_like(y),
         alpha=1.0,
         beta=0.0,
     ),
     "scaled_tanh": Entry(
         lambda xp, alpha, beta: lambda x: alpha * xp.tanh(beta * x),
-        lambda y, alpha, beta, xp: beta * (alpha - y * y / alpha),
+        lambda y, alpha, beta: beta * (alpha - y * (y / alpha)),
         alpha=1.0,
         beta=1.0,
     ),
@@ -107,7 +118,7 @@ TABLE = {
 """By name, each with its defaults of α and β."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Activation:
     """A function of the table, f(clip(x)).
 
@@ -134,8 +145,7 @@ class Activation:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in TABLE:
-            raise ValueError(f"an activation must be one of {', '.join(map(repr, TABLE))}, got {self.name!r}")
+        _checks.one_of("name", self.name, tuple(TABLE))
         for number in ("alpha", "beta"):
             value, default = getattr(self, number), getattr(TABLE[self.name], number)
             if value is None:
@@ -144,10 +154,18 @@ class Activation:
                 raise ValueError(f"`{number}` has no meaning for the activation {self.name!r}, which takes none")
             else:
                 _checks.finite(number, value)
+                object.__setattr__(self, number, float(value))  # a NumPy number would widen float32
         if self.name == "scaled_tanh" and self.alpha == 0.0:
             raise ValueError("`alpha` of the activation 'scaled_tanh' must not be 0")
         if self.clip is not None:
             _checks.positive("clip", self.clip)
+            object.__setattr__(self, "clip", float(self.clip))
+
+    def __repr__(self) -> str:
+        """Return it as it would be typed."""
+        numbers = [(number, getattr(self, number)) for number in ("alpha", "beta", "clip")]
+        told = [f"{number}={value!r}" for number, value in numbers if value is not None]
+        return f"Activation({', '.join([repr(self.name), *told])})"
 
     @property
     def needs_input(self) -> bool:
@@ -163,16 +181,15 @@ class Activation:
 
     def slope(self, y: Array, x: Array | None = None) -> Array:
         """Return f′(x), 0 where x is beyond the clip."""
-        xp, (_, slope, _, _, by_input) = _xp.namespace(y), TABLE[self.name]
-        alpha, beta = self.alpha or 0.0, self.beta or 0.0
-        if by_input(alpha):  # below 0 the slope is that of αx, or of α eˣ
-            assert x is not None
-            below = alpha * (xp.exp(xp.minimum(x, xp.zeros_like(x))) if self.name == "elu" else xp.ones_like(x))
-            found = xp.where(x <= 0.0, below, xp.ones_like(x))
+        entry, alpha, beta = TABLE[self.name], self.alpha or 0.0, self.beta or 0.0
+        if not entry.by_input(alpha):
+            found = entry.slope(y, alpha, beta)
         else:
-            found = slope(y, alpha, beta, xp)
+            assert x is not None
+            found = entry.slope_by_input(x, alpha)
         if self.clip is None:
             return found
+        xp = _xp.namespace(y)
         return found * xp.astype(~(xp.abs(x) > self.clip), found.dtype)
 
 
@@ -183,7 +200,8 @@ class Custom:
     Parameters
     ----------
     function : callable
-        f(x), elementwise, in operations of the array API, so that it runs on every array library.
+        f(x), elementwise, in operations of the array API, so that it runs on every array library; of x's shape and
+        dtype, which is not checked.
     derivative : callable
         f′, as a function of what `through` says.
     through : {"output", "input"}
@@ -223,8 +241,7 @@ def read(name: str, given: Any, clip: float | None = None) -> Activation | Custo
         If it is none, or `clip` is given beside one that has a clip of its own or is custom.
     """
     if isinstance(given, str):
-        if given not in TABLE:
-            raise ValueError(f"`{name}` must be one of {', '.join(map(repr, TABLE))} or an Activation, got {given!r}")
+        _checks.one_of(name, given, tuple(TABLE))
         return Activation(given, clip=clip)
     if not isinstance(given, Activation | Custom):
         raise TypeError(f"`{name}` must be a name, an Activation or a Custom, got {given!r}")
@@ -240,9 +257,12 @@ def read(name: str, given: Any, clip: float | None = None) -> Activation | Custo
 TANH, SIGMOID, RELU = Activation("tanh"), Activation("sigmoid"), Activation("relu")
 
 
-def inputs(*pairs: tuple[Activation | Custom, Array]) -> tuple[Array, ...]:
-    """Return those x of (activation, x) whose slope needs them: what a cell keeps beside its outputs."""
-    return tuple(x for activation, x in pairs if activation.needs_input)
+def inputs(*activations: Activation | Custom) -> Callable[..., tuple[Array, ...]]:
+    """Bind what a cell keeps of its pre-activations, given one per activation: those that a slope needs."""
+    chosen = [k for k, activation in enumerate(activations) if activation.needs_input]
+    if not chosen:
+        return lambda *xs: ()
+    return lambda *xs: tuple(xs[k] for k in chosen)
 
 
 def paired(

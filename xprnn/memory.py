@@ -36,18 +36,18 @@ def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int
     Half types are widened for a scan, so they take what float32 takes, and copies: of what goes into a scan, and out.
     """
     if itemsize == 2:
-        n, G = len(layer.cell.states), layer.cell.gates
-        copied = T * B * _unit(layer) * (2 * n + 2 * G) * itemsize
+        copied = T * B * 2 * (sum(layer.state_sizes) + layer.cell.gates * layer.hidden_size) * itemsize
         return training_step(layer, T, B, 4, kernel) + int(copied)
     kind = "numpy" if kernel in ("auto", "numpy") and _is_taken(layer, T, B) else "reference"
-    H, parts = _unit(layer), layer.num_layers * (2 if layer.bidirectional else 1)
+    H, parts = layer.hidden_size, layer.num_layers * (2 if layer.bidirectional else 1)
     widths = [layer.input_size] + [layer.widths[1]] * (layer.num_layers - 1)
     copies = [2 if (layer.dropout if k else layer.input_dropout) else 1 for k in range(layer.num_layers)]
     inputs = sum(width * copy for width, copy in zip(widths, copies, strict=True))
     numbers = inputs + parts * _kept(layer) + _transient(layer, kind) + 2 * max(widths)
     if kind == "reference" or layer.cell not in PLAIN:
         numbers += min(T, BLOCK) / T * SLOPES[kind][type(layer.cell).__name__] * H
-    weights = sum(2 * layer.cell.gates * H * (H + width + 6) for width in widths)
+    h = layer.state_sizes[0]
+    weights = sum(2 * layer.cell.gates * H * (h + width + 6) + 2 * h * H for width in widths)
     return int(T * (B * numbers * itemsize + parts * OBJECTS[kind]) + 3 * weights * itemsize + 65536)
 
 
@@ -55,11 +55,6 @@ def state(layer: Any, B: int, itemsize: int) -> int:
     """Return the bytes of a layer's state that is stored, Python's objects for it included."""
     parts = layer.num_layers * (2 if layer.bidirectional else 1)
     return int(parts * B * sum(layer.state_sizes) * itemsize) + STATE_OBJECTS
-
-
-def _unit(layer: Any) -> int:
-    """Return H, or the width of h where that is more."""
-    return int(max(layer.state_sizes))
 
 
 def _is_taken(layer: Any, T: int, B: int) -> bool:
@@ -71,28 +66,27 @@ def _is_taken(layer: Any, T: int, B: int) -> bool:
 
 def _kept(layer: Any) -> int:
     """Return numbers per step, row and part: states, the cell's own, the output under a mask, masks, candidates."""
-    n, G = len(layer.cell.states), layer.cell.gates
-    zoned = (layer.zoneout > 0) + (layer.zoneout_c > 0)
-    numbers = KEPT[type(layer.cell).__name__] + 1 + (layer.candidate_dropout > 0)
-    numbers += G * any(activation.needs_input for activation in layer.cell.used)
-    numbers += (n if layer.tau is not None else zoned) + zoned * (1 + layer.learn_tau)
+    G, H, h, states = layer.cell.gates, layer.hidden_size, layer.state_sizes[0], sum(layer.state_sizes)
+    zoned = (layer.zoneout > 0) * h + (layer.zoneout_c > 0) * H
+    numbers = 2 * h + (KEPT[type(layer.cell).__name__] - 1 + (layer.candidate_dropout > 0)) * H
+    numbers += G * H * any(activation.needs_input for activation in layer.cell.used)
+    numbers += (states if layer.tau is not None else zoned) + zoned * (1 + layer.learn_tau)
     if layer.noise:
-        numbers += n if layer.noise_on == "state" else G * layer.learn_tau
+        numbers += states if layer.noise_on == "state" else G * H * layer.learn_tau
     if layer.layer_norm:  # n̂ of both shares and of c
-        numbers += 2 * G + n - 1
-    return int(numbers * _unit(layer))
+        numbers += (2 * G + len(layer.state_sizes) - 1) * H
+    return int(numbers)
 
 
 def _transient(layer: Any, kind: str) -> int:
     """Return numbers per step and row that one part needs for a moment, copies under masks and resets included."""
-    n, G = len(layer.cell.states), layer.cell.gates
-    numbers = TRANSIENT[kind][type(layer.cell).__name__] + n + 2
-    numbers += 2 * G * (layer.noise > 0) + (
-        layer.learn_tau * (2 * n + G) if kind == "numpy" else layer.learn_tau * (7 * n + G)
-    )
-    numbers += 2 * (layer.tau is not None or layer.zoneout > 0) * (kind == "reference") * n
-    numbers += 0 if layer.cell in PLAIN else 2 if kind == "numpy" else 2 * G
-    numbers += G * layer.bidirectional  # of the other direction, where both run side by side
-    numbers += 3 * (layer.state_sizes[0] != layer.hidden_size)  # of a projection, what goes in, and its gradients
-    numbers += (3 * G + 2) * layer.layer_norm  # n̂ before its gain, and gradients at products
-    return int(numbers * _unit(layer))
+    G, H, h, states = layer.cell.gates, layer.hidden_size, layer.state_sizes[0], sum(layer.state_sizes)
+    numbers = TRANSIENT[kind][type(layer.cell).__name__] * H + states + 2 * h + 2 * G * H * (layer.noise > 0)
+    numbers += layer.learn_tau * ((2 if kind == "numpy" else 7) * states + G * H)
+    numbers += 2 * (layer.tau is not None or layer.zoneout > 0) * (kind == "reference") * states
+    numbers += 0 if layer.cell in PLAIN else 2 * H if kind == "numpy" else 2 * G * H
+    numbers += G * H * layer.bidirectional  # of the other direction, where both run side by side
+    if getattr(layer.cell, "projection", False):  # what goes in, and its gradients
+        numbers += 2 * h + 2 * H
+    numbers += (3 * G + 2) * H * layer.layer_norm  # n̂ before its gain, and gradients at products
+    return int(numbers)

@@ -14,9 +14,10 @@ from xprnn.stack import Recurrent
 
 def _clip(clip: float | None) -> float | None:
     """Return the clip of the pre-activations, checked."""
-    if clip is not None:
-        _checks.positive("clip", clip)
-    return clip
+    if clip is None:
+        return None
+    _checks.positive("clip", clip)
+    return float(clip)
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,15 +41,16 @@ class RNN(Recurrent):
     bidirectional : bool
         Run in both directions of time and concatenate the outputs.
     layer_norm : bool
-        Layer normalisation inside the cell [6]_, with gains `ln_hh` (G*H,) and, GRU and LSTM, `ln_ih` (G*H,), of
-        LSTM `ln_c` (H,) for c on its way to h. The biases behind them are `b_hh`, `b_ih` and `b_c` (H,), where
-        `bias` is True. RNN normalises the sum of both shares, GRU and LSTM each share, as in the paper.
+        Layer normalisation inside the cell [6]_. RNN normalises the sum of both shares, with a gain `ln_hh` (H,) and
+        `b_hh` behind it; b_ih is in the sum. GRU and LSTM normalise each share, with gains `ln_ih` and `ln_hh`
+        (G*H,) and `b_ih` and `b_hh` behind them, and LSTM c on its way to h, with `ln_c` and `b_c` (H,). `bias`
+        tells which biases there are: "input" has `b_ih` alone, and b_c is there with True.
     layer_norm_eps : float
         What is added to the variance.
     input_init, recurrent_init : {"uniform", "glorot", "orthogonal", "identity"}
         The initialisers of W_ih and W_hh.
     bias_init : {"uniform", "zeros"}
-        The initialiser of the biases.
+        The initialiser of the biases, and of the peepholes of LSTM. Its projection is always "uniform".
     dropout, input_dropout : float
         The probability that a number is dropped, and the others scaled up, at the input of every layer but the
         first, and of the first; anew at every step.
@@ -165,7 +167,7 @@ class LSTM(Recurrent):
     ----------
     forget_bias : float or None
         After the draws the forget gate's part of `b_ih` is set to it and that of `b_hh` to 0; None leaves them as
-        drawn, PyTorch's rule. Without biases, or with `coupled`, it has no effect.
+        drawn, PyTorch's rule. Without biases, or with `coupled`, there is none to set.
     gate_activation, candidate_activation, output_activation : str, Activation or Custom
         Of i, f and o; of g; and of c on the way to h. See `nonlinearity` of `RNN`.
     clip : float or None
@@ -212,6 +214,9 @@ class LSTM(Recurrent):
         """The equations of a step."""
         if self.forget_bias is not None:
             _checks.finite("forget_bias", self.forget_bias)
+            if self.forget_bias != 1.0 and (self.coupled or not self.bias):
+                why = "`coupled` there is no forget gate" if self.coupled else "`bias` = False there are no biases"
+                raise ValueError(f"`forget_bias` = {self.forget_bias} has no meaning: with {why}")
         if self.cell_clip is not None:
             _checks.positive("cell_clip", self.cell_clip)
         self._check_projection()
@@ -224,7 +229,7 @@ class LSTM(Recurrent):
             activations.read("output_activation", self.output_activation),
             self.peepholes,
             self.coupled,
-            self.cell_clip,
+            None if self.cell_clip is None else float(self.cell_clip),
             bool(self.proj_size),
             self._norm,
         )

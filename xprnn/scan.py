@@ -32,7 +32,7 @@ class Around(NamedTuple):
     gate: tuple[Array | None, ...] | None = None  # per state, in [0, 1]: leak, zoneout
     noise: tuple[Array | None, ...] | None = None  # per state, an addend
     drop: Array | None = None  # (T, B, H), a factor on the candidate
-    inner: Array | None = None  # (B, H), a factor on h as W_hh sees it
+    inner: Array | None = None  # (B, n), a factor on h as W_hh sees it
 
 
 NOTHING = Around()
@@ -79,7 +79,8 @@ def scan(
 
     Notes
     -----
-    The cache holds `states` and what the cell keeps: per step and row H numbers (Elman), 5H (GRU), 6H (LSTM).
+    The cache holds `states` and what the cell keeps: per step and row H numbers (Elman), 5H (GRU), 6H (LSTM); of each
+    gate whose slope its output does not tell, H more; with layer normalisation G*H + 1 (LSTM G*H + H + 2, GRU G*H + 2).
     """
     xp = _xp.namespace(a)
     step = cell.forward(p, xp, around.inner)

@@ -190,8 +190,8 @@ class Recurrent(Options, ABC):
             Or (B, T, I) with ``batch_first=True``, (T, I): a batch of one without the axis, or a list of arrays
             (T_n, I): sequences of any lengths. Of a list, y and dx are lists too, and so are `mask` and `reset`.
         state0 : array (L*D, B, H), for LSTM the pair (h0, c0), optional
-            The initial state; by default zeros, or with ``learn_state=True`` the learned one. Without the axis B
-            where x has none.
+            The initial state, h0 (L*D, B, P) with a projection; by default zeros, or with ``learn_state=True`` the
+            learned one. Without the axis B where x has none.
         lengths : ints (B,), optional
             The number of valid steps of each row, 0 … T; host data, or an integer array beside x (then checked
             by shape and dtype only).
@@ -209,7 +209,7 @@ class Recurrent(Options, ABC):
 
         Returns
         -------
-        y : array (T, B, D*H)
+        y : array (T, B, D*H), with a projection (T, B, D*P)
             The hidden state of the last layer after every step, forward then reverse direction, in x's layout.
         state : array (L*D, B, H), for LSTM the pair (h, c)
             The state of every layer and direction after its last step.
@@ -229,7 +229,8 @@ class Recurrent(Options, ABC):
         Memory kept, in numbers per step, row, layer and direction, beside x: H (RNN), 5H (GRU; 4H with
         ``reset_after=False``, reference kernel), 6H (LSTM), plus D*H for the input of each layer but the first.
         Of the options, each mask that differs from step to step adds its own size, H or the width of what it drops,
-        and a state with a leak or zoneout H more. `xprnn.Segmented` bounds it.
+        a state with a leak or zoneout H more, a gate whose slope its output does not tell H more, and layer
+        normalisation some (2G + 1) H. `xprnn.Segmented` bounds it.
         """
         return self._forward(
             params, x, state0, lengths=lengths, mask=mask, reset=reset, rng=rng, kernel=kernel, keep=True
@@ -244,7 +245,7 @@ class Recurrent(Options, ABC):
             As given to `forward`.
         cache : Cache
             From `forward`.
-        dy : array (T, B, D*H) or None
+        dy : array (T, B, D*H), with a projection (T, B, D*P), or None
             The gradient of the loss at y; None is zero.
         dstate : array (L*D, B, H), for LSTM a pair of them, optional
             The gradient at the returned state; None, also in the pair, is zero.

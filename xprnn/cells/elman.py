@@ -49,7 +49,7 @@ class Elman:
     def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
         activation, norm = self.activation, self._norm(p)
-        f = activation.bind(xp)
+        f, of_input = activation.bind(xp), inputs(activation)
         u = hidden.forward(p if norm is None else {"W_hh": p["W_hh"]}, xp, inner)
         scaled = None if norm is None else hidden.scale(p, xp, norm)
 
@@ -60,8 +60,8 @@ class Elman:
                 z, seen = scaled(z)
             h = f(z)
             if drop_t is None:
-                return (h,), (*inputs((activation, z)), *seen)
-            return (drop_t * h,), (*inputs((activation, z)), *seen, h)
+                return (h,), (*of_input(z), *seen)
+            return (drop_t * h,), (*of_input(z), *seen, h)
 
         return step
 
@@ -85,9 +85,8 @@ class Elman:
         dz_to_dh = hidden.backward(p, xp, inner, norm=norm)
 
         def back(dnew: States, factors: States) -> tuple[States, States]:
-            slope, *seen = factors
-            dz = dnew[0] * slope
-            dh, da = dz_to_dh(dz, *seen)
+            dz = dnew[0] * factors[0]
+            dh, da = dz_to_dh(dz, *factors[1:])
             return (da,) if norm is None else (da, dz), (dh,)
 
         return back

@@ -110,8 +110,7 @@ class GRU:
 
 def _after(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
     u = hidden.forward(p, xp, inner, norm=cell._norm(p["W_hh"].shape[1], 2, 1))
-    gate, candidate = cell.gate, cell.candidate
-    σ, φ = gate.bind(xp), candidate.bind(xp)
+    σ, φ, of_inputs = cell.gate.bind(xp), cell.candidate.bind(xp), inputs(*cell.used)
 
     def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
         (h,) = prev
@@ -122,7 +121,7 @@ def _after(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
         x_n = a_n + r * u_n
         n = φ(x_n)
         new = (1.0 - z) * (n if drop_t is None else drop_t * n) + z * h
-        return (new,), (r, z, n, u_n, *inputs((gate, x_r), (gate, x_z), (candidate, x_n)), *seen)
+        return (new,), (r, z, n, u_n, *of_inputs(x_r, x_z, x_n), *seen)
 
     return step
 
@@ -131,8 +130,7 @@ def _before(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
     H = p["W_hh"].shape[1]
     u_of_rz = hidden.forward(p, xp, inner, rows=slice(0, 2 * H), norm=cell._norm(H, 2))
     u_of_n = hidden.forward(p, xp, inner, rows=slice(2 * H, 3 * H), norm=cell._norm(H, 1))
-    gate, candidate = cell.gate, cell.candidate
-    σ, φ = gate.bind(xp), candidate.bind(xp)
+    σ, φ, of_inputs = cell.gate.bind(xp), cell.candidate.bind(xp), inputs(*cell.used)
 
     def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
         (h,) = prev
@@ -144,7 +142,7 @@ def _before(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
         x_n = a_n + u_n
         n = φ(x_n)
         new = (1.0 - z) * (n if drop_t is None else drop_t * n) + z * h
-        return (new,), (r, z, n, *inputs((gate, x_r), (gate, x_z), (candidate, x_n)), *seen, *seen_n)
+        return (new,), (r, z, n, *of_inputs(x_r, x_z, x_n), *seen, *seen_n)
 
     return step
 

@@ -29,7 +29,9 @@ def forward(
     if "b_hh" not in p:
         return lambda h: ((h if inner is None else h * inner) @ W, ())
     b = p["b_hh"][rows]
-    return lambda h: ((h if inner is None else h * inner) @ W + b, ())
+    if inner is None:
+        return lambda h: (h @ W + b, ())
+    return lambda h: ((h * inner) @ W + b, ())
 
 
 def scale(p: Params, xp: Namespace, norm: Norm, rows: slice = ALL) -> Callable[[Array], tuple[Array, States]]:
@@ -48,12 +50,15 @@ def backward(
 ) -> Callable[..., tuple[Array, Array]]:
     """Bind the adjoint of `forward`: du (B, G*H), and what was kept, to dh (B, n) and the product's gradient dv."""
     W = p["W_hh"][rows, ...]  # (G*H, n)
-    γ = None if norm is None else p["ln_hh"][rows]
+    if norm is None:
+        if inner is None:
+            return lambda du: (du @ W, du)
+        return lambda du: ((du @ W) * inner, du)
+    γ = p["ln_hh"][rows]
 
     def du_to_dh(du: Array, *kept: Array) -> tuple[Array, Array]:
-        dv = du if norm is None else norm.backward(xp, γ * du, *kept)
-        dh = dv @ W
-        return (dh if inner is None else dh * inner), dv
+        dv = norm.backward(xp, γ * du, *kept)
+        return (dv @ W if inner is None else (dv @ W) * inner), dv
 
     return du_to_dh
 

@@ -85,7 +85,9 @@ class LSTM:
         of_u, of_c = self._norms(p)
         u = hidden.forward(p, xp, inner, norm=of_u)
         σ, φ, ψ = self.gate.bind(xp), self.candidate.bind(xp), self.output.bind(xp)
-        P, G, coupled, bound, activations = self._peepholes(p), self.gates, self.coupled, self.cell_clip, self.used
+        P, G, coupled, bound = self._peepholes(p), self.gates, self.coupled, self.cell_clip
+        of_inputs = inputs(*self.used)
+        more = self.norm is not None or any(activation.needs_input for activation in self.used)
         W_hr = xp.matrix_transpose(p["W_hr"]) if self.projection else None
 
         def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
@@ -106,7 +108,7 @@ class LSTM:
                 seen = (*seen, *of_c.forward(c, xp))
                 m = o * ψ(_scaled(p, seen[2]))
             h = m if W_hr is None else m @ W_hr
-            return (h, c), (i, f, g, o, *inputs(*zip(activations, (x_i, *x_f, x_g, x_o), strict=True)), *seen)
+            return (h, c), (i, f, g, o, *of_inputs(x_i, *x_f, x_g, x_o), *seen) if more else (i, f, g, o)
 
         return step
 
@@ -135,7 +137,7 @@ class LSTM:
             c_c = c_c + c_i * P["i"] + sum(factor * P["f"] for factor in c_f)
         factors = (c_i, *c_f, c_g, c_c)
         if self.cell_clip is not None:  # nothing goes through where c is at the bound
-            within = xp.astype(xp.abs(c) < self.cell_clip, c.dtype)
+            within = xp.astype(~(xp.abs(c) >= self.cell_clip), c.dtype)
             factors = tuple(factor * within for factor in factors)
         return (*factors[:-1], m_o, m_y, factors[-1], *seen)
 
@@ -143,17 +145,20 @@ class LSTM:
         """Bind the backward step."""
         of_u, of_c = self._norms(p)
         du_to_dh = hidden.backward(p, xp, inner, norm=of_u)
-        P, G, W_hr, concat = self._peepholes(p), self.gates, p["W_hr"] if self.projection else None, xp.concat
+        P, W_hr, concat = self._peepholes(p), p["W_hr"] if self.projection else None, xp.concat
 
         def back(dnew: States, factors: States) -> tuple[States, States]:
             dh, dc = dnew
-            (*c_gates, m_o, m_y, c_c), seen = factors[: G + 2], factors[G + 2 :]
+            if of_u is not None:
+                factors, (n, r, n_c, r_c) = factors[:-4], factors[-4:]
+            *c_gates, m_o, m_y, c_c = factors
             dm = dh if W_hr is None else dh @ W_hr
             da_o, dy = dm * m_o, dm * m_y
-            dc = dc + (dy if of_c is None else of_c.backward(xp, p["ln_c"] * dy, *seen[2:]))
-            dc = dc + P["o"] * da_o if P else dc
-            da = concat([*(dc * factor for factor in c_gates), da_o], axis=-1)
-            dh_prev, dv = du_to_dh(da, *seen[:2])
+            dc = dc + (dy if of_c is None else of_c.backward(xp, p["ln_c"] * dy, n_c, r_c))
+            if P:
+                dc = dc + P["o"] * da_o
+            da = concat([dc * c_gate for c_gate in c_gates] + [da_o], axis=-1)
+            dh_prev, dv = du_to_dh(da) if of_u is None else du_to_dh(da, n, r)
             out = (da,) if of_u is None else (da, dv, dy)
             return out if W_hr is None else (*out, dh), (dh_prev, dc * c_c)
 

@@ -8,7 +8,6 @@ References
 .. [4] Flax, `flax.linen.GRUCell` (r, z, n) and `LSTMCell` (i, f, g, o), each gate a parameter of its own.
 """
 
-from xprnn import _xp
 from xprnn._xp import Array, Namespace
 
 ORDERS = {
@@ -27,8 +26,3 @@ def reorder(a: Array, kind: str, source: str, target: str, xp: Namespace, *, wit
     size = a.shape[0] // len(order)
     blocks = {gate: a[k * size : (k + 1) * size, ...] for k, gate in enumerate(order)}
     return xp.concat([blocks[gate] for gate in wanted if gate not in without], axis=0)
-
-
-def namespace_of(arrays: dict[str, Array]) -> Namespace:
-    """Return the namespace of the arrays of a dict."""
-    return _xp.namespace(next(iter(arrays.values())))

@@ -11,48 +11,14 @@ References
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from xprnn import _checks, _xp
+from xprnn import _xp
 from xprnn._sequence import flip
-from xprnn._xp import Array, Namespace
-from xprnn.activations import TABLE, Activation
-from xprnn.interop.gates import ORDERS, reorder
+from xprnn._xp import Array
+from xprnn.interop.gates import reorder
+from xprnn.interop.onnx_node import GATES, Node, read
 from xprnn.recurrent import GRU, LSTM, RNN
-
-GATES = {kind: len(order) for kind, order in ORDERS["onnx"].items() if kind != "P"}
-DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
-ACTIVATIONS = {name.replace("_", ""): name for name in TABLE}
-"""Of ONNX's names in lower case, ours."""
-
-SHARED = ("activations", "activation_alpha", "activation_beta", "clip", "direction", "hidden_size", "layout")
-ATTRIBUTES = {
-    "RNN": SHARED,
-    "GRU": (*SHARED, "linear_before_reset"),
-    "LSTM": (*SHARED, "input_forget"),
-}
-INPUTS = {
-    "RNN": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
-    "GRU": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
-    "LSTM": ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"),
-}
-DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
-
-
-class Node(NamedTuple):
-    """An operator, checked."""
-
-    op: str
-    attributes: dict[str, Any]  # with all defaults
-    inputs: dict[str, Array]  # time first
-    activations: list[list[Activation]]  # per direction, those of its gates
-    xp: Namespace
-    sizes: tuple[int, int, int, int, int]  # T, B, I, H, D
-
-    @property
-    def reverse(self) -> bool:
-        """Whether it runs against time only."""
-        return bool(self.attributes["direction"] == "reverse")
 
 
 def run_node(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -63,11 +29,12 @@ def run_node(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, A
     op_type : {"RNN", "GRU", "LSTM"}
     attributes : mapping
         By ONNX's names: activations, activation_alpha, activation_beta, clip, direction, hidden_size, layout;
-        linear_before_reset of GRU, input_forget of LSTM. Absent is ONNX's default.
+        linear_before_reset of GRU, input_forget of LSTM. Absent, or None, is ONNX's default; a clip of 0 is none.
     inputs : mapping of str to array
         By ONNX's names: X (T, B, I), W (D, G*H, I), R (D, G*H, H), and if wanted B (D, 2*G*H), sequence_lens (B,),
         initial_h (D, B, H), of LSTM initial_c and P (D, 3*H); with layout=1 X (B, T, I) and initial states (B, D, H).
-        None is absent.
+        None is absent. The values of sequence_lens, 0 … T, are checked on NumPy only: elsewhere looking would wait
+        for the device.
 
     Returns
     -------
@@ -87,8 +54,8 @@ def run_node(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, A
     >>> {name: a.shape for name, a in onnx.run_node("RNN", {"hidden_size": 4}, inputs).items()}
     {'Y': (5, 1, 2, 4), 'Y_h': (1, 2, 4)}
     """
-    node = _read(op_type, attributes, inputs)
-    if len({tuple(each) for each in node.activations}) > 1:  # a layer has one cell: run the directions one by one
+    node = read(op_type, attributes, inputs)
+    if node.mixed:  # a layer has one cell: run the directions one by one
         ways = [_one_way(node, k) for k in range(2)]
         outputs = {name: node.xp.concat([way[name] for way in ways], axis=1 if name == "Y" else 0) for name in ways[0]}
     else:
@@ -116,15 +83,16 @@ def from_node(
         Its parameters, from W, R, B and P, gates in our order.
     call : dict
         The arguments of ``layer.forward(params, **call)``: x, state0 and mask, time first; for direction "reverse" in
-        the time of the run, so y is flipped.
+        the time of the run, so y is flipped. y is (T, B, D*H), the directions side by side. A row of length 0 ends in
+        its initial state, as in every layer; ONNX's 0 is `run_node`'s.
 
     Raises
     ------
     TypeError, ValueError
         As `run_node`; also where the two directions have different activations, which no layer has.
     """
-    node = _read(op_type, attributes, inputs)
-    if len({tuple(each) for each in node.activations}) > 1:
+    node = read(op_type, attributes, inputs)
+    if node.mixed:
         raise ValueError("`activations` differ between the directions, and a layer has the same for both")
     return _layer(node), _params(node), _call(node)
 
@@ -182,7 +150,7 @@ def _params(node: Node) -> dict[str, Any]:
 def _call(node: Node) -> dict[str, Any]:
     x, xp, mask = node.inputs["X"], node.xp, None
     if (lens := node.inputs.get("sequence_lens")) is not None:
-        mask = xp.astype(_xp.integers(node.sizes[0], x, xp), lens.dtype)[:, None] < lens[None, :]
+        mask = _xp.integers(node.sizes[0], x, xp)[:, None] < xp.astype(lens, xp.int64)[None, :]
     h, c = node.inputs.get("initial_h"), node.inputs.get("initial_c")
     if node.op == "LSTM" and (h is None) != (c is None):
         given = c if h is None else h
@@ -191,109 +159,6 @@ def _call(node: Node) -> dict[str, Any]:
     if node.reverse:
         x, mask = flip(x, xp), flip(mask, xp)
     return {"x": x, "state0": state0, "mask": mask}
-
-
-# -- reading ------------------------------------------------------------------------------------------------------
-
-
-def _read(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, Array]) -> Node:
-    _checks.one_of("op_type", op_type, tuple(ATTRIBUTES))
-    found = _attributes(op_type, attributes)
-    for name in inputs:
-        if name not in INPUTS[op_type]:
-            raise ValueError(f"`inputs` has the unknown name {name!r}; {op_type} takes {', '.join(INPUTS[op_type])}")
-    given = {name: a for name, a in inputs.items() if a is not None}
-    for name in ("X", "W", "R"):
-        if name not in given:
-            raise ValueError(f"`inputs` lacks {name!r}")
-    place = _checks.home("X", given["X"])
-    for name in ("X", "W", "R"):
-        if _xp.is_array(given[name]) and len(given[name].shape) != 3:
-            raise ValueError(f"`{name}` must have three axes, got shape {tuple(given[name].shape)}")
-    D, (time, batch) = DIRECTIONS[found["direction"]], (1, 0) if found["layout"] else (0, 1)
-    _checks.beside("R", given["R"], place, place.dtype, "X")
-    shape, H = tuple(given["X"].shape), int(given["R"].shape[2])
-    T, B, I = shape[time], shape[batch], shape[2]
-    if found["hidden_size"] not in (None, H):
-        raise ValueError(f"`hidden_size` must be H = {H}, the last axis of R, got {found['hidden_size']}")
-    _check_inputs(op_type, given, place, (T, B, I, H, D), layout=found["layout"])
-    if found["layout"]:
-        given |= {
-            name: place.xp.permute_dims(given[name], (1, 0, 2))
-            for name in ("X", "initial_h", "initial_c")
-            if name in given
-        }
-    return Node(op_type, found, given, _activations(op_type, found, D), place.xp, (T, B, I, H, D))
-
-
-def _check_inputs(op: str, given: dict[str, Array], place: Any, sizes: tuple[int, ...], *, layout: int) -> None:
-    T, B, I, H, D = sizes
-    G, state = GATES[op], ("(B, D, H)", (B, D, H)) if layout else ("(D, B, H)", (D, B, H))
-    expected = {
-        "W": ("(D, G*H, I)", (D, G * H, I)),
-        "R": ("(D, G*H, H)", (D, G * H, H)),
-        "B": ("(D, 2*G*H)", (D, 2 * G * H)),
-        "initial_h": state,
-        "initial_c": state,
-        "P": ("(D, 3*H)", (D, 3 * H)),
-    }
-    for name, (letters, shape) in expected.items():
-        if name in given:
-            _checks.array(name, given[name], place, letters, shape, "X")
-    if (lens := given.get("sequence_lens")) is not None:
-        _checks.beside("sequence_lens", lens, place, lens.dtype, "X")
-        if not _xp.is_integer(lens) or tuple(lens.shape) != (B,):
-            told = f"{_xp.dtype_name(lens.dtype)} of shape {tuple(lens.shape)}"
-            raise ValueError(f"`sequence_lens` must be integers of shape (B,) = ({B},), got {told}")
-        if place.is_numpy and B and not 0 <= int(lens.min()) <= int(lens.max()) <= T:
-            raise ValueError(f"`sequence_lens` must lie in 0 … T = {T}, got {lens.tolist()}")
-
-
-def _attributes(op: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes, checked, with defaults."""
-    for name in attributes:
-        if name not in ATTRIBUTES[op]:
-            raise ValueError(f"`attributes` has the unknown name {name!r}; {op} takes {', '.join(ATTRIBUTES[op])}")
-    found: dict[str, Any] = {
-        "direction": "forward",
-        "hidden_size": None,
-        "layout": 0,
-        "clip": None,
-        "linear_before_reset": 0,
-    }
-    found |= {"input_forget": 0, "activations": None, "activation_alpha": None, "activation_beta": None}
-    found |= {name: value for name, value in attributes.items() if value is not None}
-    direction = found["direction"]
-    found["direction"] = direction.decode() if isinstance(direction, bytes) else direction
-    _checks.one_of("direction", found["direction"], tuple(DIRECTIONS))
-    for name in ("layout", "linear_before_reset", "input_forget"):
-        _checks.one_of(name, int(found[name]), (0, 1))
-    if found["clip"] is not None:
-        _checks.not_negative("clip", found["clip"])
-        found["clip"] = float(found["clip"]) or None  # 0 is off
-    return found
-
-
-def _activations(op: str, found: dict[str, Any], D: int) -> list[list[Activation]]:
-    """Return the activations of each direction."""
-    n = len(DEFAULTS[op])
-    names = list(found["activations"] or DEFAULTS[op] * D)
-    if len(names) != n * D:
-        raise ValueError(f"`activations` must be {n} per direction, {n * D} in all, got {len(names)}: {names}")
-    numbers = {"alpha": list(found["activation_alpha"] or ()), "beta": list(found["activation_beta"] or ())}
-    made = []
-    for name in names:
-        told = name.decode() if isinstance(name, bytes) else str(name)
-        if (ours := ACTIVATIONS.get(told.lower())) is None:
-            raise ValueError(f"`activations` must be of {', '.join(ACTIVATIONS)}, got {told!r}")
-        takes = {key for key in numbers if getattr(TABLE[ours], key) is not None}
-        made.append(Activation(ours, **{key: float(numbers[key].pop(0)) for key in takes if numbers[key]}))
-    for key, left in numbers.items():
-        if left:
-            raise ValueError(
-                f"`activation_{key}` has {len(left)} more numbers than the activations {names} take: {left}"
-            )
-    return [made[k * n : (k + 1) * n] for k in range(D)]
 
 
 __all__ = ["from_node", "run_node"]

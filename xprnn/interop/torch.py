@@ -4,7 +4,7 @@ PyTorch is not needed: a state dict is a dict of arrays, of any library.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from xprnn import _checks
 from xprnn._xp import Array
@@ -30,7 +30,7 @@ def load(state_dict: Mapping[str, Array], layer: Any) -> dict[str, Any]:
         with "_reverse"; of a Linear ``"weight"`` (V, H) and ``"bias"`` (V,).
     layer : RNN, GRU, LSTM or Linear
         Of the same sizes, and of the same equations: with the weights of another function a network would be
-        silently wrong. Dropout, zoneout and noise, which act in training alone, are free.
+        silently wrong. Dropout and noise, which act in training alone, are free.
 
     Returns
     -------
@@ -43,18 +43,16 @@ def load(state_dict: Mapping[str, Array], layer: Any) -> dict[str, Any]:
         If the layer is none of these or not PyTorch's, if a key is missing or unknown, or if an
         array has another shape, library or dtype than the layer asks for.
     """
-    names = _names(layer)
+    entries = _entries(layer)
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"`state_dict` must be a mapping of names to arrays, got {type(state_dict).__name__}")
-    expected = [theirs for part in names.values() for theirs in part.values()]
-    _checks.keys("state_dict", dict(state_dict), tuple(expected))
-    place = _checks.home(f"state_dict[{expected[0]!r}]", state_dict[expected[0]])
-    for part, of_part in zip(names.values(), _shapes(layer), strict=True):
-        for ours, theirs in part.items():
-            letters, shape = of_part[ours]
-            _checks.array(f"state_dict[{theirs!r}]", state_dict[theirs], place, letters, shape, expected[0])
-    params = {name: {ours: state_dict[theirs] for ours, theirs in part.items()} for name, part in names.items()}
-    return params.get("", params)
+    _checks.keys("state_dict", dict(state_dict), tuple(entry.theirs for entry in entries))
+    _check({f"state_dict[{entry.theirs!r}]": (state_dict[entry.theirs], entry) for entry in entries})
+    params: dict[str, Any] = {entry.part: {} for entry in entries}
+    for entry in entries:
+        params[entry.part][entry.ours] = state_dict[entry.theirs]
+    found: dict[str, Any] = params.get("", params)
+    return found
 
 
 def dump(params: dict[str, Any], layer: Any) -> dict[str, Array]:
@@ -76,39 +74,57 @@ def dump(params: dict[str, Any], layer: Any) -> dict[str, Array]:
     TypeError, ValueError
         As `load`.
     """
-    names = _names(layer)
-    held = {"": params} if "" in names else params
-    _checks.keys("params", held, tuple(names))
-    for name, part in names.items():
-        _checks.keys(f"params[{name!r}]" if name else "params", held[name], tuple(part))
-    return {theirs: held[name][ours] for name, part in names.items() for ours, theirs in part.items()}
+    entries = _entries(layer)
+    held = {"": params} if entries[0].part == "" else params
+    parts = {entry.part: [each.ours for each in entries if each.part == entry.part] for entry in entries}
+    _checks.keys("params", held, tuple(parts))
+    for part, keys in parts.items():
+        _checks.keys(f"params[{part!r}]" if part else "params", held[part], tuple(keys))
+    label = {part: f"params[{part!r}]" if part else "params" for part in parts}
+    _check({f"{label[entry.part]}[{entry.ours!r}]": (held[entry.part][entry.ours], entry) for entry in entries})
+    return {entry.theirs: held[entry.part][entry.ours] for entry in entries}
 
 
-def _names(layer: Any) -> dict[str, dict[str, str]]:
-    """Return, per part, PyTorch's name of each of our parameters."""
+class _Entry(NamedTuple):
+    """A parameter under both names, and its shape in letters and numbers."""
+
+    part: str  # "" where the layer's parameters are not nested
+    ours: str
+    theirs: str
+    shape: tuple[str, tuple[int, ...]]
+
+
+def _entries(layer: Any) -> list[_Entry]:
+    """Return the parameters of a layer in PyTorch's order."""
     if isinstance(layer, Linear):
-        return {"": {"W": "weight", **({"b": "bias"} if layer.bias else {})}}
+        I, V = layer.widths
+        bias = [_Entry("", "b", "bias", ("(V,)", (V,)))] if layer.bias else []
+        return [_Entry("", "W", "weight", ("(V, H)", (V, I))), *bias]
     if not isinstance(layer, Recurrent):
         raise TypeError(f"`layer` must be an RNN, GRU, LSTM or Linear, got {layer!r}")
-    told = {"its cell": layer.cell not in CELLS, "`tau`": layer.tau is not None, "`residual`": layer.residual}
+    _refuse_foreign(layer)
+    shaped = zip(layer._names, layer._shapes, strict=True)
+    return [_Entry(part, ours, f"{KEYS[ours]}_{part}", of[ours]) for part, of in shaped for ours in of]
+
+
+def _refuse_foreign(layer: Recurrent) -> None:
+    """Raise where PyTorch has no layer like this one."""
+    told = {"its cell": layer.cell not in CELLS, "`tau`": layer.tau is not None}
+    told |= {f"`{name}`": bool(getattr(layer, name)) for name in ("residual", "zoneout", "zoneout_c")}
     if different := [what for what, differs in told.items() if differs]:
         raise ValueError(f"`layer` is no layer of PyTorch's: it differs by {', '.join(different)}: {layer!r}")
-    names: dict[str, dict[str, str]] = {}
-    for name, part in zip(layer._names, layer._shapes, strict=True):
-        if foreign := [key for key in part if key not in KEYS]:
-            raise ValueError(f"`layer` has the parameter {foreign[0]!r}, for which PyTorch has none: {layer!r}")
-        names[name] = {ours: f"{KEYS[ours]}_{name}" for ours in part}
+    if foreign := [key for key in layer._shapes[0] if key not in KEYS]:
+        raise ValueError(f"`layer` has the parameter {foreign[0]!r}, for which PyTorch has none: {layer!r}")
     if layer.bias == "input":
         raise ValueError("`layer` has bias='input', and PyTorch's layers have two biases or none")
-    return names
 
 
-def _shapes(layer: Any) -> list[Any]:
-    """Return, per part, the shapes of the parameters in letters and numbers."""
-    if isinstance(layer, Recurrent):
-        return list(layer._shapes)
-    I, V = layer.widths
-    return [{"W": ("(V, H)", (V, I)), "b": ("(V,)", (V,))}]
+def _check(named: dict[str, tuple[Array, _Entry]]) -> None:
+    """Raise unless these arrays, by their names in messages, have their shapes and live beside the first."""
+    first, (a, _) = next(iter(named.items()))
+    place = _checks.home(first, a)
+    for name, (each, entry) in named.items():
+        _checks.array(name, each, place, *entry.shape, first)
 
 
 __all__ = ["dump", "load"]

@@ -41,9 +41,12 @@ template <Bits alpha> struct LeakyRelu {
   }
 };
 
-template <Bits alpha> struct ThresholdedRelu : Told {
+template <Bits alpha> struct ThresholdedRelu {
+  static constexpr bool told = alpha >= 0;  // else 0 is above the threshold
   template <class F> static __device__ F value(F x) { return x <= number<F, alpha>() ? F(0) : x; }
-  template <class F> static __device__ F slope(F y, F) { return y != F(0) ? F(1) : F(0); }
+  template <class F> static __device__ F slope(F y, F x) {
+    return (told ? y == F(0) : x <= number<F, alpha>()) ? F(0) : F(1);
+  }
 };
 
 template <Bits alpha> struct Elu {
@@ -80,7 +83,7 @@ template <Bits alpha, Bits beta> struct Affine : Told {
 template <Bits alpha, Bits beta> struct ScaledTanh : Told {
   template <class F> static __device__ F value(F x) { return number<F, alpha>() * tanh(number<F, beta>() * x); }
   template <class F> static __device__ F slope(F y, F) {
-    return number<F, beta>() * (number<F, alpha>() - y * y / number<F, alpha>());
+    return number<F, beta>() * (number<F, alpha>() - y * (y / number<F, alpha>()));
   }
 };
 
@@ -101,7 +104,7 @@ struct Free {  // of c: no bound
 
 template <Bits bound> struct Bounded {  // from c before its clip
   template <class F> static __device__ F value(F c) { return clip(c, -number<F, bound>(), number<F, bound>()); }
-  template <class F> static __device__ F slope(F c) { return fabs(c) < number<F, bound>() ? F(1) : F(0); }
+  template <class F> static __device__ F slope(F c) { return fabs(c) >= number<F, bound>() ? F(0) : F(1); }
 };
 
 // f(x) of a gate, put into k for the backward pass; behind it the slope where f(x) does not tell it.

@@ -153,7 +153,7 @@ def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, arou
 def _by_gate(cell: GRU, rz: np.ndarray, n: np.ndarray, x_rz: np.ndarray, x_n: np.ndarray, *u_n: np.ndarray) -> States:
     """Return what is kept as the reference keeps it: gate by gate, and the pre-activations that slopes need."""
     x = (*_xp.split(x_rz, 2), x_n)
-    return (*_xp.split(rz, 2), n, *u_n, *inputs(*zip(cell.used, x, strict=True)))
+    return (*_xp.split(rz, 2), n, *u_n, *inputs(*cell.used)(*x))
 
 
 def _back_after(W_hh: np.ndarray, rz: np.ndarray, du: np.ndarray, da_n: np.ndarray, inner: Any) -> Any:

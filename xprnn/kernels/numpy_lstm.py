@@ -230,7 +230,7 @@ def _load_general(
 def _by_gate(cell: LSTM, gates: np.ndarray, x: np.ndarray) -> States:
     """Return what is kept as the reference keeps it: gate by gate, and the pre-activations that slopes need."""
     i, *f, g, o = _xp.split(gates, cell.gates)
-    return (i, *(f or [1.0 - i]), g, o, *inputs(*zip(cell.used, _xp.split(x, cell.gates), strict=True)))
+    return (i, *(f or [1.0 - i]), g, o, *inputs(*cell.used)(*_xp.split(x, cell.gates)))
 
 
 def _unprojected(W_hr: np.ndarray, dhs: np.ndarray, like: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:

@@ -1,0 +1,167 @@
+"""Reading an ONNX operator: its attributes as plain values, its inputs checked against one another."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xprnn import _checks, _xp
+from xprnn._xp import Array, Home, Namespace
+from xprnn.activations import TABLE, Activation
+from xprnn.interop.gates import ORDERS
+
+GATES = {kind: len(order) for kind, order in ORDERS["onnx"].items() if kind != "P"}
+DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
+ACTIVATIONS = {name.replace("_", ""): name for name in TABLE}
+"""Of ONNX's names in lower case, ours."""
+
+SHARED = ("activations", "activation_alpha", "activation_beta", "clip", "direction", "hidden_size", "layout")
+ATTRIBUTES = {
+    "RNN": SHARED,
+    "GRU": (*SHARED, "linear_before_reset"),
+    "LSTM": (*SHARED, "input_forget"),
+}
+INPUTS = {
+    "RNN": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
+    "GRU": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
+    "LSTM": ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"),
+}
+DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+
+
+class Node(NamedTuple):
+    """An operator, checked."""
+
+    op: str
+    attributes: dict[str, Any]  # with all defaults
+    inputs: dict[str, Array]  # time first
+    activations: list[list[Activation]]  # per direction, those of its gates
+    xp: Namespace
+    sizes: tuple[int, int, int, int, int]  # T, B, I, H, D
+
+    @property
+    def reverse(self) -> bool:
+        """Whether it runs against time only."""
+        return self.attributes["direction"] == "reverse"  # type: ignore[no-any-return]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether its directions have different activations."""
+        return any(each != self.activations[0] for each in self.activations)
+
+
+def read(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, Array]) -> Node:
+    """Return an operator, checked; arguments and errors as of `xprnn.interop.onnx.run_node`."""
+    op = _plain(op_type)
+    _checks.one_of("op_type", op, tuple(ATTRIBUTES))
+    for name, given, known in (("attributes", attributes, ATTRIBUTES[op]), ("inputs", inputs, INPUTS[op])):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"`{name}` must be a mapping of ONNX's names, got {type(given).__name__}")
+        for key in given:
+            if key not in known:
+                raise ValueError(f"`{name}` has the unknown name {key!r}; {op} takes {', '.join(known)}")
+    found, held = _attributes(attributes), {name: a for name, a in inputs.items() if a is not None}
+    D = DIRECTIONS[found["direction"]]
+    activations, layout = _activations(op, found, D), found["layout"]
+    place, sizes = _sizes(held, D, layout=layout)
+    _check_inputs(op, held, place, sizes, layout=layout)
+    if found["hidden_size"] not in (None, sizes[3]):
+        raise ValueError(f"`hidden_size` must be H = {sizes[3]}, the last axis of R, got {found['hidden_size']}")
+    if layout:
+        batched = [name for name in ("X", "initial_h", "initial_c") if name in held]
+        held |= {name: place.xp.permute_dims(held[name], (1, 0, 2)) for name in batched}
+    return Node(op, found, held, activations, place.xp, sizes)
+
+
+def _sizes(held: dict[str, Array], D: int, *, layout: int) -> tuple[Home, tuple[int, int, int, int, int]]:
+    """Return where the arrays live, and T, B, I, H, D."""
+    for name in ("X", "W", "R"):
+        if name not in held:
+            raise ValueError(f"`inputs` lacks {name!r}")
+    place = _checks.home("X", held["X"])
+    for name in ("X", "R"):
+        _checks.beside(name, held[name], place, place.dtype, "X")
+        shape, letters = tuple(held[name].shape), {"X": "(B, T, I)" if layout else "(T, B, I)", "R": "(D, G*H, H)"}
+        if len(shape) != 3:
+            raise ValueError(f"`{name}` must have three axes, {letters[name]}, got shape {shape}")
+        if any(n == 0 for k, n in enumerate(shape) if (name, k) != ("X", 0 if layout else 1)):
+            raise ValueError(f"`{name}` {letters[name]} must have no axis of length 0 but B, got shape {shape}")
+    first, second, I = held["X"].shape
+    T, B = (second, first) if layout else (first, second)
+    return place, (int(T), int(B), int(I), int(held["R"].shape[2]), D)
+
+
+def _check_inputs(op: str, held: dict[str, Array], place: Home, sizes: tuple[int, ...], *, layout: int) -> None:
+    T, B, I, H, D = sizes
+    G, state = GATES[op], ("(B, D, H)", (B, D, H)) if layout else ("(D, B, H)", (D, B, H))
+    expected = {
+        "R": ("(D, G*H, H)", (D, G * H, H)),
+        "W": ("(D, G*H, I)", (D, G * H, I)),
+        "B": ("(D, 2*G*H)", (D, 2 * G * H)),
+        "initial_h": state,
+        "initial_c": state,
+        "P": ("(D, 3*H)", (D, 3 * H)),
+    }
+    for name, (letters, shape) in expected.items():
+        if name in held:
+            _checks.array(name, held[name], place, letters, shape, "X")
+    if (lens := held.get("sequence_lens")) is None:
+        return
+    _checks.beside("sequence_lens", lens, place, getattr(lens, "dtype", None), "X")
+    if not _xp.is_integer(lens) or tuple(lens.shape) != (B,):
+        told = f"{_xp.dtype_name(lens.dtype)} of shape {tuple(lens.shape)}"
+        raise ValueError(f"`sequence_lens` must be integers of shape (B,) = ({B},), got {told}")
+    if place.is_numpy and B and not 0 <= int(lens.min()) <= int(lens.max()) <= T:
+        raise ValueError(f"`sequence_lens` must lie in 0 … T = {T}, got {lens.tolist()}")
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute in Python's own types, whatever a graph's reader gave: bytes, NumPy's numbers, tuples."""
+    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes, checked, with defaults."""
+    found: dict[str, Any] = {"direction": "forward", "hidden_size": None, "layout": 0, "clip": None}
+    found |= {"linear_before_reset": 0, "input_forget": 0}
+    found |= {"activations": [], "activation_alpha": [], "activation_beta": []}
+    found |= {name: _plain(value) for name, value in attributes.items() if value is not None}
+    _checks.one_of("direction", found["direction"], tuple(DIRECTIONS))
+    for name in ("layout", "linear_before_reset", "input_forget"):
+        _checks.one_of(name, found[name], (0, 1))
+    if found["hidden_size"] is not None:
+        _checks.integer("hidden_size", found["hidden_size"])
+    if found["clip"] is not None:
+        _checks.not_negative("clip", found["clip"])
+        found["clip"] = float(found["clip"]) or None  # 0 is off
+    for name in ("activations", "activation_alpha", "activation_beta"):
+        if not isinstance(found[name], list):
+            raise TypeError(f"`{name}` must be a list, got {found[name]!r}")
+    for name in ("activation_alpha", "activation_beta"):
+        for k, number in enumerate(found[name]):
+            _checks.finite(f"{name}[{k}]", number)
+    return found
+
+
+def _activations(op: str, found: dict[str, Any], D: int) -> list[list[Activation]]:
+    """Return the activations of each direction."""
+    n = len(DEFAULTS[op])
+    names = found["activations"] or DEFAULTS[op] * D
+    if len(names) != n * D:
+        raise ValueError(f"`activations` must be {n} per direction, {n * D} in all, got {len(names)}: {names}")
+    numbers = {"alpha": list(found["activation_alpha"]), "beta": list(found["activation_beta"])}
+    made = []
+    for name in names:
+        if (ours := ACTIVATIONS.get(str(name).lower())) is None:
+            raise ValueError(f"`activations` must be of {', '.join(ACTIVATIONS)}, got {name!r}")
+        takes = {key for key in numbers if getattr(TABLE[ours], key) is not None}
+        made.append(Activation(ours, **{key: numbers[key].pop(0) for key in takes if numbers[key]}))
+    for key, left in numbers.items():
+        if left:
+            raise ValueError(
+                f"`activation_{key}` has {len(left)} more numbers than the activations {names} take: {left}"
+            )
+    return [made[k * n : (k + 1) * n] for k in range(D)]
