@@ -193,7 +193,7 @@ def large():
         print(line)
 
 
-AROUND = {
+OPTIONS = {
     "mask": {},
     "tau": {"tau": 3.0},
     "learn_tau": {"tau": 3.0, "learn_tau": True},
@@ -204,11 +204,17 @@ AROUND = {
     "noise": {"noise": 0.1},
     "dale": {"dale": 0.8},
     "learn_state": {"learn_state": True},
+    "hard_sigmoid": {"gate_activation": "hard_sigmoid"},
+    "clip": {"clip": 5.0},
+    "cell_clip": {"cell_clip": 5.0},
+    "peepholes": {"peepholes": True},
+    "coupled": {"coupled": True},
+    "layer_norm": {"layer_norm": True},
 }
 
 
 def options():
-    """Compare forward and backward with an option around a step, drawn, with the plain LSTM."""
+    """Compare forward and backward with an option, drawn, with the plain LSTM."""
     for T, B, I, H in ((50, 1, 10, 16), (100, 32, 16, 64), (100, 64, 64, 256)):
         rng = np.random.default_rng(0)
         x, dy = rng.standard_normal((T, B, I)).astype(np.float32), np.ones((T, B, H), np.float32)
@@ -224,10 +230,11 @@ def options():
             return run
 
         sides = {"plain": side(xprnn.LSTM(I, H), {})}
-        for name, told in AROUND.items():
+        told_of = OPTIONS | {"proj_size = H": {"proj_size": H}}
+        for name, told in told_of.items():
             sides[name] = side(xprnn.LSTM(I, H, **told), {"mask": mask} if name == "mask" else {})
         times = alternate(sides, rounds=7, seconds=0.05)
-        ratios = "  ".join(f"{name} {times[name] / times['plain']:.2f}" for name in AROUND)
+        ratios = "  ".join(f"{name} {times[name] / times['plain']:.2f}" for name in told_of)
         print(f"LSTM, float32, (T, B, I, H) = {(T, B, I, H)}: {1e3 * times['plain']:.2f} ms; times that with")
         print(f"  {ratios}")
 

@@ -92,19 +92,27 @@ REQUIRES = (
     ("dt", lambda c: c["tau"] is not None),
     ("noise_on", lambda c: c["noise"]),
     ("layer_norm_eps", lambda c: c["layer_norm"]),
-    # Where units are nearly equal, rounding is divided by √ε: 316 times as much in every layer, if that is 1e-5.
-    ("layer_norm", lambda c: c["layer_norm_eps"] > 0.01 or (c["num_layers"] == 1 and not c.get("cell_clip"))),
     ("proj_size", lambda c: not any(c[name] not in allowed for name, allowed in NOT_PER_UNIT.items())),
 )
-"""What an option that is on needs; a layer refuses it otherwise, but for that of `layer_norm`."""
+"""What an option that is on needs; a layer refuses it otherwise."""
+
+
+def taken(combination):
+    """Return whether a layer takes a combination."""
+    return all(off(name, combination) or needed(combination) for name, needed in REQUIRES)
 
 
 def allowed(combination):
-    return all(not combination.get(name) or off(name, combination) or needed(combination) for name, needed in REQUIRES)
+    """Return whether a layer takes a combination, and its numbers can be compared.
+
+    Where units are nearly equal a normalisation divides rounding by √ε, so with 1e-5 every layer has 316 times as much.
+    """
+    sharp = combination["layer_norm"] and combination["layer_norm_eps"] < 0.01
+    return taken(combination) and not (sharp and (combination["num_layers"] > 1 or combination.get("cell_clip")))
 
 
 def off(name, combination):
-    return name in SHARED and combination[name] == SHARED[name][0]
+    return name not in combination or combination[name] == SHARED.get(name, (0,))[0]
 
 
 def pairs_of(combination):
