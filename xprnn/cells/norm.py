@@ -9,6 +9,7 @@ over a row, or over each of some groups of it. Backward, with the gradient dn at
 
 from typing import NamedTuple
 
+from xprnn import _xp
 from xprnn._xp import Array, Namespace
 
 
@@ -20,19 +21,26 @@ class Norm(NamedTuple):
 
     def forward(self, v: Array, xp: Namespace) -> tuple[Array, Array]:
         """Return n̂, in the shape of v, and r, one per row and group."""
-        centred = [each - xp.mean(each, axis=-1, keepdims=True) for each in self._groups(v)]
-        rates = [(xp.mean(each * each, axis=-1, keepdims=True) + self.eps) ** -0.5 for each in centred]
-        return xp.concat([each * r for each, r in zip(centred, rates, strict=True)], axis=-1), xp.concat(rates, axis=-1)
+        centred = [each - _xp.row_mean(each, xp) for each in self._groups(v)]
+        rates = [(_xp.row_mean(each * each, xp) + self.eps) ** -0.5 for each in centred]
+        return _joined([each * r for each, r in zip(centred, rates, strict=True)], xp), _joined(rates, xp)
 
     def backward(self, xp: Namespace, dn: Array, n: Array, r: Array) -> Array:
         """Return the gradient at v from that at n̂."""
         done = []
         for k, (d, each) in enumerate(zip(self._groups(dn), self._groups(n), strict=True)):
-            along = each * xp.mean(d * each, axis=-1, keepdims=True)
-            done.append(r[..., k : k + 1] * (d - xp.mean(d, axis=-1, keepdims=True) - along))
-        return xp.concat(done, axis=-1)
+            along = each * _xp.row_mean(d * each, xp)
+            done.append(r[..., k : k + 1] * (d - _xp.row_mean(d, xp) - along))
+        return _joined(done, xp)
 
     def _groups(self, v: Array) -> list[Array]:
         """Return v cut into its groups."""
+        if len(self.sizes) == 1:
+            return [v]
         ends = [sum(self.sizes[: k + 1]) for k in range(len(self.sizes))]
         return [v[..., end - size : end] for end, size in zip(ends, self.sizes, strict=True)]
+
+
+def _joined(groups: list[Array], xp: Namespace) -> Array:
+    """Return the groups side by side."""
+    return groups[0] if len(groups) == 1 else xp.concat(groups, axis=-1)
