@@ -4,6 +4,7 @@ Each is compiled anew, for a second or two per pass and kernel, so a kernel runs
 share a cell's equations, and differ in the products and in what they hand from phase to phase.
 """
 
+from tests.scans import KINDS
 from xprnn.activations import Activation
 from xprnn.cells import GRU, LSTM, Elman
 
@@ -58,3 +59,7 @@ DIGESTED = ("gru-before-clipped-leaky", "lstm-full-coupled")
 PERSISTENT = (*SPREAD, "gru-clipped-relu", "gru-before-hard-thresholded", "lstm-peepholes")
 ON = {"cupy_stepwise": tuple(EVERY), "cupy_persistent": PERSISTENT, "cupy_persistent-spread": SPREAD}
 PAIRS = [(name, kernel) for kernel, names in ON.items() for name in names]
+
+KNOWN = {kind: cell for kind, (cell, _) in KINDS.items()} | {name: CELLS[name] for name in SPREAD}
+STEPWISE = KNOWN | PROJECTED
+"""Plain and optioned, what every kernel runs, and what the stepwise one does."""

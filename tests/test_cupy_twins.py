@@ -1,6 +1,7 @@
 """The CuPy twins against the reference on NumPy: values and gradients, awkward shapes, every option, strides.
 
-The laws that every kernel obeys are in `test_scan.py`, what the twins ask of a device in `test_cupy_device.py`.
+The laws that every kernel obeys are in `test_scan.py`, what the twins ask of a device in `test_cupy_counts.py`,
+the choice between them in `test_cupy_choice.py`, races and bounds in `test_cupy_races.py`.
 """
 
 import numpy as np

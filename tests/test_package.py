@@ -20,8 +20,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 ORDER = [
     "_xp", "tree", "_checks", "backends", "init", "cupy_draws", "random", "_sequence", "options", "constraints",
     "activations", "cells", "scan", "protocol", "kernels", "parameters", "surroundings", "state", "memory", "stepper",
-    "part", "stack", "recurrent", "stateless", "layers", "embedding", "sequential", "residual", "schedule", "piecewise",
-    "wrappers", "testing", "losses", "optim", "simple", "interop",
+    "part", "passes", "stepping", "stack", "recurrent", "stateless", "layers", "embedding", "sequential", "residual",
+    "schedule", "piecewise", "wrappers", "testing", "losses", "optim", "simple", "interop",
 ]  # fmt: skip
 """The parts from the bottom up, as in the design: a file imports only from those before it."""
 

@@ -11,8 +11,8 @@ import numpy as np
 from xprnn import _checks, _xp, init
 from xprnn._sequence import Form, flags, form_of, select
 from xprnn._xp import Array, Home
+from xprnn.parameters import Params
 from xprnn.random import Key
-from xprnn.stack import Params
 from xprnn.stateless import Stateless
 
 

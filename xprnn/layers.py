@@ -12,8 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 from xprnn import _checks, _xp, init, random
 from xprnn._sequence import Form, read, select
 from xprnn._xp import Array, Home
+from xprnn.parameters import Params
 from xprnn.random import Key
-from xprnn.stack import Params
 from xprnn.stateless import Stateless, Steps, no_params, same, steps_of
 
 

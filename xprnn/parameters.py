@@ -5,10 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import init
+from xprnn import _checks, init
 from xprnn._checks import Shapes
+from xprnn._xp import Home
 from xprnn.constraints import draw_fixed, fixed_shapes
 from xprnn.options import logit
+
+Params = dict[str, Any]
+"""A layer's parameters: a nested dict of arrays."""
 
 OUTSIDE = ("W_ih", "b_ih", "ln_ih", "h0", "c0", "leak", "fixed")
 """The parameters that the scan never sees; what remains is the cell's."""
@@ -84,3 +88,10 @@ def draw(layer: Any, part: Shapes, rng: "np.random.Generator") -> dict[str, Any]
         else:
             drawn[key] = init.bias(layer.bias_init, rng, shape[1][0], bound)
     return drawn
+
+
+def check(layer: Any, params: Any, home: Home, like: str = "x") -> None:
+    """Raise unless `params` are the layer's, of its shapes and where `like` lives."""
+    _checks.keys("params", params, layer._names)
+    for name, shapes in zip(layer._names, layer._shapes, strict=True):
+        _checks.parameters(f"params[{name!r}]", params[name], shapes, home, like)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from xprnn import _checks, _xp, kernels, random, tree
 from xprnn._sequence import Form, flags, form_of
 from xprnn._xp import Array
+from xprnn.parameters import Params
 from xprnn.protocol import OneLayer, check_layer, parts, widths
 from xprnn.random import Key
-from xprnn.stack import Params
 from xprnn.state import State
 
 INSTEAD = "between pieces the state would be rounded to it: cast x and params to float32, or use the plain layer"

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from xprnn._xp import Array
+from xprnn.parameters import Params
 from xprnn.protocol import OneLayer, check_layer, widths
-from xprnn.stack import Params
 from xprnn.state import State
 from xprnn.stateless import Steps, steps_of
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from xprnn import _checks, init, random
 from xprnn._xp import Array
+from xprnn.parameters import Params
 from xprnn.protocol import check_layer, widths
-from xprnn.stack import Params
 from xprnn.state import State
 
 

@@ -7,31 +7,16 @@ parameters are a dict that the user holds, and no argument is ever modified.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from xprnn import _checks, _xp, init, kernels, memory, parameters, part, random, tree
-from xprnn import state as states_of
-from xprnn._sequence import Form, flip, read, select
-from xprnn._xp import Array, Home
-from xprnn.cells import Cell, States
+from xprnn import _checks, init, memory, parameters, passes, stepping
+from xprnn._xp import Array
+from xprnn.cells import Cell
 from xprnn.options import Options
-from xprnn.scan import Around
+from xprnn.parameters import Params
+from xprnn.passes import Cache
 from xprnn.state import State
 from xprnn.stepper import Stepper
-from xprnn.surroundings import Draws
-
-Params = dict[str, Any]
-
-
-class Cache(NamedTuple):
-    """What `forward` leaves for `backward`; it refers to x and y, so change neither in between."""
-
-    layer: "Recurrent"
-    form: Form
-    mask: Array | None
-    inputs: tuple[Array, ...]  # per layer (T, B, ·), after dropout
-    drops: tuple[Array | None, ...]  # per layer the factor on its input
-    parts: tuple[part.PartCache, ...]  # per layer and direction
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)  # the three layers make their own
@@ -163,7 +148,7 @@ class Recurrent(Options, ABC):
         -------
         y, state
         """
-        y, state, _ = self._forward(params, x, state0, keep=False, **options)
+        y, state, _ = passes.forward(self, params, x, state0, keep=False, **options)
         return y, state
 
     def forward(
@@ -232,9 +217,8 @@ class Recurrent(Options, ABC):
         a state with a leak or zoneout H more, a gate whose slope its output does not tell H more, and layer
         normalisation some (2G + 1) H. `xprnn.Segmented` bounds it.
         """
-        return self._forward(
-            params, x, state0, lengths=lengths, mask=mask, reset=reset, rng=rng, kernel=kernel, keep=True
-        )
+        options = {"lengths": lengths, "mask": mask, "reset": reset, "rng": rng, "kernel": kernel}
+        return passes.forward(self, params, x, state0, keep=True, **options)
 
     def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
         """Back-propagate through time.
@@ -268,83 +252,7 @@ class Recurrent(Options, ABC):
         ----------
         .. [1] Werbos (1990), Backpropagation through time, Proceedings of the IEEE 78(10).
         """
-        if not isinstance(cache, Cache) or cache.layer != self:
-            raise ValueError("`cache` must come from this layer's `forward`")
-        form, xp, n = cache.form, cache.form.home.xp, self.state_sizes[0]
-        self._check_params(params, form.home)
-        if dy is not None:
-            dy = select(cache.mask, form.read("dy", dy, "D*H" if n == self.hidden_size else "D*P", self.widths[1]), xp)
-        dfinals = states_of.read("dstate", dstate, self._sizes, form.home, form.B if form.batched else None)
-        grads: dict[int, Params] = {}
-        dinitials: dict[int, States] = {}
-        for k in reversed(range(self.num_layers)):
-            dx: Any = None
-            at = self._parts(k)
-            dhs = [None if dy is None else dy[..., d * n : (d + 1) * n] for d in range(self._directions)]
-            done = part.backward(
-                self, [params[name] for name in self._names[at]], cache.inputs[k], cache.parts[at], dhs, dfinals[at]
-            )
-            for i, (grad, dx_i, dinitial) in zip(range(at.start, at.stop), done, strict=True):
-                grads[i], dinitials[i] = grad, dinitial
-                dx = dx_i if dx is None else dx + dx_i
-            if (drop := cache.drops[k]) is not None:
-                dx = dx * drop
-            dy = dx + dy if self.residual and k and dy is not None else dx
-        dparams = {name: grads[i] for i, name in enumerate(self._names)}
-        return dparams, form.outward(dy), states_of.write([dinitials[i] for i in range(len(self._names))], form)
-
-    def _parts(self, k: int) -> slice:
-        """Return where layer k's parts are among all."""
-        return slice(k * self._directions, (k + 1) * self._directions)
-
-    def _forward(
-        self,
-        params: Params,
-        x: Any,
-        state0: State = None,
-        *,
-        keep: bool,
-        lengths: Any = None,
-        mask: Any = None,
-        reset: Any = None,
-        rng: Any = None,
-        kernel: str = "auto",
-    ) -> tuple[Any, State, Cache]:
-        kernels.check_name(kernel)
-        key = random.key(rng)
-        width, batch_first = self.input_size, self.batch_first
-        sequence = read(x, width=width, batch_first=batch_first, lengths=lengths, mask=mask, reset=reset)
-        form, xp = sequence.form, sequence.form.home.xp
-        self._check_params(params, form.home)
-        initials = states_of.read("state0", state0, self._sizes, form.home, form.B if form.batched else None)
-        run = part.Run(sequence, key, kernel, keep)
-        y, inputs, drops, finals, parts = sequence.x, [], [], [], []
-        for k in range(self.num_layers):
-            below, drop = y, self._input_drop(k, run)
-            x_k = below if drop is None else below * drop
-            at = self._parts(k)
-            own = {name: params[name] for name in self._names[at]}
-            done = part.forward(self, own, x_k, initials[at], run)
-            outs = [select(sequence.mask, out, xp) for out, _, _ in done]
-            finals += [final for _, final, _ in done]
-            parts += [kept for _, _, kept in done]
-            h = outs[0] if len(outs) == 1 else xp.concat(outs, axis=-1)
-            y = h + below if self.residual and k else h
-            inputs.append(x_k if keep else None)
-            drops.append(drop)
-        if keep and form.home.is_numpy:
-            y.flags.writeable = False  # it may be the cache's own memory
-        cache = Cache(self, form, sequence.mask, tuple(inputs), tuple(drops), tuple(parts))
-        return form.outward(y), states_of.write(finals, form), cache
-
-    def _input_drop(self, k: int, run: part.Run) -> Array | None:
-        """Return the factor on the input of layer k, or None."""
-        rate = self.dropout if k else self.input_dropout
-        if run.key is None or not rate:
-            return None
-        width = self.widths[1] if k else self.input_size
-        draws = Draws(run.key.fold(f"l{k}"), run.sequence.form)
-        return draws.keep("input", rate, width, once=self.variational)
+        return passes.backward(self, params, cache, dy, dstate)
 
     def trace(
         self,
@@ -366,16 +274,8 @@ class Recurrent(Options, ABC):
             invalid ones; the gates by their letters, `r`, `z`, `n` of GRU, `i`, `f`, `g`, `o` of LSTM, 0 at invalid
             steps. Every array is in x's layout and time, also those of the reverse direction, "l0_reverse".
         """
-        options = {"lengths": lengths, "mask": mask, "reset": reset, "rng": rng, "kernel": "reference"}
-        _, _, cache = self._forward(params, x, state0, keep=True, **options)
-        form, xp, traces = cache.form, cache.form.home.xp, {}
-        for i, name in enumerate(self._names):
-            scan, reverse = cache.parts[i].scan, i % self._directions == 1
-            gates = {key: select(scan.around.mask, a, xp) for key, a in self.cell.trace(scan.kept).items()}
-            inside = dict(zip(self.cell.states, scan.states, strict=True)) | gates
-            inside = tree.map(lambda a: _xp.cast(a, form.home.dtype), inside)  # the scan of half types is in float32
-            traces[name] = {key: form.outward(flip(a, xp) if reverse else a) for key, a in inside.items()}
-        return traces
+        options = {"lengths": lengths, "mask": mask, "reset": reset, "rng": rng}
+        return passes.trace(self, params, x, state0, **options)
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto") -> tuple[int, int]:
         """Tell what a training step takes on NumPy.
@@ -420,21 +320,7 @@ class Recurrent(Options, ABC):
         TypeError, ValueError
             As `forward`; also for a bidirectional layer, whose reverse direction begins at the end.
         """
-        self._refuse_bidirectional("step")
-        home = _checks.home("x_t", x_t)
-        shape = tuple(x_t.shape)
-        if len(shape) not in (1, 2) or shape[-1] != self.input_size:
-            raise ValueError(f"`x_t` must have shape (B, I) or (I,) with I = {self.input_size}, got {shape}")
-        self._check_params(params, home, like="x_t")
-        batched = len(shape) == 2
-        form = Form(home, 1, shape[0] if batched else 1, batched, batch_first=False)
-        states = states_of.read("state", state, self._sizes, home, form.B if batched else None, like="x_t")
-        y_t = x_t if batched else x_t[None, :]
-        finals = []
-        for k, name in enumerate(self._names):
-            finals.append(part.step(self, params[name], y_t, states[k], form))
-            y_t = finals[-1][0] + y_t if self.residual and k else finals[-1][0]
-        return y_t if batched else y_t[0, ...], states_of.write(finals, form)
+        return stepping.step(self, params, x_t, state)
 
     def stepper(self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
         """Bind the layer to parameters and a state of its own, for streams: the quick way to run step by step.
@@ -462,30 +348,4 @@ class Recurrent(Options, ABC):
         TypeError, ValueError
             As `step`.
         """
-        self._refuse_bidirectional("stepper")
-        _checks.integer("batch", batch)
-        kernels.check_name(kernel)
-        like = next(iter(tree.leaves(params)), None) if isinstance(params, dict) else None
-        home = _checks.home("params", like)
-        self._check_params(params, home, like="params")
-        states = states_of.read("state", state, self._sizes, home, batch, like="params")
-        form = Form(home, 1, batch, batched=True, batch_first=False)
-        parts = [
-            part.bound(self, params[name], begin, form, residual=self.residual and k > 0)
-            for k, (name, begin) in enumerate(zip(self._names, states, strict=True))
-        ]
-        shape, around = (1, batch, self.hidden_size), Around(gate=parts[0].gate)
-        chosen, _ = kernels.select(self.cell, around, home.xp, home.dtype, shape, kernel)
-        bound = chosen.bind(self.cell, parts, batch, home)
-        return Stepper(bound, self.input_size, home, batch, lambda states: states_of.write(states, form))
-
-    def _refuse_bidirectional(self, name: str) -> None:
-        if self.bidirectional:
-            raise ValueError(
-                f"`{name}` needs a layer with bidirectional=False: the reverse direction begins at the end"
-            )
-
-    def _check_params(self, params: Params, home: Home, like: str = "x") -> None:
-        _checks.keys("params", params, self._names)
-        for name, shapes in zip(self._names, self._shapes, strict=True):
-            _checks.parameters(f"params[{name!r}]", params[name], shapes, home, like)
+        return stepping.stepper(self, params, state, batch, kernel=kernel)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 from xprnn import _checks, _xp, init, kernels, random
 from xprnn._sequence import Form, read, select
 from xprnn._xp import Array, Home
+from xprnn.parameters import Params
 from xprnn.random import Key
-from xprnn.stack import Params
 from xprnn.state import State
 
 

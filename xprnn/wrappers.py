@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xprnn import _checks, _xp, schedule, tree
+from xprnn.parameters import Params
 from xprnn.piecewise import Cache, Pieces, Piecewise, Store, total
 from xprnn.protocol import parts, widths
 from xprnn.random import Key
-from xprnn.stack import Params
 from xprnn.state import State
 
 
