@@ -12,9 +12,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--combinations",
         type=int,
-        default=60,
+        default=30,
         metavar="N",
-        help="how many random combinations of the layers' options to test (60; 3000 is the full run)",
+        help="how many random combinations of the layers' options to test (30; 3000 is the full run)",
     )
 
 
