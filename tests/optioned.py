@@ -52,11 +52,11 @@ NORMED = {
 }
 """What the reference alone runs."""
 
-SPREAD = ("elman-leaky-negative", "gru-before-clipped-leaky", "lstm-full", "lstm-full-coupled")
+SPREAD = ("gru-before-clipped-leaky", "lstm-full")
 """What runs also with its units spread over blocks."""
 
 DIGESTED = ("gru-before-clipped-leaky", "lstm-full-coupled")
-PERSISTENT = (*SPREAD, "gru-clipped-relu", "gru-before-hard-thresholded", "lstm-peepholes")
+PERSISTENT = (*SPREAD, "elman-leaky-negative", "lstm-full-coupled")
 ON = {"cupy_stepwise": tuple(EVERY), "cupy_persistent": PERSISTENT, "cupy_persistent-spread": SPREAD}
 PAIRS = [(name, kernel) for kernel, names in ON.items() for name in names]
 
