@@ -58,9 +58,9 @@ class Backend:
 
     def __init__(self, name):
         self.name = name
-        self.library = name.partition(":")[0]
-        self.xp = backends.load(self.library)
-        if self.library == "jax":
+        self.package = name.partition(":")[0]
+        self.xp = backends.load(self.package)
+        if self.package == "jax":
             import jax
 
             jax.config.update("jax_enable_x64", True)
@@ -78,9 +78,9 @@ class Backend:
         a = np.asarray(a) if dtype is None else np.asarray(a).astype(dtype)
         if self.name == "numpy:readonly":
             return _seal(a.copy())
-        if self.library == "numpy":
+        if self.package == "numpy":
             return a.copy()
-        options = {"device": self.xp.Device("device1")} if self.library == "array_api_strict" else {}
+        options = {"device": self.xp.Device("device1")} if self.package == "array_api_strict" else {}
         return self.xp.asarray(a.copy(), **options)
 
     def asarrays(self, arrays, dtype=None):

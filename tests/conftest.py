@@ -44,9 +44,9 @@ def backend(request):
 @pytest.fixture(params=halves.EPS)
 def half(request, backend):
     """Every half type of every array library."""
-    if backend.library == "array_api_strict" or (backend.library == "numpy" and request.param == "bfloat16"):
-        pytest.skip(f"{backend.library} has no {request.param}")
-    if backend.library == "cupy" and request.param == "bfloat16":
+    if backend.package == "array_api_strict" or (backend.package == "numpy" and request.param == "bfloat16"):
+        pytest.skip(f"{backend.package} has no {request.param}")
+    if backend.package == "cupy" and request.param == "bfloat16":
         pytest.importorskip("ml_dtypes", reason="bfloat16 on CuPy needs ml_dtypes; not installed")
     return halves.Half(backend, request.param)
 
@@ -61,6 +61,12 @@ def rng():
 def torch():
     """PyTorch, where its autograd is the judge."""
     return pytest.importorskip("torch", reason="torch, whose autograd is the judge here, is not installed")
+
+
+@pytest.fixture
+def counter():
+    """The counters of the emulated driver; a real one has none."""
+    return pytest.importorskip("cupy_on_cpu", reason="counts are those of the emulated driver")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -21,12 +21,6 @@ from xprnn.cells import GRU, LSTM, Elman
 pytestmark = needs_cupy
 
 
-@pytest.fixture
-def counter():
-    """The counters of the emulated driver; a real one has none."""
-    return pytest.importorskip("cupy_on_cpu", reason="counts are those of the emulated driver")
-
-
 CHIPS = {"sm_75": (64, 40), "sm_80": (163, 108), "sm_86": (99, 84), "sm_90": (227, 132), "sm_120": (99, 170)}
 """KiB of shared memory that a block may have, and processors."""
 

@@ -24,12 +24,6 @@ from xprnn.scan import Around
 pytestmark = needs_cupy
 
 
-@pytest.fixture
-def counter():
-    """The counters of the emulated driver; a real one has none."""
-    return pytest.importorskip("cupy_on_cpu", reason="counts are those of the emulated driver")
-
-
 @contextlib.contextmanager
 def counted(counter):
     """Yield a dict that has, in the end, what was asked of the driver."""

@@ -30,12 +30,6 @@ from xprnn.scan import Around
 pytestmark = needs_cupy
 
 
-@pytest.fixture
-def counter():
-    """The counters of the emulated driver; a real one has none."""
-    return pytest.importorskip("cupy_on_cpu", reason="counts are those of the emulated driver")
-
-
 def digest(**settings):
     """Return the digest of a run of its own under these settings of the emulated driver."""
     runner = pathlib.Path(sys.modules["cupyemu"].__file__).parents[1] / "run.py"

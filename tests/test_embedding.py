@@ -79,7 +79,7 @@ def test_out_of_range_is_named_on_numpy_and_nan_elsewhere(wrong, backend, rng):
     x, dy = some(rng), np.ones((T, B, D))
     x[2, 1] = wrong
     there, given = backend.asarrays(LAYER.init(0)), backend.asarray(x, np.int16)
-    if backend.library == "numpy":
+    if backend.package == "numpy":
         with pytest.raises(ValueError, match=rf"`x` must hold integers of 0 … V-1 = 4, got {wrong} at x\[2, 1\]"):
             LAYER(there, given)
         return
@@ -94,7 +94,7 @@ def test_the_largest_integers_do_not_wrap_round(backend):
     there = backend.asarrays(LAYER.init(0))
     for wrong, dtype in ((2**32 + 1, np.int64), (2**32 - 1, np.uint32)):
         x_t = backend.asarray(np.array([wrong]), dtype)
-        if backend.library == "numpy":
+        if backend.package == "numpy":
             with pytest.raises(ValueError, match=rf"`x_t` must hold .* got {wrong} at x_t\[0\]"):
                 LAYER.step(there, x_t)
         else:

@@ -308,15 +308,15 @@ def test_bad_steps():
 
 
 def test_a_mix_of_backends_is_refused_and_both_sides_are_named(backend):
-    if backend.library == "numpy":
+    if backend.package == "numpy":
         pytest.skip("the mix is with NumPy")
     layer, params = layer_and_params()
     there, x = backend.asarrays(params), backend.asarray(X)
-    with pytest.raises(TypeError, match=rf"must be a {backend.library} array like `x`, got a numpy array"):
+    with pytest.raises(TypeError, match=rf"must be a {backend.package} array like `x`, got a numpy array"):
         layer(params, x)
-    with pytest.raises(TypeError, match=rf"must be a numpy array like `x`, got a {backend.library} array"):
+    with pytest.raises(TypeError, match=rf"must be a numpy array like `x`, got a {backend.package} array"):
         layer(there, X)
-    with pytest.raises(TypeError, match=rf"`mask` must be a {backend.library} array like `x`, got a numpy array"):
+    with pytest.raises(TypeError, match=rf"`mask` must be a {backend.package} array like `x`, got a numpy array"):
         layer(there, x, mask=np.ones((T, B), bool))
     with pytest.raises(TypeError, match="like"):
         xprnn.SimpleRNN(I, H, 1).forward(x[:, 0, :])

@@ -119,7 +119,7 @@ def test_a_memory_adds_up_and_so_do_gradients_over_time(half):
 
 
 def test_a_plain_half_scan_is_seen_to_lose_them(half, monkeypatch):
-    if half.backend.library == "cupy":
+    if half.backend.package == "cupy":
         pytest.skip("on CuPy the reference's own operations widen bfloat16, and the twins take half types themselves")
     monkeypatch.setattr(kernels, "widened", lambda kernel: kernel)
     layer, params, x, state0, expected = slow_leak(half)

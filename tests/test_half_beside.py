@@ -43,7 +43,7 @@ def test_an_embedding(half):
     dW = half.host(layer.backward(params, cache, dy)[0])["W"]
     counts = half.host(half.array(np.array([2.0 * LONG - 8.0, 0.0, 0.0, 7.0, 0.0])))
     np.testing.assert_array_equal(dW, counts[:, None] * np.ones(3))
-    if half.backend.library != "numpy":
+    if half.backend.package != "numpy":
         assert np.all(np.isnan(half.host(layer(params, half.backend.asarray(np.array([9])))[0])))
 
 
@@ -85,7 +85,7 @@ def test_float32_parameters_learn_through_half_layers(half, rng):
 def test_explain_says_what_is_widened(half):
     x = half.array(np.zeros((3, 2, I)))
     kernel, why = kernels.explain(xprnn.LSTM(I, H), x, kernel=half.backend.kernel)
-    assert (f"{half.name} is widened to float32" in why) == (half.backend.library != "cupy")
+    assert (f"{half.name} is widened to float32" in why) == (half.backend.package != "cupy")
     assert kernel == {"numpy": "numpy", "jax": "jax", "cupy": "cupy_persistent"}.get(half.backend.name, "reference")
     assert kernels.explain(xprnn.LSTM(I, H), x, kernel="reference").kernel == "reference"
 
@@ -221,7 +221,7 @@ def test_integers_are_still_told_from_half_types(half):
     with pytest.raises(TypeError, match=f"`x` must be integers, 0 … V-1, got {half.name}"):
         layer(half.arrays(layer.init(0)), x[..., 0])
     with pytest.raises(
-        TypeError, match=r"`lengths` must be .*" if half.backend.library == "numpy" else "`lengths` must be integers"
+        TypeError, match=r"`lengths` must be .*" if half.backend.package == "numpy" else "`lengths` must be integers"
     ):
         xprnn.GRU(I, H)(half.arrays(xprnn.GRU(I, H).init(0)), x, lengths=half.array(np.ones(B)))
 

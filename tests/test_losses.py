@@ -178,7 +178,7 @@ def test_a_class_ruled_out_by_minus_infinity_counts_nothing(backend):
 def test_a_class_out_of_range_is_refused_or_makes_the_loss_nan(wrong, backend, rng):
     pred, target, _ = draw("classes", rng)
     target[1, 2] = wrong
-    if backend.library == "numpy":
+    if backend.package == "numpy":
         with pytest.raises(ValueError, match=rf"`target` must be classes of 0 … V-1 = 4, got {wrong}"):
             call("classes", backend, pred, target, {})
         with pytest.raises(ValueError, match=rf"got {wrong}"):
@@ -261,11 +261,11 @@ def test_arguments_that_do_not_fit_are_named(kind, backend, rng):
 
 def test_arrays_of_another_library_are_refused(kind, backend, rng):
     pred, target, options = draw(kind, rng, ["mask", "weights"])
-    other = backends.load("array_api_strict" if backend.library == "numpy" else "numpy")
+    other = backends.load("array_api_strict" if backend.package == "numpy" else "numpy")
     there = {"target": target, **options}
     for name in there:
         mixed = {key: other.asarray(a) if key == name else backend.asarray(a) for key, a in there.items()}
-        with pytest.raises(TypeError, match=f"`{name}` must be a {backend.library} array .* got a .* array; xprnn"):
+        with pytest.raises(TypeError, match=f"`{name}` must be a {backend.package} array .* got a .* array; xprnn"):
             LOSSES[kind](backend.asarray(pred), **mixed)
 
 

@@ -246,7 +246,7 @@ def test_segments_packed_in_a_row_equal_separate_runs(any_name, bidirectional, l
 
 @pytest.mark.parametrize("given_state", [False, True])
 def test_steps_and_stepper_equal_the_evaluation_of_the_whole(any_name, given_state, backend, rng):
-    if backend.library == "jax" and given_state:
+    if backend.package == "jax" and given_state:
         pytest.skip("JAX compiles every operation on a new shape, for 7 s: it begins in the learned state only")
     layer = everything(any_name)
     given = table.given_for(layer, rng, steps=4)

@@ -173,8 +173,8 @@ def compared(library, *, full):
 def test_about_a_hundred_combinations_give_the_same_numbers_on_every_backend(backend, request):
     if backend.name == "numpy":
         pytest.skip("NumPy is what the others are compared with; it runs them all above")
-    cases = compared(backend.library, full=request.config.getoption("--combinations") >= 1000)
-    steps = STEPS.get(backend.library, table.T)
+    cases = compared(backend.package, full=request.config.getoption("--combinations") >= 1000)
+    steps = STEPS.get(backend.package, table.T)
     for name, combination in cases:
         layer, given, options, _, _ = case(name, combination, seed=3, steps=steps)
         expected = table.run(layer, given, kernel="reference", **options)

@@ -41,7 +41,7 @@ def run(layer, given, **options):
 @pytest.mark.parametrize("flagged", [False, True])
 @pytest.mark.parametrize("begin", [False, True])
 def test_each_sequence_is_as_if_it_ran_alone(name, options, flagged, begin, backend, rng):
-    if backend.library == "jax" and not (flagged and begin and options is SETS["options"]):
+    if backend.package == "jax" and not (flagged and begin and options is SETS["options"]):
         pytest.skip("JAX compiles every length anew, for 7 s a test: it runs with all that there is only")
     layer, given = made(name, rng, options)
     given["state0"] = given["state0"] if begin else None

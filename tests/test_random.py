@@ -40,8 +40,8 @@ def home(backend, dtype="float64"):
 
 def words_of(backend, values):
     """Return words as an array of this backend that nothing can be written into where it can be told so."""
-    a = np.array(values, dtype=np.int64 if backend.library == "torch" else np.uint32)
-    if backend.library != "numpy":
+    a = np.array(values, dtype=np.int64 if backend.package == "torch" else np.uint32)
+    if backend.package != "numpy":
         return backend.asarray(a)
     a.flags.writeable = False
     return a
@@ -237,7 +237,7 @@ def test_a_generator_is_drawn_from_once():
 def test_an_array_of_two_words_is_a_key(backend):
     made = random.key(backend.asarray(np.array(KEY.words, np.uint32)))
     assert tuple(map(int, made.words)) == KEY.words
-    assert backend.library == "jax" or made == KEY
+    assert backend.package == "jax" or made == KEY
     mask = random.keep(made.fold("l0"), 0.5, T, B, N, home(backend))
     expected = random.keep(KEY.fold("l0"), 0.5, T, B, N, HOST["float64"])
     np.testing.assert_array_equal(backend.to_numpy(mask), expected)

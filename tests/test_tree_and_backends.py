@@ -182,16 +182,16 @@ def test_a_tensor_in_a_graph_is_copied_without_it(torch):
 
 
 def test_load_gives_a_namespace_whose_numbers_are_the_librarys_own(backend):
-    xp = backends.load(backend.library)
+    xp = backends.load(backend.package)
     actual = xp.sum(xp.asarray([[1.0, 2.0], [3.0, 5.0]]), axis=0)
     assert_close(backends.to_numpy(actual).astype(np.float64), np.array([4.0, 7.0]), tol=0.0)
-    assert backend.library in backends.available()
+    assert backend.package in backends.available()
 
 
 def test_device_says_where_an_array_lives(backend):
     where = backends.device(backend.asarray(np.zeros(2)))
     known = {"numpy": "cpu", "torch": "cpu", "jax": "cpu:0", "cupy": "cuda:0"}
-    assert where == known[backend.library] if backend.library in known else "device1" in where
+    assert where == known[backend.package] if backend.package in known else "device1" in where
 
 
 @pytest.mark.parametrize("name", ["tensorflow", "NumPy", "", "numpy.linalg", None, 1], ids=repr)

@@ -20,6 +20,12 @@ class Part(NamedTuple):
     residual: bool  # y_t = h_t + the layer's input
 
 
+def widths(cell: Cell, p: Params) -> tuple[int, ...]:
+    """Return how wide each state is: h as W_hh has columns, c as a gate has rows."""
+    rows, columns = p["W_hh"].shape
+    return (columns, rows // cell.gates)[: len(cell.states)]
+
+
 class BoundReference:
     """Runs `cell.forward` layer by layer, on any array library, for `xprnn.stepper.Stepper`."""
 
@@ -53,8 +59,7 @@ class _Layer:
         self._xp = xp = home.xp
         p = {key: xp.asarray(a, copy=True) for key, a in part.p.items()}
         self._cell, self._p, self._step = cell, p, cell.forward(p, xp)
-        widths = (p["W_hh"].shape[1], p["W_hh"].shape[0] // cell.gates)[: len(cell.states)]
-        zeros = tuple(_xp.from_host(np.zeros((B, width)), home) for width in widths)
+        zeros = tuple(_xp.from_host(np.zeros((B, width)), home) for width in widths(cell, p))
         self._fresh = tuple(z + f for z, f in zip(zeros, part.fresh, strict=True)) if part.fresh else zeros
         self._gate = [None if g is None else xp.asarray(g[0, ...], copy=True) for g in part.gate or ()]
         self._residual = part.residual

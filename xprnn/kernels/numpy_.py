@@ -13,7 +13,7 @@ from xprnn._checks import FLOATS
 from xprnn.activations import Custom
 from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States
 from xprnn.kernels import numpy_elman, numpy_gru, numpy_lstm
-from xprnn.kernels.bound import Part
+from xprnn.kernels.bound import Part, widths
 from xprnn.kernels.numpy_cells import Backward, Forward
 from xprnn.scan import BLOCK, NOTHING, Around
 
@@ -254,8 +254,7 @@ class _BoundLayer:
 
     def __init__(self, cell: Cell, part: Part, B: int, dtype: Any) -> None:
         p = {key: np.array(value) for key, value in part.p.items()}
-        G, width = p["W_hh"].shape
-        widths = (width, G // cell.gates)[: len(cell.states)]  # of h, as W_hh sees it, and of c
+        (G, width), sizes = p["W_hh"].shape, widths(cell, p)
         self._load, self._step, _ = FORWARD[type(cell)](cell, p, (1, B, G), dtype, NOTHING)
         self._W, self._b = np.array(p["W_ih"].T, order="C"), p.get("b_ih", np.zeros(G, dtype))
         self._a = np.empty((1, B, G), dtype)
@@ -263,8 +262,8 @@ class _BoundLayer:
         self._gates = [(k, np.array(g[0])) for k, g in enumerate(part.gate or ()) if g is not None]
         self._fresh = tuple(np.array(f) for f in part.fresh or np.zeros((len(cell.states), 1), dtype))
         self._y = np.empty((B, width), dtype) if part.residual else None
-        self.now: States = tuple(np.empty((B, n), dtype) for n in widths)
-        self._next: States = tuple(np.empty((B, n), dtype) for n in widths)
+        self.now: States = tuple(np.empty((B, n), dtype) for n in sizes)
+        self._next: States = tuple(np.empty((B, n), dtype) for n in sizes)
         for s, s0 in zip(self.now, part.state or self._fresh, strict=True):
             s[...] = s0
 
