@@ -12,7 +12,7 @@ from xprnn._xp import Array, Namespace
 from xprnn.cells import Cell, States, affine
 from xprnn.kernels.bound import Part
 from xprnn.random import Key
-from xprnn.scan import Around, blend
+from xprnn.scan import NOTHING, Around, blend
 from xprnn.surroundings import Surroundings, leak_gradient, surround
 
 Params = dict[str, Any]
@@ -180,7 +180,12 @@ def step(layer: Any, p: Params, x_t: Array, prev: States | None, form: Form) -> 
 
 
 def _step(cell: Cell, xp: Namespace, a: Array, prev: States, p: Params, gate: Any) -> States:
-    """Run a cell for one step, and what gates its states."""
+    """Run a cell for one step, and what gates its states, by a kernel that is quick at it, or else here."""
+    around = NOTHING if gate is None else Around(gate=gate)
+    chosen, _ = kernels.select(cell, around, xp, a.dtype, (1, *prev[-1].shape))
+    if chosen.steps:
+        final: States = chosen.scan(cell, a[None, ...], prev, p, around, keep=False)[1]
+        return final
     new, _ = cell.forward(p, xp)(a, prev)
     return new if gate is None else blend([None if g is None else g[0, ...] for g in gate], new, prev)
 

@@ -5,6 +5,7 @@ tested equal to the reference in states, final state and every gradient. The cho
 configuration alone, never on a global or on a failed attempt.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from itertools import starmap
@@ -30,7 +31,8 @@ class Kernel(NamedTuple):
     `Stepper` runs, from one `xprnn.kernels.bound.Part` per layer. `side_by_side` are the pair for all directions of a
     layer at once, where there is something to gain; `worth(cell, dtype, shape, directions)` returns why another twin is
     expected to be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types
-    itself, with its running state and sums in float32; any other runs them widened (`xprnn.kernels.widened`).
+    itself, with its running state and sums in float32; any other runs them widened (`xprnn.kernels.widened`). `steps`
+    says that `scan` is quick for one step, too.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Kernel(NamedTuple):
     side_by_side: tuple[Callable[..., list[Any]], Callable[..., list[Any]]] | None = None
     worth: Callable[..., str | None] | None = None
     narrow: bool = False
+    steps: bool = False
 
     def scans(self, cell: Cell, given: Iterable[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
         """Run `scan` for each direction of a layer, given its other arguments."""
@@ -69,6 +72,13 @@ def _numpy() -> Kernel:
     from xprnn.kernels import numpy_
 
     return Kernel("numpy", numpy_.scan, numpy_.scan_backward, numpy_.takes, numpy_.Bound)
+
+
+@cache
+def _numba() -> Kernel:
+    from xprnn.kernels import numba_, numba_bound
+
+    return Kernel("numba", numba_.scan, numba_.scan_backward, numba_.takes, numba_bound.Bound, steps=True)
 
 
 @cache
@@ -108,9 +118,23 @@ class Twin(NamedTuple):
     library: str
     runs_on: Callable[[Namespace], bool]
     load: Callable[[], Kernel]
+    needs: str | None = None  # a package beside the library, of an extra
+
+    @property
+    def lacks(self) -> str | None:
+        """Why it cannot be loaded, or None."""
+        if self.needs is None or _is_installed(self.needs):
+            return None
+        return f"{self.needs} is not installed (pip install 'xprnn[fast]')"
+
+
+@cache
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 TWINS = {
+    "numba": Twin("numpy", _xp.is_namespace_numpy, _numba, needs="numba"),
     "numpy": Twin("numpy", _xp.is_namespace_numpy, _numpy),
     "jax": Twin("jax", _xp.is_namespace_jax, _jax),
     "cupy_persistent": Twin("cupy", _xp.is_namespace_cupy, _cupy_persistent),
@@ -203,14 +227,14 @@ def _select(asked: _Asked, kernel: str) -> tuple[Kernel, str]:
         if not twin.runs_on(asked.xp):
             why = f"it runs on {twin.library} arrays, not on {library} arrays"
         else:
-            why = _refusal(twin.load(), asked, free=False) or ""
+            why = twin.lacks or _refusal(twin.load(), asked, free=False) or ""
         if why:
             raise ValueError(f"`kernel` {kernel!r} cannot run this scan: {why}")
         return twin.load(), "asked for by name"
     refusals: list[str] = []
     for name, twin in TWINS.items():
         if twin.runs_on(asked.xp):
-            refusal = _refusal(twin.load(), asked, free=True)
+            refusal = twin.lacks or _refusal(twin.load(), asked, free=True)
             if refusal is None:
                 return twin.load(), "; ".join([f"the arrays are {library} arrays", *refusals])
             refusals.append(f"{name}: {refusal}")
@@ -265,7 +289,7 @@ def explain(layer: Any, x: Any, *, training: bool = True, kernel: str = "auto") 
     Examples
     --------
     >>> import numpy as np, xprnn
-    >>> xprnn.kernels.explain(xprnn.LSTM(8, 32), np.zeros((5, 2, 8))).kernel
+    >>> xprnn.kernels.explain(xprnn.LSTM(8, 32), np.zeros((5, 2, 8)), kernel="numpy").kernel
     'numpy'
     """
     recurrent = [part for part in parts(layer) if hasattr(part, "cell")]

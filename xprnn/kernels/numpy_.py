@@ -88,7 +88,7 @@ def scan(
                 step(t - start, prev, now)
                 continue
             if t in restarts:
-                prev = _restart(restarts[t], around.fresh, prev)
+                prev = restarted(restarts[t], around.fresh, prev)
             step(t - start, prev, into[t], drops[t])
             for k, g in gates:
                 _gate(g[t], prev[k], into[t][k], now[k])
@@ -112,7 +112,7 @@ def scan_backward(
     around, track, new, kept = cache
     prev = tuple(s[:-1] for s in track)
     if around.reset is not None:
-        prev = _restart(around.reset, around.fresh, prev)
+        prev = restarted(around.reset, around.fresh, prev)
     load, back, written, finish = BACKWARD[type(cell)](cell, p, kept, prev, new, around)
     T = len(new[0])
     carry = tuple(
@@ -203,7 +203,7 @@ def _around_the_gates(
     return gated_back
 
 
-def _restart(reset: Any, fresh: States | None, state: States) -> States:
+def restarted(reset: Any, fresh: States | None, state: States) -> States:
     """Return copies of the states with `fresh`, or zeros, where a segment begins."""
     values: Iterator[Any] = iter(fresh or [0.0] * len(state))
     return tuple(np.where(reset, f, s).astype(s.dtype, copy=False) for f, s in zip(values, state, strict=True))

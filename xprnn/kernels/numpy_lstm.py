@@ -183,7 +183,7 @@ def backward(cell: LSTM, p: Params, kept: States, prev: States, new: States, aro
     def finish() -> tuple[Any, dict[str, Any]]:
         if dhs is None:
             return da, cell.gradients((da,), kept, prev, new, p, inner)
-        return da, cell.gradients((da, dhs), _by_gate(cell, *kept), prev, new, p, inner)
+        return da, cell.gradients((da, dhs), by_gate(cell, *kept), prev, new, p, inner)
 
     return load, back, (da,) if dhs is None else (da, dhs), finish
 
@@ -215,7 +215,7 @@ def _load_general(
     cell: LSTM, p: Params, kept: States, prev: States, new: States, drop: Any, da: np.ndarray, h_c: np.ndarray
 ) -> tuple[Callable[[int, int], None], np.ndarray]:
     """Bind the slopes of any options; return with it where ∂c/∂c_{t-1} is found."""
-    c_c, each, P_o = np.empty_like(h_c), _by_gate(cell, *kept), p["P"][-h_c.shape[-1] :] if cell.peepholes else None
+    c_c, each, P_o = np.empty_like(h_c), by_gate(cell, *kept), p["P"][-h_c.shape[-1] :] if cell.peepholes else None
 
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
@@ -227,7 +227,7 @@ def _load_general(
     return load, c_c
 
 
-def _by_gate(cell: LSTM, gates: np.ndarray, x: np.ndarray) -> States:
+def by_gate(cell: LSTM, gates: np.ndarray, x: np.ndarray) -> States:
     """Return what is kept as the reference keeps it: gate by gate, and the pre-activations that slopes need."""
     i, *f, g, o = _xp.split(gates, cell.gates)
     return (i, *(f or [1.0 - i]), g, o, *inputs(*cell.used)(*_xp.split(x, cell.gates)))
