@@ -31,9 +31,11 @@ CODES = {name: code for code, name in enumerate(TABLE)}
 
 WHOLE: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
 ROWS = WHOLE | {"_nrt": False}
+MERGED = ROWS | {"forceinline": True}
 INLINED = ROWS | {"inline": "always"}
 """Options of functions that make arrays, and of those that do not: these count no references, at every turn of which
-there would be a call. Such a function can hand on an array only where it is written into its caller."""
+there would be a call. Such a function can hand on an array only where it is written into its caller. An array is seven
+numbers to a call, so what gets many of them is merged with its caller."""
 
 
 def describe(activations: Sequence[Activation]) -> tuple[list[int], list[float]]:

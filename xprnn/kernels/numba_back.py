@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from xprnn.kernels import numba_cells as of
-from xprnn.kernels.numba_activations import INLINED, ROWS
+from xprnn.kernels.numba_activations import INLINED, MERGED, ROWS
 from xprnn.kernels.numba_loop import ELMAN, GRU, LSTM, Around, Cell, Kept, States, gather, row, row_of
 from xprnn.kernels.numba_math import part
 from xprnn.kernels.numba_product import multiply, packed, padded
@@ -25,7 +25,7 @@ def before(t, r, s, reset, fresh, zeros):
     return row_of(s, t, r)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def take(t, r, carry, gate, new, prev, change, dnew):
     """Split the gradient at a state: g of it goes to the cell, the rest stays; `change` is the gradient at g."""
     if gate.shape[0] == 0:
@@ -42,7 +42,7 @@ def take(t, r, carry, gate, new, prev, change, dnew):
         carry[j] -= dnew[j]
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def restart(t, rows, carry, reset, dfresh):
     """Cut the gradient where a segment begins; what it carried belongs to what the segment began in."""
     if reset.size == 0:
@@ -54,7 +54,7 @@ def restart(t, rows, carry, reset, dfresh):
             of.clear(row(carry, r))
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def receive(t, rows, carry, given):
     """Add the gradient at the states of step t."""
     if given.shape[0]:
@@ -75,7 +75,7 @@ def made(t, r, s, gate, candidates):
     return row_of(candidates, t, r) if gate.shape[0] else row_of(s, t + 1, r)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def elman_back(t, m, active, cell, around, states, kept, carry, wanted, parts, zeros, da):
     """Run the active rows back to the gradient at the pre-activations."""
     for i in range(m):
@@ -87,7 +87,7 @@ def elman_back(t, m, active, cell, around, states, kept, carry, wanted, parts, z
         of.elman_backward(cell.choice, cell.number, row(parts.h, i), d, h, y, x, row_of(da, t, r))
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def gru_back(
     t, m, active, cell, around, states, kept, carry, wanted, parts, zeros, da, da_n, V, own, second, width
 ):  # fmt: skip
@@ -122,7 +122,7 @@ def gru_back(
         of.add(drh, row(carry.h, r))
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def lstm_back(
     t, m, active, cell, around, states, kept, carry, wanted, parts, zeros, da, dhs, V, own, second, width
 ):  # fmt: skip
@@ -151,7 +151,7 @@ def lstm_back(
         of.add(row(parts.c, i), row(carry.c, r))
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def through_product(t, m, active, da, du, W, through, inner, dh, width):
     """Add to dh what comes through the product, from the gradient at the pre-activations."""
     n = dh.shape[1]

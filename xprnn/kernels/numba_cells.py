@@ -7,52 +7,52 @@ no elements is off: d, the factor on the candidate; P, the peepholes; x, where p
 
 from numba import njit
 
-from xprnn.kernels.numba_activations import ROWS, activate, times_slope
+from xprnn.kernels.numba_activations import MERGED, activate, times_slope
 from xprnn.kernels.numba_math import like, part, within
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def _activate(k, choice, number, x, out):
     """Write activation k of a row."""
     activate(choice[2 * k], number[3 * k], number[3 * k + 1], number[3 * k + 2], x, out)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def _times_slope(k, choice, number, y, x, out):
     """Multiply a row by the slope of activation k."""
     by_input = choice[2 * k + 1] != 0
     times_slope(choice[2 * k], by_input, number[3 * k], number[3 * k + 1], number[3 * k + 2], y, x, out)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def copy(x, out):
     """Copy as many numbers as `out` has."""
     for j in range(out.size):
         out[j] = x[j]
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def times(x, out):
     """Multiply a row by a factor, if there is one."""
     for j in range(x.size):
         out[j] *= x[j]
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def clear(x):
     """Write zeros."""
     for j in range(x.size):
         x[j] = 0
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def add(x, out):
     """Add a row."""
     for j in range(out.size):
         out[j] += x[j]
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def elman(choice, number, u, d, h, y, x):
     """Write h = d f(u); y is where f(u) is kept, if d acts on it."""
     copy(u, x)
@@ -61,7 +61,7 @@ def elman(choice, number, u, d, h, y, x):
     times(d, h)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def elman_backward(choice, number, dh, d, h, y, x, da):
     """Write da = f′ d dh."""
     copy(dh, da)
@@ -69,7 +69,7 @@ def elman_backward(choice, number, dh, d, h, y, x, da):
     _times_slope(0, choice, number, y if d.size else h, x, da)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def gru_rz(choice, number, u, rz, x):
     """Write r and z."""
     if x.size:
@@ -77,7 +77,7 @@ def gru_rz(choice, number, u, rz, x):
     _activate(0, choice, number, part(u, 0, rz.size), rz)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def gru_gated(a_n, u_n, gates, x_n):
     """Write a_n + r u_n, and keep u_n."""
     H = x_n.size
@@ -86,7 +86,7 @@ def gru_gated(a_n, u_n, gates, x_n):
         x_n[j] = a_n[j] + gates[j] * u_n[j]
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def gru_mix(choice, number, x_n, d, h_prev, h, gates, x):
     """Write n of its pre-activations, and h = (1 - z) d n + z h_prev as d n + z (h_prev - d n)."""
     H = h.size
@@ -100,7 +100,7 @@ def gru_mix(choice, number, x_n, d, h_prev, h, gates, x):
         h[j] += z[j] * (h_prev[j] - h[j])
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def gru_backward(choice, number, dh, d, h_prev, gates, x, da, base):
     """Write da of z and n, and add dh z, what goes to h_prev beside the gates."""
     H = dh.size
@@ -116,7 +116,7 @@ def gru_backward(choice, number, dh, d, h_prev, gates, x, da, base):
     _times_slope(1, choice, number, n, part(x, 2 * H, H), da_n)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def gru_backward_r(choice, number, dv, gated, gates, x, da):
     """Write da of r, which multiplies `gated`, from the gradient dv at the product."""
     H = dv.size
@@ -126,7 +126,7 @@ def gru_backward_r(choice, number, dv, gated, gates, x, da):
     _times_slope(0, choice, number, part(gates, 0, H), part(x, 0, H), da_r)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def lstm(choice, number, P, u, d, c_prev, c, h, gates, x):
     """Write c, h and the gates; c may lie in the first rows of u."""
     H = c.size
@@ -163,7 +163,7 @@ def lstm(choice, number, P, u, d, c_prev, c, h, gates, x):
     times(o, h)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def lstm_backward(choice, number, P, dh, dc, d, c_prev, c, gates, x, da, spare):
     """Write da, and turn dc into the gradient at c_prev; dh is at o ψ(c)."""
     H = c.size
@@ -195,7 +195,7 @@ def lstm_backward(choice, number, P, dh, dc, d, c_prev, c, gates, x, da, spare):
     _times_slope(1, choice, number, g, part(x, early, H), da_g)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def _lstm_backward_memory(choice, number, P, dc, c_prev, gates, x, da_i, da_f):
     """Write da of i and f, and turn dc into the gradient at c_prev."""
     H = c_prev.size

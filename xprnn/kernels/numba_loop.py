@@ -12,7 +12,7 @@ from numba import njit
 
 from xprnn import cells
 from xprnn.kernels import numba_cells as of
-from xprnn.kernels.numba_activations import INLINED, ROWS
+from xprnn.kernels.numba_activations import INLINED, MERGED, ROWS
 from xprnn.kernels.numba_math import part
 from xprnn.kernels.numba_product import packed, padded, product
 
@@ -43,7 +43,7 @@ def row_of(x, t, r):
     return part(x, (step * x.shape[1] + r) * x.shape[2], x.shape[2])
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def gather(t, rows, mask, active):
     """Write the rows that take step t, and return how many they are."""
     m = 0
@@ -54,7 +54,7 @@ def gather(t, rows, mask, active):
     return m
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def begin(t, rows, s, reset, fresh):
     """Write the states that step t begins from where the step will leave its own."""
     for r in rows:
@@ -67,7 +67,7 @@ def begin(t, rows, s, reset, fresh):
             of.clear(now)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def end(t, r, new, s, gate, candidates):
     """Write the state that step t ends in over that which it began from."""
     now = row_of(s, t + 1, r)
@@ -80,7 +80,7 @@ def end(t, r, new, s, gate, candidates):
         now[j] += g[j] * (new[j] - now[j])
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def see(t, m, active, h, inner, seen):
     """Gather what W_hh sees of the states."""
     for i in range(m):
@@ -89,7 +89,7 @@ def see(t, m, active, h, inner, seen):
             of.times(row(inner, active[i]), row(seen, i))
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def load(t, m, active, a, b, first, of_a, u):
     """Gather the pre-activations but for the product, from column `first` on: a + b, but b alone beyond `of_a`."""
     for i in range(m):
@@ -100,7 +100,7 @@ def load(t, m, active, a, b, first, of_a, u):
             u_i[j - first] = b[j]
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def elman_steps(t, m, active, cell, around, states, kept, u, new):
     """Run the cell for the active rows."""
     for i in range(m):
@@ -110,7 +110,7 @@ def elman_steps(t, m, active, cell, around, states, kept, u, new):
         end(t, r, row(new, i), states.h, around.gate_h, kept.new_h)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def gru_steps(t, m, active, cell, around, states, kept, a, b, u, weights, seen, own, second, width):
     """Run the cell for the active rows; with weights V the reset comes before their product."""
     H = own.shape[1]
@@ -136,7 +136,7 @@ def gru_steps(t, m, active, cell, around, states, kept, a, b, u, weights, seen, 
         end(t, r, new, states.h, around.gate_h, kept.new_h)
 
 
-@njit(**ROWS)
+@njit(**MERGED)
 def lstm_steps(t, m, active, cell, around, states, kept, u, weights, own, second, width):
     """Run the cell for the active rows; with weights V h is projected."""
     H, projected = own.shape[1], weights.V.size > 0 or weights.V_packed.size > 0
