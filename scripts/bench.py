@@ -62,6 +62,8 @@ def tell(found):
     rates = " and ".join(f"{rate / 1e9:.1f} in {dtype}" for dtype, rate in found["flops"].items())
     print(f"{found['cpu']}, {found['cores']} cores, load {found['load']} at the start; GEMM, GFLOP/s: {rates}")
     print(", ".join(f"{name} {found[name]}" for name in ("python", "xprnn", *LIBRARIES)))
+    if (found["load"] or 0.0) > 0.5:
+        print("!! others work on this machine: sides with threads suffer most, and ratios mean little !!")
 
 
 def against(records, path):

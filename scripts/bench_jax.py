@@ -1,10 +1,8 @@
 """The layers of bench.py written for JAX as its users would: `jax.jit` over `lax.scan`, gradients by `jax.grad`.
 
 Weights lie as the products want them, (I, G*H) and (H, G*H); the inputs' share of all steps is one product outside the
-scan; parameters, and the state of a stream, are donated, so their memory is used again.
+scan; parameters, and the state of a stream, are donated: their memory is used again. All is compiled when it is made.
 """
-
-import functools
 
 import bench_sides
 import jax
@@ -75,13 +73,14 @@ def training(job, start, unroll):
         y, _ = forward(job, p, x, unroll)
         return 0.5 * jnp.sum((y @ p["W"] + p["b"] - target) ** 2)
 
-    @functools.partial(jax.jit, donate_argnums=0)
     def update(p, x, target):
         loss, grads = jax.value_and_grad(loss_of)(p, x, target)
         return jax.tree.map(lambda a, g: a - bench_sides.LR * g, p, grads), loss
 
+    run = jax.jit(update, donate_argnums=0).lower(*held, x, target).compile()
+
     def step():
-        held[0], loss = jax.block_until_ready(update(held[0], x, target))
+        held[0], loss = jax.block_until_ready(run(held[0], x, target))
         return loss
 
     return step
@@ -90,7 +89,7 @@ def training(job, start, unroll):
 def inference(job, start, unroll):
     """Return a forward pass."""
     x, p = jnp.array(start.x), read(start)
-    run = jax.jit(lambda p, x: forward(job, p, x, unroll))
+    run = jax.jit(lambda p, x: forward(job, p, x, unroll)).lower(p, x).compile()
     return lambda: jax.block_until_ready(run(p, x))
 
 
@@ -99,13 +98,14 @@ def stream(job, start):
     x, p, held = jnp.array(start.x), read(start), [None]
     held[0] = tuple(jnp.array(s) for s in zeros(job, x))  # donated, and so no two may be one
 
-    @functools.partial(jax.jit, donate_argnums=0)
     def move(state, x):
         a, b_n = share(job, p, x)
         return STEPS[job.cell](state, a, p["W_hh"], b_n)
 
+    run = jax.jit(move, donate_argnums=0).lower(held[0], x).compile()
+
     def step():
-        held[0] = jax.block_until_ready(move(held[0], x))
+        held[0] = jax.block_until_ready(run(held[0], x))
         return held[0]
 
     return step
