@@ -8,6 +8,9 @@ import bench_sides
 import jax
 import jax.numpy as jnp
 
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+"""Every call is waited for: to hand it to another thread would cost small ones as much again."""
+
 
 def rnn(state, a, W, b_n):
     """Run Elman's step."""
