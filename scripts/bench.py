@@ -105,6 +105,20 @@ def arguments(argv):
     return args
 
 
+def run(args, rates):
+    """Run the parts; yield the records of each. Sides that wait are ended before a part that needs none of them."""
+    with bench_process.Sides() as sides:
+        for name in args.parts:
+            if name in TABLES:
+                yield bench_table.table(name, args.rows, sides, rates)
+            else:
+                sides.close()
+                yield bench_parts.PARTS[name]()
+        if args.memory:
+            sides.close()
+            yield bench_table.memories(args.rows, sides)
+
+
 def main(argv=None):
     """Run the parts named on the command line, or all."""
     args = arguments(argv)
@@ -116,22 +130,14 @@ def main(argv=None):
     found = machine()
     tell(found)
     records = []
-    with bench_process.Sides() as sides:
-        for name in args.parts:
-            if name in TABLES:
-                records += bench_table.table(name, args.rows, sides, found["flops"])
-            else:
-                sides.close()
-                records += bench_parts.PARTS[name]()
-        if args.memory:
-            sides.close()
-            records += bench_table.memories(args.rows, sides)
+    for some in run(args, found["flops"]):
+        records += some
+        if args.json:  # after every part: what is interrupted keeps its figures
+            pathlib.Path(args.json).write_text(json.dumps({"machine": found, "records": records}, indent=1) + "\n")
     missed = [
         f"{r['part']} {r['what']}: {text}" for r in records for text, met in r.get("goals", {}).items() if not met
     ]
     print("\n  ".join([f"goals not met: {len(missed)}", *missed]))
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps({"machine": found, "records": records}, indent=1) + "\n")
     if args.against:
         against(records, args.against)
 

@@ -238,9 +238,8 @@ def jit():
     import jax
     import jax.numpy as jnp
 
-    T, B, I, H, O = 100, 8, 8, 32, 4
-    model = xprnn.Sequential(xprnn.LSTM(I, H), xprnn.Linear(H, O))
-    x, target = jnp.ones((T, B, I)), jnp.ones((T, B, O))
+    T, B, I, H, O = shape = (100, 8, 8, 32, 4)
+    model, x, target = xprnn.Sequential(xprnn.LSTM(I, H), xprnn.Linear(H, O)), jnp.ones((T, B, I)), jnp.ones((T, B, O))
     params = model.init(0, like=x)
 
     @jax.jit
@@ -255,7 +254,7 @@ def jit():
     compiled = step.lower(params).compile()
     seconds = time.perf_counter() - start
     times = alternate({"run": lambda: jax.block_until_ready(compiled(params))})
-    print(f"jax.jit of an LSTM training step, (T, B, I, H, O) = {(T, B, I, H, O)}")
+    print(f"jax.jit of an LSTM training step, (T, B, I, H, O) = {shape}")
     print(f"  compiles in {seconds:.2f} s, runs in {1e3 * times['run']:.2f} ms")
     return [record("jit", "LSTM training step", times | {"compile": seconds})]
 
