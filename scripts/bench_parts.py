@@ -1,0 +1,262 @@
+"""The parts of bench.py beside its tables: ragged batches, options, a per-step loop, draws, importing, compiling.
+
+Sides of one part share a process here, and take turns; a record is as in `bench_table.py`, of medians alone.
+"""
+
+import functools
+import importlib.util
+import statistics
+import subprocess
+import sys
+import time
+
+import bench_sides
+import numpy as np
+from bench_process import timed
+from bench_sides import Job, given, training_step
+
+import xprnn
+from xprnn.kernels import explain
+
+OPTION = 1.3
+"""How many times a plain layer's time an option may take that the kernel has."""
+
+RAGGED = 0.65
+"""How many times a padded batch's time one may take whose lengths are drawn from 1 … T."""
+
+
+class PerStepRNN:
+    """What `SimpleRNN` grew from: one Python loop, one `np.outer` per step and weight."""
+
+    def __init__(self, input_dim, hidden_dim, output_dim, lr=0.01):
+        self.lr = lr
+        self.W_xh = np.random.randn(input_dim, hidden_dim) * 0.01
+        self.W_hh = np.random.randn(hidden_dim, hidden_dim) * 0.01
+        self.W_hy = np.random.randn(hidden_dim, output_dim) * 0.01
+        self.b_h, self.b_y = np.zeros(hidden_dim), np.zeros(output_dim)
+
+    def train_step(self, x, y_true):
+        """Run forward, loss and backward once."""
+        T, H = len(x), self.W_hh.shape[0]
+        h_seq, y_seq, h = np.zeros((T, H)), np.zeros((T, self.b_y.size)), np.zeros(H)
+        for t in range(T):
+            h = np.tanh(x[t] @ self.W_xh + h @ self.W_hh + self.b_h)
+            h_seq[t], y_seq[t] = h, h @ self.W_hy + self.b_y
+        grads = [np.zeros_like(p) for p in (self.W_xh, self.W_hh, self.W_hy, self.b_h, self.b_y)]
+        dh_next = np.zeros(H)
+        for t in reversed(range(T)):
+            dy = y_seq[t] - y_true[t]
+            dh = dy @ self.W_hy.T + dh_next
+            da = dh * (1 - h_seq[t] ** 2)
+            h_prev = h_seq[t - 1] if t else np.zeros(H)
+            terms = (np.outer(x[t], da), np.outer(h_prev, da), np.outer(h_seq[t], dy), da, dy)
+            for g, term in zip(grads, terms, strict=True):
+                g += term
+            dh_next = da @ self.W_hh.T
+        for p, g in zip((self.W_xh, self.W_hh, self.W_hy, self.b_h, self.b_y), grads, strict=True):
+            p -= self.lr * g
+        return 0.5 * np.sum((y_seq - y_true) ** 2)
+
+
+def alternate(sides, rounds=7, seconds=0.05):
+    """Return the median seconds per call of each side, all sides taking turns."""
+    calls, times = {}, {name: [] for name in sides}
+    for name, run in sides.items():
+        run()
+        calls[name] = max(1, int(seconds / timed(run, 1)))
+    for _ in range(rounds):
+        for name, run in sides.items():
+            times[name].append(timed(run, calls[name]))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def record(part, what, times, **more):
+    """Return a record of medians."""
+    return {"part": part, "what": what, "sides": {name: {"median": each} for name, each in times.items()}, **more}
+
+
+def has(module):
+    """Tell whether a library is installed, and say so if it is not."""
+    found = importlib.util.find_spec(module) is not None
+    if not found:
+        print(f"  ({module} is not installed: not compared)")
+    return found
+
+
+def small():
+    """Compare the Elman training step with the per-step loop."""
+    _, _, I, H, O = shape = (50, 1, 10, 16, 1)
+    model, params, x, target = given(Job("training", "RNN", shape, "float64"))
+    loop, simple = PerStepRNN(I, H, O, 1e-6), xprnn.SimpleRNN(I, H, O, 1e-6, rng=0)
+    times = alternate(
+        {
+            "per-step loop": lambda: loop.train_step(x[:, 0], target[:, 0]),
+            "xprnn layers": training_step(model, params, x, target),
+            "xprnn SimpleRNN": lambda: simple.train_step(x[:, 0], target[:, 0]),
+        },
+        rounds=15,
+    )
+    base = times["per-step loop"]
+    print(f"training step, Elman, float64, (T, B, I, H, O) = {shape}")
+    for name, seconds in times.items():
+        print(f"  {name:16} {1e3 * seconds:8.3f} ms   {base / seconds:5.2f} times as fast as the loop")
+    return [record("small", "training step, Elman", times)]
+
+
+def ragged():
+    """Compare the training step of a ragged batch with that of a padded one."""
+    print("training step of a ragged batch, lengths uniform in 1 … T, float32, over that of the padded one")
+    records = []
+    for shape in ((100, 32, 16, 64, 8), (100, 64, 64, 256, 16)):
+        lengths = np.random.default_rng(1).integers(1, shape[0] + 1, shape[1])
+        for cell in bench_sides.CELLS:
+            model, params, x, target = given(Job("training", cell, shape, "float32"))
+            taken, told = explain(model, x).kernel, []
+            for kernel in dict.fromkeys([taken, "numpy"]):
+                sides = {
+                    "padded": training_step(model, params, x, target, kernel=kernel),
+                    "ragged": training_step(model, params, x, target, kernel=kernel, lengths=lengths),
+                }
+                times = alternate(sides, rounds=5)
+                ratio = times["ragged"] / times["padded"]
+                goal = {f"≤ {RAGGED:g} of the padded": ratio <= RAGGED} if kernel == taken else {}
+                records.append(record("ragged", f"{shape} {cell} {kernel}", times, goals=goal))
+                told.append(f"{kernel}: {1e3 * times['padded']:.2f} ms, ragged {ratio:.2f} of it")
+            print(
+                f"  {shape!s:24} {cell:5} {'   '.join(told)}; {lengths.mean() / shape[0]:.2f} of the steps", flush=True
+            )
+    return records
+
+
+ACTIVATIONS = ("relu", "elu", "softsign", "hard_sigmoid")
+
+SHARED = {
+    "mask": {},
+    "tau": {"tau": 3.0},
+    "learn_tau": {"tau": 3.0, "learn_tau": True},
+    "zoneout": {"zoneout": 0.1},
+    "candidate_dropout": {"candidate_dropout": 0.1},
+    "hidden_dropout": {"hidden_dropout": 0.1},
+    "weight_drop": {"weight_drop": 0.1},
+    "noise": {"noise": 0.1},
+    "dale": {"dale": 0.8},
+    "learn_state": {"learn_state": True},
+    "clip": {"clip": 5.0},
+    "layer_norm": {"layer_norm": True},
+}
+
+GATES = {f"gates {name}": {"gate_activation": name} for name in ACTIVATIONS}
+
+OPTIONS = {
+    "LSTM": SHARED | GATES | {"cell_clip": {"cell_clip": 5.0}, "peepholes": {"peepholes": True}}
+    | {"coupled": {"coupled": True}, "proj_size = H": {}},
+    "GRU": {"reset_after=False": {"reset_after": False}, "mask": {}} | GATES,
+    "RNN": {"mask": {}} | {name: {"nonlinearity": name} for name in xprnn.activations.TABLE if name != "tanh"},
+}  # fmt: skip
+"""Per layer: LSTM has them all, the others what is their own."""
+
+
+def passes(layer, x, **flags):
+    """Return forward and backward, options drawn."""
+    params, dy = layer.init(0, like=x), np.ones((*x.shape[:2], layer.widths[1]), x.dtype)
+
+    def run():
+        _, _, cache = layer.forward(params, x, rng=1, **flags)
+        layer.backward(params, cache, dy)
+
+    return run
+
+
+def options():
+    """Compare forward and backward with an option, drawn, with the plain layer."""
+    records = []
+    for T, B, I, H in ((50, 1, 10, 16), (100, 32, 16, 64), (100, 64, 64, 256)):
+        rng = np.random.default_rng(0)
+        x, mask = rng.standard_normal((T, B, I)).astype(np.float32), rng.random((T, B)) < 0.9
+        for cell, told_of in OPTIONS.items():
+            make = functools.partial(getattr(xprnn, cell), I, H)
+            layers = {"plain": make()}
+            layers |= {name: make(**({"proj_size": H} if "proj" in name else told)) for name, told in told_of.items()}
+            sides = {
+                name: passes(each, x, **({"mask": mask} if name == "mask" else {})) for name, each in layers.items()
+            }
+            times = alternate(sides, rounds=5 if H < 256 else 3, seconds=0.03)
+            taken = {name: explain(each, x).kernel for name, each in layers.items()}
+            records.append(option_record(f"{cell} {(T, B, I, H)}", times, taken))
+    return records
+
+
+def option_record(what, times, taken):
+    """Print what options cost, and with which kernel where it is another than the plain layer's."""
+    plain, kernel = times["plain"], taken["plain"]
+    ratios = {name: seconds / plain for name, seconds in times.items() if name != "plain"}
+    told = [f"{name} {r:.2f}" + (f" [{taken[name]}]" if taken[name] != kernel else "") for name, r in ratios.items()]
+    print(f"{what}, float32, forward and backward: {1e3 * plain:.2f} ms, kernel {kernel}; times that with")
+    print(f"  {'  '.join(told)}", flush=True)
+    goals = {f"{name} ≤ {OPTION:g}": r <= OPTION for name, r in ratios.items() if taken[name] != "reference"}
+    return record("options", what, times, kernels=taken, goals=goals)
+
+
+def draws():
+    """Time the draws of a mask and of noise, per number."""
+    T, B, n = 100, 64, 256
+    records = []
+    print(f"draws of (T, B, n) = {(T, B, n)}, float32, nanoseconds per number")
+    for name in ("numpy", "torch"):
+        if not has(name):
+            continue
+        like = xprnn.backends.load(name).zeros(1, dtype=xprnn.backends.load(name).float32)
+        place = xprnn.random.key(0), xprnn._xp.home(like)
+        sides = {
+            "keep": lambda key, home: xprnn.random.keep(key, 0.1, T, B, n, home),
+            "normal": lambda key, home: xprnn.random.normal(key, T, B, n, home),
+        }
+        sides = {side: functools.partial(draw, *place) for side, draw in sides.items()}
+        times = alternate(sides)
+        records.append(record("draws", f"{name} {(T, B, n)}", times))
+        print(f"  {name:6} " + "   ".join(f"{side} {1e9 * t / (T * B * n):6.1f}" for side, t in times.items()))
+    return records
+
+
+def imports():
+    """Time `import xprnn` in fresh processes, beside `import numpy`."""
+    sides = {
+        module: (lambda m=module: subprocess.run([sys.executable, "-c", f"import {m}"], check=True))
+        for module in ("numpy", "xprnn")
+    }
+    empty = {"nothing": lambda: subprocess.run([sys.executable, "-c", ""], check=True)}
+    times = alternate({**sides, **empty}, rounds=7, seconds=0)
+    for module in sides:
+        print(f"import {module:6} {times[module] - times['nothing']:6.3f} s")
+    return [record("import", "new processes", times)]
+
+
+def jit():
+    """Time how long JAX compiles a whole LSTM training step."""
+    if not has("jax"):
+        return []
+    import jax
+    import jax.numpy as jnp
+
+    T, B, I, H, O = shape = (100, 8, 8, 32, 4)
+    model, x, target = xprnn.Sequential(xprnn.LSTM(I, H), xprnn.Linear(H, O)), jnp.ones((T, B, I)), jnp.ones((T, B, O))
+    params = model.init(0, like=x)
+
+    @jax.jit
+    def step(params):
+        y, _, cache = model.forward(params, x)
+        loss, dy = xprnn.losses.half_sum_of_squares(y, target)
+        grads, _, _ = model.backward(params, cache, dy)
+        updates, _ = xprnn.optim.SGD(lr=1e-6).update(grads, {}, params)
+        return loss, xprnn.optim.apply(params, updates)
+
+    start = time.perf_counter()
+    compiled = step.lower(params).compile()
+    seconds = time.perf_counter() - start
+    times = alternate({"run": lambda: jax.block_until_ready(compiled(params))})
+    print(f"jax.jit of an LSTM training step, (T, B, I, H, O) = {shape}")
+    print(f"  compiles in {seconds:.2f} s, runs in {1e3 * times['run']:.2f} ms")
+    return [record("jit", "LSTM training step", times | {"compile": seconds})]
+
+
+PARTS = {"ragged": ragged, "options": options, "small": small, "draws": draws, "import": imports, "jit": jit}

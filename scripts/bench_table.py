@@ -1,0 +1,193 @@
+"""The tables of bench.py: training steps, inference and streams, xprnn beside its peers, and the goals of each line.
+
+A line is kept as a record, {"part", "what", "sides": {name: {"median", "q1", "q3", "how"} or {"refused"}}, …}, in
+seconds. A ratio is the time of another side over xprnn's: how many times as fast xprnn is.
+"""
+
+import math
+
+import numpy as np
+from bench_peers import PEERS
+from bench_process import timed
+from bench_sides import CELLS, Job
+
+SHAPES = [
+    (50, 1, 10, 16, 1),
+    (100, 32, 16, 64, 8),
+    (100, 64, 64, 256, 16),
+    (128, 64, 256, 1024, 32),
+    (5000, 1, 8, 64, 1),
+]
+"""(T, B, I, H, O); on the command line they are rows 1 to 5."""
+
+STREAM = (1, 1, 8, 64, 1)
+
+DTYPES = {"training": {1: ["float64"]}, "inference": {1: ["float64", "float32"]}}
+"""Of the rows that are not float32."""
+
+FASTER = {
+    "training": {1: {"RNN": 2.0, "GRU": 4.0, "LSTM": 4.0}, 2: 1.5, 3: 1.1, 4: 1.0, 5: 2.0},
+    "inference": dict.fromkeys(range(1, 6), 1.0),
+}
+"""The ratio to the better peer that is the goal of a row, and of the mean of all."""
+
+MEANS = {"training": 2.5, "inference": 1.3}
+OF_GEMM = {3: 0.6}
+STREAMS = {"stepper": ("xprnn", 5e-6), "step": ("step", 15e-6)}
+PURE = 1.5
+"""How many times the better peer's time pure NumPy may take where H ≥ WIDE."""
+
+WIDE = 256
+
+
+def gemm_rates():
+    """Return the floating-point operations per second of a matrix product, per dtype."""
+    n, found = 1536, {}
+    for dtype in ("float32", "float64"):
+        a, b = np.random.default_rng(0).standard_normal((2, n, n)).astype(dtype)
+        found[dtype] = 2 * n**3 / min(timed(lambda a=a, b=b: np.dot(a, b), 1) for _ in range(6))
+    return found
+
+
+def flops(cell, T, B, I, H, O):
+    """Return the operations in the products of a training step: the gradient at x, which none needs, is left out."""
+    G = {"RNN": 1, "GRU": 3, "LSTM": 4}[cell]
+    return 2 * T * B * (G * H * (3 * H + 2 * I) + 3 * H * O)
+
+
+def jobs(kind, rows):
+    """Yield the lines of a table: the row's number, and the job."""
+    if kind == "stream":
+        yield from ((0, Job(kind, cell, STREAM, "float32")) for cell in CELLS)
+        return
+    for row in rows:
+        for dtype in DTYPES[kind].get(row, ["float32"]):
+            yield from ((row, Job(kind, cell, SHAPES[row - 1], dtype)) for cell in CELLS)
+
+
+def better(record):
+    """Return the ratio of the better peer, or None."""
+    sides = record["sides"]
+    times = [sides[name]["median"] for name in PEERS if "median" in sides.get(name, {})]
+    return min(times) / sides["xprnn"]["median"] if times else None
+
+
+def goals(row, job, record):
+    """Return the goals of a line, {text: met}."""
+    sides, ratio, found = record["sides"], record["better"], {}
+    if job.kind == "stream":
+        limits = STREAMS.items()
+        return {f"{what} ≤ {1e6 * most:g} µs": sides[name]["median"] <= most for what, (name, most) in limits}
+    if ratio is not None:
+        goal = FASTER[job.kind][row]
+        goal = goal[job.cell] if isinstance(goal, dict) else goal
+        found[f"≥ {goal:g}"] = ratio >= goal
+    if job.kind == "training" and row in OF_GEMM:
+        found[f"{OF_GEMM[row]:.0%} of GEMM"] = record["of_gemm"] >= OF_GEMM[row]
+    if job.shape[3] >= WIDE and ratio is not None:
+        pure = sides["numpy"].get("median", sides["xprnn"]["median"])  # refused: it is xprnn's own kernel here
+        found[f"numpy ≤ {PURE:g} of the peer"] = pure <= PURE * ratio * sides["xprnn"]["median"]
+    return found
+
+
+# -- printing -------------------------------------------------------------------------------------------------------
+
+
+def number(value):
+    """Write a number in three digits."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def entry(side, scale, base=None):
+    """Write a side's median, half the distance of its quartiles, its ratio to the base, and how it ran."""
+    if "median" not in side:
+        return "-"
+    spread = f"±{50 * (side['q3'] - side['q1']) / side['median']:.0f}%"
+    ratio = [] if base is None else [f"×{number(side['median'] / base)}"]
+    return " ".join([number(scale * side["median"]), spread, *ratio, side["how"]])
+
+
+def columns(kind):
+    """Return the sides of a table, and all its columns with their widths."""
+    sides = ["xprnn", *(["step"] if kind == "stream" else []), "numpy", *PEERS]
+    sides = [name for name in sides if (kind, name) != ("training", "onnxruntime")]
+    head = {} if kind == "stream" else {"T,B,I,H,O dtype": 25}
+    head |= {"cell": 4} | {name: 27 if name == "onnxruntime" else 25 for name in sides} | {"better": 6}
+    return sides, head | ({"GEMM": 4} if kind == "training" else {}) | {"goals": 28}
+
+
+def line(texts, widths):
+    """Return a line of a table that reads as Markdown too."""
+    return "| " + " | ".join(f"{text:{width}}" for text, width in zip(texts, widths, strict=True)) + " |"
+
+
+def measure(row, job, names, sides, rates):
+    """Return the record of a line."""
+    shape = ",".join(map(str, job.shape))
+    record = {"part": job.kind, "what": f"{shape} {job.dtype} {job.cell}", "sides": sides.contest(names, job)}
+    if "refused" in record["sides"]["xprnn"]:
+        raise RuntimeError(f"xprnn: {record['sides']['xprnn']['refused']}")
+    record["better"] = better(record)
+    if job.kind == "training" and job.shape[3] >= WIDE:
+        rate = flops(job.cell, *job.shape) / record["sides"]["xprnn"]["median"]
+        record |= {"flops": rate, "of_gemm": rate / rates[job.dtype]}
+    return record | {"goals": goals(row, job, record)}
+
+
+def texts(job, names, record):
+    """Return the fields of a line."""
+    found, ratio = record["sides"], record["better"]
+    scale, base = 1e6 if job.kind == "stream" else 1e3, found["xprnn"]["median"]
+    told = [] if job.kind == "stream" else [record["what"].rsplit(" ", 1)[0]]
+    told += [job.cell, entry(found["xprnn"], scale), *(entry(found[name], scale, base) for name in names[1:])]
+    told.append("-" if ratio is None else f"×{number(ratio)}")
+    if job.kind == "training":
+        told.append(f"{record['of_gemm']:.0%}" if "of_gemm" in record else "")
+    return [*told, ", ".join(f"{text}{'' if met else ': NO'}" for text, met in record["goals"].items())]
+
+
+def table(kind, rows, sides, rates):
+    """Measure and print a table; return its records."""
+    names, widths = columns(kind)
+    unit = "µs" if kind == "stream" else "ms"
+    print(f"{kind}, {unit}: median ± half the quartiles' distance, × of xprnn's time, how (the kernel; t threads)")
+    print(line(widths, widths.values()))
+    print(line(["-" * width for width in widths.values()], widths.values()))
+    records = []
+    for row, job in jobs(kind, rows):
+        records.append(measure(row, job, names, sides, rates))
+        print(line(texts(job, names, records[-1]), widths.values()), flush=True)
+    refusals = {
+        f"{name}: {side['refused']}": 0 for r in records for name, side in r["sides"].items() if "refused" in side
+    }
+    for refusal in refusals:
+        print(f"  (- of {refusal})")
+    mean(kind, records)
+    return records
+
+
+def mean(kind, records):
+    """Print the geometric mean of a table."""
+    ratios = [record["better"] for record in records if record["better"] is not None]
+    if not ratios:
+        return
+    found = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    goal = f", the goal {MEANS[kind]:g} over all rows" if kind in MEANS else ""
+    print(f"  geometric mean over {len(ratios)} lines, against the better peer of each: ×{number(found)}{goal}")
+
+
+def memories(rows, sides):
+    """Measure and print the peak memory of training steps, in MiB, beside PyTorch's; return records."""
+    print("memory of a training step, MiB: the peak of resident memory over that before the step, a new process each")
+    records = []
+    for _, job in jobs("training", rows):
+        found = {}
+        for name in ("xprnn", "numpy", "torch"):
+            found[name] = sides.get(name, job.dtype).ask("memory", job)
+            sides.close()
+        mib = {name: side["bytes"] / 2**20 for name, side in found.items() if "bytes" in side}
+        told = [f"{name} {number(value)} (×{number(value / mib['xprnn'])})" for name, value in mib.items()]
+        record = {"part": "memory", "what": f"{','.join(map(str, job.shape))} {job.dtype} {job.cell}", "sides": found}
+        print(f"  {record['what']:36} {'   '.join(told)}", flush=True)
+        records.append(record)
+    return records
