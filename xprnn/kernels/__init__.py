@@ -6,7 +6,7 @@ configuration alone, never on a global or on a failed attempt.
 """
 
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -145,6 +145,10 @@ class _Asked(NamedTuple):
     directions: int
 
 
+PRESENT = ()
+"""Stands for a field of `Around` where only its presence matters, as to `Kernel.takes`."""
+
+
 def select(
     cell: Cell,
     around: Around,
@@ -184,7 +188,9 @@ def select(
     Half types: a kernel that takes them itself (`narrow`) is asked with them, any other with float32, and runs widened.
     """
     check_name(kernel)
-    chosen, why = _select(_Asked(cell, around, xp, dtype, shape, directions), kernel)
+    present = around if around is NOTHING else Around(*[None if field is None else PRESENT for field in around])
+    choose = _select_once if xp is _xp.NUMPY else _select  # other libraries' choice may be the current device's, too
+    chosen, why = choose(tuple(TWINS.values()), kernel, cell, present, xp, dtype, shape, directions)
     if not _xp.is_half(dtype):
         return chosen, why
     wide = widened(chosen)
@@ -193,13 +199,14 @@ def select(
     return wide, f"{why}; {_xp.dtype_name(dtype)} is widened to float32"
 
 
-def _select(asked: _Asked, kernel: str) -> tuple[Kernel, str]:
-    """Choose the kernel of a scan, before it is widened."""
+def _select(twins: tuple[Twin, ...], kernel: str, *scan: Any) -> tuple[Kernel, str]:
+    """Choose the kernel of a scan, the fields of `_Asked`, among `TWINS`, before it is widened."""
+    asked, named = _Asked(*scan), dict(zip(TWINS, twins, strict=True))
     library = _xp.library(asked.xp)
     if kernel == "reference":
         return REFERENCE, "asked for by name"
     if kernel != "auto":
-        twin = TWINS[kernel]
+        twin = named[kernel]
         if not twin.runs_on(asked.xp):
             why = f"it runs on {twin.library} arrays, not on {library} arrays"
         else:
@@ -208,13 +215,16 @@ def _select(asked: _Asked, kernel: str) -> tuple[Kernel, str]:
             raise ValueError(f"`kernel` {kernel!r} cannot run this scan: {why}")
         return twin.load(), "asked for by name"
     refusals: list[str] = []
-    for name, twin in TWINS.items():
+    for name, twin in named.items():
         if twin.runs_on(asked.xp):
             refusal = _refusal(twin.load(), asked, free=True)
             if refusal is None:
                 return twin.load(), "; ".join([f"the arrays are {library} arrays", *refusals])
             refusals.append(f"{name}: {refusal}")
     return REFERENCE, "; ".join(refusals) or f"no twin runs on {library} arrays"
+
+
+_select_once = lru_cache(_select)
 
 
 def _refusal(kernel: Kernel, asked: _Asked, *, free: bool) -> str | None:
