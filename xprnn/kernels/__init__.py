@@ -16,7 +16,8 @@ from xprnn import _xp
 from xprnn import scan as reference
 from xprnn._sequence import form_of
 from xprnn._xp import Namespace
-from xprnn.cells import Cell
+from xprnn.activations import Custom
+from xprnn.cells import GRU, LSTM, Cell, Elman
 from xprnn.kernels.bound import BoundReference
 from xprnn.kernels.widened import widened
 from xprnn.protocol import parts
@@ -189,7 +190,7 @@ def select(
     """
     check_name(kernel)
     present = around if around is NOTHING else Around(*[None if field is None else PRESENT for field in around])
-    choose = _select_once if xp is _xp.NUMPY else _select  # other libraries' choice may be the current device's, too
+    choose = _select_once if xp is _xp.NUMPY and _is_plain(cell) else _select  # elsewhere devices may decide, too
     chosen, why = choose(tuple(TWINS.values()), kernel, cell, present, xp, dtype, shape, directions)
     if not _xp.is_half(dtype):
         return chosen, why
@@ -197,6 +198,11 @@ def select(
     if chosen.narrow:
         return chosen._replace(bind=wide.bind), why
     return wide, f"{why}; {_xp.dtype_name(dtype)} is widened to float32"
+
+
+def _is_plain(cell: Cell) -> bool:
+    """Tell whether a cell is nothing but numbers and names: a function of the user's own need not be hashable."""
+    return type(cell) in (Elman, GRU, LSTM) and Custom not in map(type, vars(cell).values())
 
 
 def _select(twins: tuple[Twin, ...], kernel: str, *scan: Any) -> tuple[Kernel, str]:
