@@ -115,7 +115,7 @@ def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float"
     """
     if kind == "integer":
         x = [row[..., None] for row in x] if isinstance(x, list | tuple) else x[..., None]
-    if isinstance(x, (list, tuple)):
+    if isinstance(x, list | tuple):
         return _form_of_list(x, width, kind, instead)
     home = _checks.home("x", x, kind, instead=instead)
     form = _form_once if home.kind is np.ndarray else _form  # a device need not be hashable

@@ -179,7 +179,7 @@ def matmul_time(x: Array, W: Array, xp: Namespace) -> Array:
     shape = x.shape
     if len(shape) <= 2:
         return _product(x, W)
-    return _shaped(_product(as_rows(x, xp), W), (*shape[:-1], W.shape[1]), xp)
+    return _shaped(_product(_shaped(x, (-1, shape[-1]), xp), W), (*shape[:-1], W.shape[1]), xp)
 
 
 def _product(a: Array, b: Array) -> Array:

@@ -156,7 +156,7 @@ class Steps(NamedTuple):
 
 def steps_of(x: Any, batch_first: bool, lengths: Any, mask: Any, width: int | None = None) -> Steps:
     """Return the steps of x, an array (…, I) or a list; `lengths` and `mask` need an axis of time."""
-    if lengths is None and mask is None and not isinstance(x, (list, tuple)):
+    if lengths is None and mask is None and not isinstance(x, list | tuple):
         home = _checks.home("x", x)
         if len(x.shape) < 1 or (width is not None and x.shape[-1] != width):
             letter = "" if width is None else f" with I = {width}"

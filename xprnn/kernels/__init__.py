@@ -27,7 +27,8 @@ from xprnn.scan import NOTHING, Around
 class Kernel(NamedTuple):
     """A scan pair under a name.
 
-    `takes(cell, around, dtype, shape)` returns why it cannot run, or None; `bind(cell, parts, B, home)` makes what a
+    `takes(cell, around, dtype, shape)` returns why it cannot run, or None, from which fields of `around` are there, not
+    from what they hold; for NumPy arrays it is asked once, and `worth` too. `bind(cell, parts, B, home)` makes what a
     `Stepper` runs, from one `xprnn.kernels.bound.Part` per layer. `side_by_side` are the pair for all directions of a
     layer at once, where there is something to gain; `worth(cell, dtype, shape, directions)` returns why another twin is
     expected to be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types
