@@ -178,10 +178,10 @@ def _fit(params: Any, shapes: Shapes, dtype: np.dtype) -> bool:
         return False
     for key, expected in shapes.items():
         a = params.get(key)
-        if type(a) is np.ndarray and type(expected) is tuple:
-            if a.shape != expected[1] or (a.dtype is not dtype and a.dtype != dtype):
+        if type(expected) is not tuple:
+            if not _fit(a, expected, dtype):
                 return False
-        elif type(expected) is tuple or not _fit(a, expected, dtype):
+        elif type(a) is not np.ndarray or a.shape != expected[1] or a.dtype != dtype:
             return False
     return True
 
@@ -190,8 +190,9 @@ def keys(path: str, params: Any, expected: tuple[str, ...]) -> None:
     """Raise unless `params` is a dict with exactly these keys."""
     if not isinstance(params, dict):
         raise TypeError(f"`{path}` must be a dict with the keys {list(expected)}, got {_kind(params)}")
-    if missing := [key for key in expected if key not in params]:
-        raise ValueError(f"`{path}` lacks the key {missing[0]!r}; it must have {list(expected)}")
+    for key in expected:
+        if key not in params:
+            raise ValueError(f"`{path}` lacks the key {key!r}; it must have {list(expected)}")
     if len(params) > len(expected):
         extra = next(key for key in params if key not in expected)
         raise ValueError(f"`{path}` has the unknown key {extra!r}; it must have {list(expected)}")
