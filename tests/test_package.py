@@ -105,6 +105,32 @@ def test_explain_and_select_say_which_kernel_and_why():
     assert twin.takes(layer.cell, xprnn.scan.NOTHING, np.dtype("float16"), (2, 1, 4)).startswith("it takes float32")
 
 
+class Unhashable:
+    """A function of a user's that cannot be a key."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        return self is other
+
+    def __call__(self, x):
+        return np.sin(x)
+
+
+def test_a_kernel_is_chosen_anew_where_the_table_or_the_scan_is_another(monkeypatch):
+    layer, x = xprnn.RNN(3, 4), np.zeros((2, 1, 3))
+    assert xprnn.kernels.explain(layer, x).kernel == "numpy"
+    twin = xprnn.kernels.TWINS["numpy"]._replace(load=lambda: xprnn.kernels.REFERENCE._replace(name="other"))
+    with monkeypatch.context() as patch:
+        patch.setitem(xprnn.kernels.TWINS, "numpy", twin)
+        assert xprnn.kernels.explain(layer, x).kernel == "other"
+    assert xprnn.kernels.explain(layer, x).kernel == "numpy"
+    noisy = xprnn.RNN(3, 4, noise=0.1, noise_on="state")
+    assert [xprnn.kernels.explain(noisy, x, training=t).kernel for t in (True, False)] == ["reference", "numpy"]
+    own = xprnn.RNN(3, 4, nonlinearity=xprnn.activations.Custom(Unhashable(), np.cos, "input"))
+    assert xprnn.kernels.explain(own, x).why == "numpy: it does not take a user's own activation"
+
+
 # -- check_gradients ----------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,9 @@ Shapes = Mapping[str, Any]
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 """NumPy's, as dtypes: against the scalar types a comparison takes ten times as long."""
 
+HOSTS = {dtype: _xp.home(np.empty(0, dtype)) for dtype in FLOATS}
+"""Where NumPy arrays of these live."""
+
 
 def integer(name: str, value: Any, least: int = 1) -> None:
     """Raise unless `value` is an integer of at least `least`."""
@@ -30,8 +33,10 @@ def integer(name: str, value: Any, least: int = 1) -> None:
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     """Raise unless `value` is among `allowed`; True is not 1 here."""
-    if not any(value is a or (type(value) is type(a) and value == a) for a in allowed):
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    for a in allowed:
+        if value is a or (type(value) is type(a) and value == a):
+            return
+    raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def flag(name: str, value: Any) -> None:
@@ -79,6 +84,8 @@ def home(name: str, a: Any, kind: str = "float", *, instead: str = "") -> Home:
     Floats are float64, float32, and the half types that the library has; with `instead`, which tells what to do
     instead, half types are refused too.
     """
+    if kind == "float" and type(a) is np.ndarray and (known := HOSTS.get(a.dtype)) is not None:
+        return known
     if not _xp.is_array(a):
         raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
     place = _xp.home(a)
@@ -110,18 +117,26 @@ def _halves(place: Home) -> tuple[str, ...]:
 
 def not_half(name: str, arrays: Any, instead: str) -> None:
     """Raise if an array of a tree is of a half type; `instead` tells what to do."""
-    for path, a in tree.items(arrays):
+    for k, a in enumerate(tree.leaves(arrays)):
         if _xp.is_half(getattr(a, "dtype", None)):
+            path, _ = list(tree.items(arrays))[k]
             label = f"{name}.{path}" if path else name
             raise TypeError(f"`{label}` must be float32 or float64, got {_xp.dtype_name(a.dtype)}; {instead}")
 
 
 def array(name: str, a: Array, place: Home, letters: str, shape: tuple[int, ...], like: str = "x") -> None:
     """Raise unless `a` has this shape and lives where `like` lives."""
+    if fits(a, place, shape):
+        return
     beside(name, a, place, place.dtype, like)
     if tuple(a.shape) != shape:
         hint = "; is it transposed?" if shape != shape[::-1] and tuple(a.shape) == shape[::-1] else ""
         raise ValueError(f"`{name}` must have shape {letters} = {_plain(shape)}, got {_plain(tuple(a.shape))}{hint}")
+
+
+def fits(a: Any, place: Home, shape: tuple[int, ...]) -> bool:
+    """Tell whether `a` is a NumPy array of this place and shape; where not, `array` looks closer, and may raise."""
+    return type(a) is np.ndarray and place.kind is np.ndarray and a.shape == shape and bool(a.dtype == place.dtype)
 
 
 def beside(name: str, a: Array, place: Home, dtype: Any, like: str = "x") -> None:
@@ -146,28 +161,41 @@ def beside(name: str, a: Array, place: Home, dtype: Any, like: str = "x") -> Non
 
 def parameters(path: str, params: Any, shapes: Shapes, place: Home, like: str = "x") -> None:
     """Raise unless `params` is a dict with exactly these keys, and arrays of these shapes beside x."""
+    if place.kind is np.ndarray and _fit(params, shapes, place.dtype):
+        return
     keys(path, params, tuple(shapes))
-    host = place.is_numpy
     for key, expected in shapes.items():
-        a = params[key]
         if isinstance(expected, Mapping):
-            parameters(f"{path}[{key!r}]", a, expected, place, like)
-            continue
-        letters, shape = expected
-        if not host or type(a) is not place.kind or a.shape != shape or a.dtype != place.dtype:
-            array(f"{path}[{key!r}]", a, place, letters, shape, like)
+            parameters(f"{path}[{key!r}]", params[key], expected, place, like)
+        else:
+            letters, shape = expected
+            array(f"{path}[{key!r}]", params[key], place, letters, shape, like)
+
+
+def _fit(params: Any, shapes: Shapes, dtype: np.dtype) -> bool:
+    """Tell whether `params` holds NumPy arrays of this dtype and these shapes; what is wrong, `parameters` finds."""
+    if type(params) is not dict or len(params) != len(shapes):
+        return False
+    for key, expected in shapes.items():
+        a = params.get(key)
+        if type(expected) is not tuple:
+            if not _fit(a, expected, dtype):
+                return False
+        elif type(a) is not np.ndarray or a.shape != expected[1] or a.dtype != dtype:
+            return False
+    return True
 
 
 def keys(path: str, params: Any, expected: tuple[str, ...]) -> None:
     """Raise unless `params` is a dict with exactly these keys."""
     if not isinstance(params, dict):
         raise TypeError(f"`{path}` must be a dict with the keys {list(expected)}, got {_kind(params)}")
-    if params.keys() == set(expected):
-        return
-    if missing := [key for key in expected if key not in params]:
-        raise ValueError(f"`{path}` lacks the key {missing[0]!r}; it must have {list(expected)}")
-    extra = next(key for key in params if key not in expected)
-    raise ValueError(f"`{path}` has the unknown key {extra!r}; it must have {list(expected)}")
+    for key in expected:
+        if key not in params:
+            raise ValueError(f"`{path}` lacks the key {key!r}; it must have {list(expected)}")
+    if len(params) > len(expected):
+        extra = next(key for key in params if key not in expected)
+        raise ValueError(f"`{path}` has the unknown key {extra!r}; it must have {list(expected)}")
 
 
 def _kind(a: Any) -> str:

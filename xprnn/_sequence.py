@@ -1,5 +1,6 @@
 """What x, lengths, mask and reset mean: one form inside, time first with a batch axis, and back again."""
 
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,8 +76,12 @@ class Form(NamedTuple):
 
     def letters(self, *width: str) -> str:
         """Return the shape of a user's array in axis letters."""
-        axes = ("T",) if not self.batched else ("B", "T") if self.batch_first else ("T", "B")
-        return f"({', '.join((*axes, *width))}{',' if len(axes + width) == 1 else ''})"
+        return _letters(("T",) if not self.batched else ("B", "T") if self.batch_first else ("T", "B"), width)
+
+
+@cache
+def _letters(axes: tuple[str, ...], width: tuple[str, ...]) -> str:
+    return f"({', '.join((*axes, *width))}{',' if len(axes + width) == 1 else ''})"
 
 
 def read(
@@ -112,11 +117,15 @@ def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float"
         x = [row[..., None] for row in x] if isinstance(x, list | tuple) else x[..., None]
     if isinstance(x, list | tuple):
         return _form_of_list(x, width, kind, instead)
-    return _form(x, width, batch_first, _checks.home("x", x, kind, instead=instead))
+    home = _checks.home("x", x, kind, instead=instead)
+    form = _form_once if home.kind is np.ndarray else _form  # a device need not be hashable
+    return form(tuple(x.shape), width, batch_first, home)
 
 
 def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None, Array | None]:
     """Return which steps are valid, and where segments begin, (T, B, 1) each or None, checked."""
+    if lengths is None and mask is None and reset is None and form.rows is None:
+        return None, None
     xp = form.home.xp
     if form.rows is not None:
         if lengths is not None:
@@ -175,8 +184,7 @@ def flip_reset(reset: Array | None, xp: Namespace) -> Array | None:
     return xp.flip(xp.concat([reset[1:, ...], xp.zeros_like(reset[:1, ...])], axis=0), axis=0)
 
 
-def _form(x: Any, width: int | None, batch_first: bool, home: Home) -> Form:
-    shape = tuple(x.shape)
+def _form(shape: tuple[int, ...], width: int | None, batch_first: bool, home: Home) -> Form:
     batched = len(shape) == 3
     layout = "(B, T, I)" if batch_first else "(T, B, I)"
     if len(shape) not in (2, 3) or (width is not None and shape[-1] != width):
@@ -186,6 +194,9 @@ def _form(x: Any, width: int | None, batch_first: bool, home: Home) -> Form:
     if T == 0:
         raise ValueError(f"`x` must have at least one time step, got shape {layout if batched else '(T, I)'} = {shape}")
     return Form(home, T, B, batched, batched and batch_first)
+
+
+_form_once = lru_cache(_form)
 
 
 def _flags(name: str, flags: Any, form: Form) -> Array:

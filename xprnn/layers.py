@@ -95,10 +95,8 @@ class Linear(Stateless):
         steps, xp = cache.steps, cache.steps.home.xp
         _checks.parameters("params", params, self._shapes, steps.home)
         dy = steps.gradient(dy, "V", self.out_features)
-        dparams = {"W": _xp.outer_time(dy, steps.x, xp)}
-        if self.bias:
-            dparams["b"] = _xp.sum_time(dy, xp)
-        return dparams, steps.outward(_xp.matmul_time(dy, params["W"], xp))
+        dW, db, dx = _xp.affine_gradients(dy, steps.x, params["W"], xp, biased=self.bias)
+        return {"W": dW, "b": db} if self.bias else {"W": dW}, steps.outward(dx)
 
     def _step(self, params: Params, x_t: Array) -> Array:
         home = _checks.home("x_t", x_t)

@@ -4,6 +4,7 @@
 target and the prediction may be anything, NaN included. A mean divides by the number of valid elements.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,11 @@ def _squares(
     diff = pred - target
     diff = diff if mask is None else xp.where(mask, diff, xp.zeros_like(diff))
     weighted = diff if weights is None else weights * diff
-    count = _count(mask, reduction, pred.shape, home)
-    return xp.sum(diff * weighted, dtype=home.dtype) / count, weighted / count
+    loss = _xp.total(diff * weighted, xp)
+    if reduction == "sum":
+        return loss, weighted
+    count = _count(mask, pred.shape, home)
+    return loss / count, weighted / count
 
 
 def softmax_cross_entropy(
@@ -121,15 +125,18 @@ def softmax_cross_entropy(
         logits = xp.where(mask, logits, xp.zeros_like(logits))
         goal = xp.where(mask, goal, xp.zeros_like(goal))
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
-    total = xp.sum(xp.exp(shifted), axis=-1, keepdims=True, dtype=home.dtype)
+    total = _xp.row_sum(xp.exp(shifted), xp)
     log_p = shifted - xp.log(total)
     log_p = xp.where(goal == 0.0, xp.zeros_like(log_p), log_p)  # 0 log 0 = 0, where a logit is -inf
-    loss = -xp.sum(goal * log_p, axis=-1, keepdims=True, dtype=home.dtype)
-    dlogits = xp.sum(goal, axis=-1, keepdims=True, dtype=home.dtype) * (xp.exp(shifted) / total) - goal
+    losses = -_xp.row_sum(goal * log_p, xp)
+    dlogits = _xp.row_sum(goal, xp) * (xp.exp(shifted) / total) - goal
     if weights is not None:
-        loss, dlogits = weights * loss, weights * dlogits
-    count = _count(mask, reduction, (*logits.shape[:-1], 1), home)
-    return xp.sum(loss, dtype=home.dtype) / count, dlogits / count
+        losses, dlogits = weights * losses, weights * dlogits
+    loss = _xp.total(losses, xp)
+    if reduction == "sum":
+        return loss, dlogits
+    count = _count(mask, (*logits.shape[:-1], 1), home)
+    return loss / count, dlogits / count
 
 
 def _probabilities(target: Any, mask: Array | None, logits: Array, home: Home) -> Array:
@@ -159,6 +166,8 @@ def _per_step(
 ) -> tuple[Array | None, Array | None]:
     """Return mask and weights, checked, with an axis for V."""
     _checks.one_of("reduction", reduction, REDUCTIONS)
+    if mask is None and weights is None:
+        return None, None
     steps = tuple(pred.shape[:-1])
     if mask is not None:
         _checks.beside("mask", mask, home, home.xp.bool, name)
@@ -170,12 +179,10 @@ def _per_step(
     return mask, weights
 
 
-def _count(mask: Array | None, reduction: str, shape: tuple[int, ...], home: Home) -> Any:
+def _count(mask: Array | None, shape: tuple[int, ...], home: Home) -> Any:
     """Return what a mean divides by: the valid elements, at least 1, so that nothing valid gives 0."""
-    if reduction == "sum":
-        return 1.0
     if mask is None:
-        return float(max(1, int(np.prod(shape))))
+        return float(max(1, math.prod(shape)))
     xp = home.xp
     valid = xp.sum(xp.astype(mask, home.dtype), dtype=home.dtype) * float(shape[-1])
     return xp.where(valid < 1.0, xp.ones_like(valid), valid)

@@ -7,6 +7,7 @@ parameters, give the layers a copy of them in the half type, and cast what `back
 """
 
 from dataclasses import dataclass
+from operator import add
 from typing import Any
 
 from xprnn import _checks, _xp, tree
@@ -28,7 +29,7 @@ def apply(params: Tree, updates: Tree) -> Tree:
         If an array is of a half type.
     """
     _checks.not_half("params", params, INSTEAD)
-    return tree.map(lambda p, u: p + u, params, updates, constant="fixed")
+    return tree.map(add, params, updates, constant="fixed")
 
 
 def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
@@ -60,9 +61,9 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     if not leaves:
         raise ValueError("`grads` must hold at least one array, got none")
     xp = _xp.namespace(leaves[0])
-    total = xp.sum(leaves[0] * leaves[0], dtype=leaves[0].dtype)
+    total = _xp.total(leaves[0] * leaves[0], xp)
     for g in leaves[1:]:
-        total = total + xp.sum(g * g, dtype=g.dtype)
+        total = total + _xp.total(g * g, xp)
     norm = xp.sqrt(total)
     bound = xp.ones_like(norm) * max_norm
     factor = bound / xp.where(norm > bound, norm, bound)
@@ -104,10 +105,11 @@ class SGD:
         """Return the updates, to be added, and the new state."""
         del params
         _checks.not_half("grads", grads, INSTEAD)
+        factor = -self.lr
         if self.momentum == 0.0:
-            return tree.map(lambda g: -self.lr * g, grads), state
+            return tree.map(lambda g: factor * g, grads), state
         velocity = tree.map(lambda g, v: self.momentum * v + g, grads, state["velocity"])
-        return tree.map(lambda v: -self.lr * v, velocity), {"velocity": velocity}
+        return tree.map(lambda v: factor * v, velocity), {"velocity": velocity}
 
 
 @dataclass(frozen=True)

@@ -93,5 +93,5 @@ def draw(layer: Any, part: Shapes, rng: "np.random.Generator") -> dict[str, Any]
 def check(layer: Any, params: Any, home: Home, like: str = "x") -> None:
     """Raise unless `params` are the layer's, of its shapes and where `like` lives."""
     _checks.keys("params", params, layer._names)
-    for name, shapes in zip(layer._names, layer._shapes, strict=True):
-        _checks.parameters(f"params[{name!r}]", params[name], shapes, home, like)
+    for name, path, shapes in layer._expected:
+        _checks.parameters(path, params[name], shapes, home, like)

@@ -6,22 +6,24 @@ Axes: T time, B batch, I input, H hidden units, G gates.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from xprnn import _sequence, _xp, kernels, parameters, tree
-from xprnn._sequence import Form, flip, flip_reset
+from xprnn import _xp, kernels, tree
+from xprnn._sequence import Form, flip, flip_reset, select
 from xprnn._xp import Array, Namespace
 from xprnn.cells import Cell, States, affine
 from xprnn.kernels.bound import Part
 from xprnn.random import Key
 from xprnn.scan import NOTHING, Around, blend
-from xprnn.surroundings import Surroundings, leak_gradient, surround
+from xprnn.surroundings import OFF, Surroundings, leak_gradient, surround
 
 Params = dict[str, Any]
 
 
 class Run(NamedTuple):
-    """What all parts of one forward pass share."""
+    """What all parts of one forward pass share; masks (T, B, 1) as in `_sequence.Sequence`."""
 
-    sequence: _sequence.Sequence
+    form: Form
+    mask: Array | None
+    reset: Array | None
     key: Key | None
     kernel: str
     keep: bool
@@ -38,19 +40,13 @@ class PartCache(NamedTuple):
     seen: States  # n̂ and r of the normalisation of the input's share, in the time of x; () without
 
 
-class _Begun(NamedTuple):
-    """One direction before its scan."""
-
-    state0: States
-    p: Params  # as the scan sees them
-    around: Around
-    made: Surroundings
-    began: bool
+Begun = tuple[States, Params, Around, Surroundings, bool]
+"""One direction before its scan: state0, the parameters that the scan sees; around, made and began of `PartCache`."""
 
 
 def forward(
-    layer: Any, params: dict[str, Params], x: Array, state0: Sequence[States | None], run: Run
-) -> list[tuple[Array, States, PartCache]]:
+    layer: Any, names: Sequence[str], params: Sequence[Params], x: Array, state0: Sequence[States | None], run: Run
+) -> tuple[list[Array], list[States], list[PartCache]]:
     """Run one layer in all its directions, the reverse one second.
 
     a = W_ih x + b_ih for all steps, then the scans, side by side where a kernel can; time is flipped around the
@@ -59,8 +55,8 @@ def forward(
     Parameters
     ----------
     layer : Recurrent
-    params : dict
-        The parameters of each direction, by the name of the part.
+    names, params : sequences
+        Per direction the part's name and its parameters.
     x : array (T, B, I)
     state0 : sequence of states or None
         Per direction.
@@ -68,52 +64,54 @@ def forward(
 
     Returns
     -------
-    list of (h, final, cache)
-        Per direction, h (T, B, H) in the time of x.
+    hs, finals, caches : lists
+        Per direction: h (T, B, H) in the time of x, 0 at invalid steps, the final state and, where the run keeps
+        any, the cache.
     """
-    form = run.sequence.form
+    form, cell = run.form, layer.cell
     xp, shape = form.home.xp, (form.T, form.B, layer.hidden_size)
-    ps = list(params.values())
-    begun = [
-        _begin(layer, p, name, x, s0, run, reverse=reverse == 1)
-        for reverse, ((name, p), s0) in enumerate(zip(params.items(), state0, strict=True))
-    ]
-    chosen, _ = kernels.select(
-        layer.cell, begun[0].around, xp, form.home.dtype, shape, run.kernel, directions=len(begun)
-    )
+    begun = [_begin(layer, p, names[d], x, state0[d], run, reverse=d == 1) for d, p in enumerate(params)]
+    chosen, _ = kernels.select(cell, begun[0][2], xp, form.home.dtype, shape, run.kernel, directions=len(begun))
     seen: list[States] = []
     given = (  # lazily: most kernels take one direction after the other, and all projections at once are large
-        (_project(layer, p, x, each.made.noise, seen, reverse=reverse == 1), *each[:3])
-        for reverse, (p, each) in enumerate(zip(ps, begun, strict=True))
+        (_project(layer, p, x, begun[d][3].noise, seen, xp, reverse=d == 1), *begun[d][:3])
+        for d, p in enumerate(params)
     )
-    scanned = chosen.scans(layer.cell, given, keep=run.keep)
-    outs = []
-    for reverse, (each, ((h, *_), final, kept)) in enumerate(zip(begun, scanned, strict=True)):
-        made = each.made if layer.learn_tau else each.made._replace(noise=None, kept=())
-        cache = PartCache(chosen, kept, each.around, made, each.began, seen[reverse] if run.keep else ())
-        outs.append((flip(h, xp) if reverse else h, final, cache))
-    return outs
+    hs: list[Array] = []
+    finals: list[States] = []
+    caches: list[PartCache] = []
+    for states, final, kept in chosen.scans(cell, given, keep=run.keep):
+        d, h = len(hs), states[0]
+        hs.append(select(run.mask, flip(h, xp) if d else h, xp))
+        finals.append(final)
+        if run.keep:
+            _, _, around, made, began = begun[d]
+            lasting = made if layer.learn_tau or made is OFF else made._replace(noise=None, kept=())
+            caches.append(PartCache(chosen, kept, around, lasting, began, seen[d]))
+    return hs, finals, caches
 
 
-def _begin(layer: Any, p: Params, name: str, x: Array, state0: States | None, run: Run, *, reverse: bool) -> _Begun:
+def _begin(layer: Any, p: Params, name: str, x: Array, state0: States | None, run: Run, *, reverse: bool) -> Begun:
     """Make what a scan gets beside a, in the time of the run."""
-    form, (_, mask, reset, _) = run.sequence.form, run.sequence
+    form, mask, reset, key, _, _ = run
     xp = form.home.xp
-    made = surround(layer, p, run.key and run.key.fold(name), form, reverse=reverse)
-    if reverse:
-        mask, reset = flip(mask, xp), flip_reset(reset, xp)
-    start = learned_state(layer, p, form.B, xp)
-    around = made.around._replace(mask=mask, reset=reset, fresh=None if reset is None else start)
+    made = surround(layer, p, key and key.fold(name), form, reverse=reverse)
+    start, around = learned_state(layer, p, form.B, xp), made.around
+    if mask is not None or reset is not None:
+        if reverse:
+            mask, reset = flip(mask, xp), flip_reset(reset, xp)
+        around = around._replace(mask=mask, reset=reset, fresh=None if reset is None else start)
     began = state0 is None and start is not None
-    return _Begun(state0 or start or zero_state(layer, form.B, x), scanned(p, made), around, made, began)
+    return state0 or start or zero_state(layer, form.B, x), scanned(layer, p, made), around, made, began
 
 
-def _project(layer: Any, p: Params, x: Array, noise: Array | None, seen: list[States], *, reverse: bool) -> Array:
+def _project(
+    layer: Any, p: Params, x: Array, noise: Array | None, seen: list[States], xp: Namespace, *, reverse: bool
+) -> Array:
     """Return a = W_ih x + b_ih for all steps, with the noise on it, in the time of the run.
 
     What a normalisation of it keeps is appended to `seen`.
     """
-    xp = _xp.namespace(x)
     a, kept = affine.forward(layer.cell, p, x, xp)
     seen.append(kept)
     a = a if noise is None else a + noise
@@ -127,40 +125,43 @@ def backward(
     caches: Sequence[PartCache],
     dh: Sequence[Array | None],
     dfinal: Sequence[States | None],
+    xp: Namespace,
 ) -> list[tuple[Params, Array, States]]:
     """Run one layer backward in all its directions: the scans, then the products of all steps.
 
     Per direction the gradients of the parameters, of x and of the initial state; arguments as of `forward`.
     """
-    xp, cell = _xp.namespace(x), layer.cell
+    cell, around = layer.cell, caches[0].around
     nothing = (None,) * len(cell.states)
     given = [
-        ((flip(d, xp) if reverse else d, *nothing[1:]), final or nothing, cache.scan, scanned(p, cache.made))
-        for reverse, (p, cache, d, final) in enumerate(zip(params, caches, dh, dfinal, strict=True))
+        (
+            (flip(d, xp) if k else d, *nothing[1:]),
+            dfinal[k] or nothing,
+            caches[k].scan,
+            scanned(layer, p, caches[k].made),
+        )
+        for k, (p, d) in enumerate(zip(params, dh, strict=True))
     ]
-    around = caches[0].around
-    wanted = {
-        "fresh": around.fresh is not None,
-        "gate": layer.learn_tau,
-        "noise": layer.learn_tau and around.noise is not None,
-    }
-    want = tuple(name for name, is_wanted in wanted.items() if is_wanted)
+    want: tuple[str, ...] = () if around.fresh is None else ("fresh",)
+    if layer.learn_tau:
+        want += ("gate",) if around.noise is None else ("gate", "noise")
     returned = iter(caches[0].kernel.scans_backward(cell, given, want=want))
     return [
-        _end_backward(layer, p, x, cache, next(returned), reverse=reverse == 1)
-        for reverse, (p, cache) in enumerate(zip(params, caches, strict=True))
+        _end_backward(layer, p, x, caches[k], next(returned), xp, reverse=k == 1)  # each when the one before is done
+        for k, p in enumerate(params)
     ]
 
 
 def _end_backward(
-    layer: Any, p: Params, x: Array, cache: PartCache, returned: tuple[Any, ...], *, reverse: bool
+    layer: Any, p: Params, x: Array, cache: PartCache, returned: tuple[Any, ...], xp: Namespace, *, reverse: bool
 ) -> tuple[Params, Array, States]:
     """Turn what a backward scan returns into the gradients of the parameters, of x and of the initial state."""
-    (da, dstate0, dp, daround), made, xp = returned, cache.made, _xp.namespace(x)
+    (da, dstate0, dp, daround), made = returned, cache.made
     da = flip(da, xp) if reverse else da
-    leak = leak_gradient(layer, p, made, cache.around, da, daround)
     of_input, dx = affine.backward(layer.cell, p, da, x, cache.seen, xp)
-    grads = {**dp, **leak, **of_input}
+    grads = {**dp, **of_input}
+    if layer.learn_tau:
+        grads["leak"] = leak_gradient(layer, p, made, cache.around, da, daround)
     if made.factor is not None:
         grads["W_hh"] = dp["W_hh"] * made.factor
     if layer.learn_state:
@@ -173,7 +174,7 @@ def step(layer: Any, p: Params, x_t: Array, prev: States | None, form: Form) -> 
     xp, made = form.home.xp, surround(layer, p, None, form, reverse=False)
     a, _ = affine.forward(layer.cell, p, x_t, xp)
     prev = prev or learned_state(layer, p, form.B, xp) or zero_state(layer, form.B, a)
-    given = a, prev, scanned(p, made), made.around.gate
+    given = a, prev, scanned(layer, p, made), made.around.gate
     if _xp.is_half(a.dtype):
         return tuple(_xp.cast(s, a.dtype) for s in _step(layer.cell, xp, *tree.map(_xp.wide, given)))
     return _step(layer.cell, xp, *given)
@@ -193,7 +194,7 @@ def _step(cell: Cell, xp: Namespace, a: Array, prev: States, p: Params, gate: An
 def bound(layer: Any, p: Params, state: States | None, form: Form, *, residual: bool) -> Part:
     """Return what a kernel binds for a stepper."""
     made = surround(layer, p, None, form, reverse=False)
-    seen = {key: p[key] for key in ("W_ih", "b_ih", "ln_ih") if key in p} | scanned(p, made)
+    seen = {key: p[key] for key in ("W_ih", "b_ih", "ln_ih") if key in p} | scanned(layer, p, made)
     return Part(seen, state, learned_state(layer, p, form.B, form.home.xp), made.around.gate, residual)
 
 
@@ -207,7 +208,7 @@ def learned_state(layer: Any, p: Params, B: int, xp: Namespace) -> States | None
 
 def zero_state(layer: Any, B: int, like: Array) -> States:
     """Return zeros, (B, n) each, where `like` lives."""
-    return tuple(_xp.zeros((B, width), like) for width in layer.state_sizes)
+    return tuple([_xp.zeros((B, width), like) for width in layer.state_sizes])
 
 
 def _state_gradients(layer: Any, p: Params, dstate0: States | None, dfresh: States | None, xp: Namespace) -> Params:
@@ -219,7 +220,7 @@ def _state_gradients(layer: Any, p: Params, dstate0: States | None, dfresh: Stat
     return grads
 
 
-def scanned(p: Params, made: Surroundings) -> Params:
+def scanned(layer: Any, p: Params, made: Surroundings) -> Params:
     """Return the parameters that the scan sees, W_hh with what is done to it."""
-    seen = {key: value for key, value in p.items() if key not in parameters.OUTSIDE}
+    seen = {key: p[key] for key in layer._scanned}
     return seen if made.factor is None else {**seen, "W_hh": seen["W_hh"] * made.factor}

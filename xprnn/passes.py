@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from xprnn import _xp, kernels, parameters, part, random, tree
 from xprnn import state as states_of
-from xprnn._sequence import Form, flip, read, select
+from xprnn._sequence import Form, flags, flip, form_of, select
 from xprnn._xp import Array
 from xprnn.cells import States
 from xprnn.parameters import Params
@@ -39,62 +39,57 @@ def forward(
     reset: Any = None,
     rng: Any = None,
     kernel: str = "auto",
-) -> tuple[Any, State, Cache]:
-    """Run forward: y, the final state and, with `keep`, what `backward` needs."""
+) -> tuple[Any, State, Any]:
+    """Run forward: y, the final state and, with `keep`, the `Cache` that `backward` needs, else None."""
     kernels.check_name(kernel)
     key = random.key(rng)
-    width, batch_first = layer.input_size, layer.batch_first
-    sequence = read(x, width=width, batch_first=batch_first, lengths=lengths, mask=mask, reset=reset)
-    form, xp = sequence.form, sequence.form.home.xp
-    parameters.check(layer, params, form.home)
-    initials = states_of.read("state0", state0, layer._sizes, form.home, form.B if form.batched else None)
-    run = part.Run(sequence, key, kernel, keep)
-    y, inputs, drops, finals, parts = sequence.x, [], [], [], []
-    for k in range(layer.num_layers):
+    form = form_of(x, layer.input_size, layer.batch_first)
+    valid, begins = flags(form, lengths, mask, reset)
+    home, xp = form.home, form.home.xp
+    parameters.check(layer, params, home)
+    initials = states_of.read("state0", state0, layer._sizes, home, form.B if form.batched else None)
+    run = part.Run(form, valid, begins, key, kernel, keep)
+    y = select(valid, form.inward(x), xp)
+    inputs, drops, finals, parts = [], [], [], []
+    for k, (at, names) in enumerate(layer._levels):
         below, drop = y, _input_drop(layer, k, run)
         x_k = below if drop is None else below * drop
-        at = _parts(layer, k)
-        own = {name: params[name] for name in layer._names[at]}
-        done = part.forward(layer, own, x_k, initials[at], run)
-        outs = [select(sequence.mask, out, xp) for out, _, _ in done]
-        finals += [final for _, final, _ in done]
-        parts += [kept for _, _, kept in done]
-        h = outs[0] if len(outs) == 1 else xp.concat(outs, axis=-1)
+        hs, ends, caches = part.forward(layer, names, [params[name] for name in names], x_k, initials[at], run)
+        h = hs[0] if len(hs) == 1 else xp.concat(hs, axis=-1)
         y = h + below if layer.residual and k else h
-        inputs.append(x_k if keep else None)
-        drops.append(drop)
-    if keep and form.home.is_numpy:
+        finals += ends
+        if keep:
+            inputs.append(x_k)
+            drops.append(drop)
+            parts += caches
+    if keep and home.is_numpy:
         y.flags.writeable = False  # it may be the cache's own memory
-    cache = Cache(layer, form, sequence.mask, tuple(inputs), tuple(drops), tuple(parts))
+    cache = Cache(layer, form, valid, tuple(inputs), tuple(drops), tuple(parts)) if keep else None
     return form.outward(y), states_of.write(finals, form), cache
 
 
 def backward(layer: Any, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
     """Run backward: the gradients of the parameters, of x and of the initial state."""
-    if not isinstance(cache, Cache) or cache.layer != layer:
+    if not isinstance(cache, Cache) or (cache.layer is not layer and cache.layer != layer):
         raise ValueError("`cache` must come from this layer's `forward`")
     form, xp, n = cache.form, cache.form.home.xp, layer.state_sizes[0]
     parameters.check(layer, params, form.home)
     if dy is not None:
         dy = select(cache.mask, form.read("dy", dy, "D*H" if n == layer.hidden_size else "D*P", layer.widths[1]), xp)
     dfinals = states_of.read("dstate", dstate, layer._sizes, form.home, form.B if form.batched else None)
-    grads: dict[int, Params] = {}
-    dinitials: dict[int, States] = {}
+    grads: list[Params] = []
+    dinitials: list[States] = []
     for k in reversed(range(layer.num_layers)):
-        dx: Any = None
-        at = _parts(layer, k)
-        dhs = [None if dy is None else dy[..., d * n : (d + 1) * n] for d in range(layer._directions)]
-        done = part.backward(
-            layer, [params[name] for name in layer._names[at]], cache.inputs[k], cache.parts[at], dhs, dfinals[at]
-        )
-        for i, (grad, dx_i, dinitial) in zip(range(at.start, at.stop), done, strict=True):
-            grads[i], dinitials[i] = grad, dinitial
-            dx = dx_i if dx is None else dx + dx_i
-        if (drop := cache.drops[k]) is not None:
-            dx = dx * drop
+        at, names = layer._levels[k]
+        dhs = [dy if dy is None or len(names) == 1 else dy[..., d * n : (d + 1) * n] for d in range(len(names))]
+        ps = [params[name] for name in names]
+        done = part.backward(layer, ps, cache.inputs[k], cache.parts[at], dhs, dfinals[at], xp)
+        dx = done[0][1] if len(done) == 1 else done[0][1] + done[1][1]
+        dx = dx if (drop := cache.drops[k]) is None else dx * drop
         dy = dx + dy if layer.residual and k and dy is not None else dx
-    dparams = {name: grads[i] for i, name in enumerate(layer._names)}
-    return dparams, form.outward(dy), states_of.write([dinitials[i] for i in range(len(layer._names))], form)
+        grads = [grad for grad, _, _ in done] + grads
+        dinitials = [dinitial for _, _, dinitial in done] + dinitials
+    return dict(zip(layer._names, grads, strict=True)), form.outward(dy), states_of.write(dinitials, form)
 
 
 def trace(layer: Any, params: Params, x: Any, state0: State = None, **options: Any) -> dict[str, dict[str, Any]]:
@@ -110,16 +105,11 @@ def trace(layer: Any, params: Params, x: Any, state0: State = None, **options: A
     return traces
 
 
-def _parts(layer: Any, k: int) -> slice:
-    """Return where layer k's parts are among all."""
-    return slice(k * layer._directions, (k + 1) * layer._directions)
-
-
 def _input_drop(layer: Any, k: int, run: part.Run) -> Array | None:
     """Return the factor on the input of layer k, or None."""
     rate = layer.dropout if k else layer.input_dropout
     if run.key is None or not rate:
         return None
     width = layer.widths[1] if k else layer.input_size
-    draws = Draws(run.key.fold(f"l{k}"), run.sequence.form)
+    draws = Draws(run.key.fold(f"l{k}"), run.form)
     return draws.keep("input", rate, width, once=layer.variational)

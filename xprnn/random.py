@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn import _xp
-from xprnn._xp import Array, Home
+from xprnn._xp import Array, Home, Namespace
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
@@ -117,7 +117,7 @@ def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, A
     key_words
         The key, each word 0 ≤ k < 2**32.
     x0, x1
-        Both Python ints, or both arrays of words of one shape, with at least one axis (see `_xp.words`); they count
+        Both Python ints, or both arrays of words of one shape, with at least one axis (see `_words`); they count
         modulo 2**32 and are not modified.
 
     Returns
@@ -133,7 +133,7 @@ def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, A
         return a & LOW if wide else a
 
     def operand(a: Any) -> Any:
-        return a if xp is None or not isinstance(a, int) else _xp.word(a & LOW, xp)
+        return a if xp is None or not isinstance(a, int) else _word(a & LOW, xp)
 
     k0, k1 = key_words
     schedule = (k0, k1, k0 ^ k1 ^ PARITY)
@@ -152,6 +152,20 @@ def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, A
     return low(x0), x1
 
 
+def _words(n: int, like: Home) -> Array:
+    """Return 0, …, n-1 beside `like` as 32-bit words: uint32, whose sums wrap round, but int64 on PyTorch.
+
+    PyTorch's uint32 lacks sums and shifts; there the caller drops what is above 32 bits.
+    """
+    options = {} if like.device is None else {"device": like.device}
+    return like.xp.arange(n, dtype=like.xp.int64 if _xp.is_namespace_torch(like.xp) else like.xp.uint32, **options)
+
+
+def _word(k: int, xp: Namespace) -> Any:
+    """Return 0 ≤ k < 2**32 as an operand beside words: JAX without x64 refuses Python ints from 2**31 on."""
+    return np.uint32(k) if _xp.is_namespace_jax(xp) else k
+
+
 def keep(key: Key, p: float, T: int, B: int, n: int, home: Home, *, scale: bool = True) -> Array:
     """Return a dropout mask (T, B, n): 0 with probability p, else 1/(1-p), or 1 without `scale`.
 
@@ -162,7 +176,7 @@ def keep(key: Key, p: float, T: int, B: int, n: int, home: Home, *, scale: bool 
         from xprnn import cupy_draws
 
         return cupy_draws.keep(_on_host(key).words, key.step, (T, B, n), home.dtype, limit, kept_as)
-    threshold = _xp.word(limit, home.xp)
+    threshold = _word(limit, home.xp)
 
     def kept(*words: Array) -> list[Array]:
         masks = [home.xp.astype(word >= threshold, home.dtype) for word in words]
@@ -206,8 +220,8 @@ def _draw(key: Key, T: int, B: int, n: int, home: Home, finish: Callable[[Array,
         key = _on_host(key)
 
     def block(t: int, b: int, steps: int, rows: int) -> list[Array]:
-        x0 = _xp.words(steps, home) + _xp.word((key.step + t) & LOW, xp)
-        x1 = _xp.words(rows * m, home) + _xp.word((b * m) & LOW, xp)
+        x0 = _words(steps, home) + _word((key.step + t) & LOW, xp)
+        x1 = _words(rows * m, home) + _word((b * m) & LOW, xp)
         words = threefry2x32(key.words, *xp.broadcast_arrays(x0[:, None], x1[None, :]))
         return finish(*(xp.reshape(word, (steps, rows, m)) for word in words))
 

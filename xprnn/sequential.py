@@ -1,6 +1,8 @@
 """`Sequential`: layers one after the other, by the layer protocol of `xprnn.recurrent`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from xprnn import _checks, init, random
@@ -92,8 +94,8 @@ class Sequential:
         """Run forward and keep nothing for a backward pass; parameters as in `forward`."""
         states = self._read(params, state0, "state0")
         finals = []
-        for k, (layer, told) in enumerate(zip(self.layers, self._options(options), strict=True)):
-            x, final = layer(params[str(k)], x, states[k], **told)
+        for layer, name, state, told in self._each(states, options):
+            x, final = layer(params[name], x, state, **told)
             finals.append(final)
         return x, tuple(finals)
 
@@ -113,8 +115,8 @@ class Sequential:
         """
         states = self._read(params, state0, "state0")
         finals, caches = [], []
-        for k, (layer, told) in enumerate(zip(self.layers, self._options(options), strict=True)):
-            x, final, cache = layer.forward(params[str(k)], x, states[k], **told)
+        for layer, name, state, told in self._each(states, options):
+            x, final, cache = layer.forward(params[name], x, state, **told)
             finals.append(final)
             caches.append(cache)
         return x, tuple(finals), SequentialCache(self, tuple(caches))
@@ -123,15 +125,16 @@ class Sequential:
         self, params: Params, cache: SequentialCache, dy: Any, dstate: State = None
     ) -> tuple[Params, Any, State]:
         """Return `dparams`, `dx` and `dstate0`, each in the form of its counterpart; dx is None for integers x."""
-        if not isinstance(cache, SequentialCache) or cache.layer != self:
+        if not isinstance(cache, SequentialCache) or (cache.layer is not self and cache.layer != self):
             raise ValueError("`cache` must come from this layer's `forward`")
         dstates = self._read(params, dstate, "dstate")
-        dparams: Params = {}
+        dparams: Params = dict.fromkeys(params)  # in their order
         dinitials: list[State] = []
         for k in reversed(range(len(self.layers))):
-            dparams[str(k)], dy, dinitial = self.layers[k].backward(params[str(k)], cache.caches[k], dy, dstates[k])
+            name = self._names[k]
+            dparams[name], dy, dinitial = self.layers[k].backward(params[name], cache.caches[k], dy, dstates[k])
             dinitials.insert(0, dinitial)
-        return {key: dparams[key] for key in params}, dy, tuple(dinitials)
+        return dparams, dy, tuple(dinitials)
 
     def trace(self, params: Params, x: Any, state0: State = None, **options: Any) -> dict[str, Any]:
         """Run forward and return what happens inside: ``{"0": layer 0's trace, …}``; arguments as in `RNN.trace`.
@@ -140,11 +143,11 @@ class Sequential:
         """
         states = self._read(params, state0, "state0")
         traces = {}
-        for k, (layer, told) in enumerate(zip(self.layers, self._options(options), strict=True)):
-            p = params[str(k)]
-            if inside := hasattr(layer, "trace") and layer.trace(p, x, states[k], **told):
-                traces[str(k)] = inside
-            x, _ = layer(p, x, states[k], **told, kernel="reference")
+        for layer, name, state, told in self._each(states, options):
+            p = params[name]
+            if inside := hasattr(layer, "trace") and layer.trace(p, x, state, **told):
+                traces[name] = inside
+            x, _ = layer(p, x, state, **told, kernel="reference")
         return traces
 
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
@@ -165,26 +168,36 @@ class Sequential:
             [layer.stepper(params[str(k)], states[k], batch, kernel=kernel) for k, layer in enumerate(self.layers)]
         )
 
-    def _timed(self, k: int) -> bool:
-        """Whether x of layer k has a time axis still."""
-        return all(getattr(layer, "keeps_time", True) for layer in self.layers[:k])
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        """The keys of the parameters."""
+        return tuple(str(k) for k in range(len(self.layers)))
+
+    @cached_property
+    def _timed(self) -> tuple[bool, ...]:
+        """Whether x of each layer has a time axis still."""
+        keep = [getattr(layer, "keeps_time", True) for layer in self.layers]
+        return tuple(all(keep[:k]) for k in range(len(keep)))
 
     def _layouts(self) -> dict[int, bool]:
         """Return the `batch_first` of the layers that have one, and a time axis."""
-        layouts = {k: getattr(layer, "batch_first", None) for k, layer in enumerate(self.layers) if self._timed(k)}
+        layouts = {k: getattr(layer, "batch_first", None) for k, layer in enumerate(self.layers) if self._timed[k]}
         return {k: layout for k, layout in layouts.items() if layout is not None}
+
+    def _each(self, states: tuple[Any, ...], options: dict[str, Any]) -> Iterable[tuple[Any, str, Any, dict[str, Any]]]:
+        """Return the layers, their names, their states, and what each is told."""
+        return zip(self.layers, self._names, states, self._options(options), strict=True)
 
     def _options(self, options: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what each layer is told: a key of its own, and nothing of time once there is no such axis."""
-        if (key := random.key(options.get("rng"))) is None:
-            keys: list[dict[str, Any]] = [{} for _ in self.layers]
-        else:
-            keys = [{"rng": key.fold(str(k))} for k in range(len(self.layers))]
         untimed = {name: value for name, value in options.items() if name not in ("lengths", "mask", "reset")}
-        return [{**(options if self._timed(k) else untimed), **own} for k, own in enumerate(keys)]
+        told = [options if timed else untimed for timed in self._timed]
+        if (key := random.key(options.get("rng"))) is None:
+            return told
+        return [{**own, "rng": key.fold(name)} for own, name in zip(told, self._names, strict=True)]
 
     def _read(self, params: Params, state: State, name: str) -> tuple[Any, ...]:
-        _checks.keys("params", params, tuple(str(k) for k in range(len(self.layers))))
+        _checks.keys("params", params, self._names)
         if state is None:
             return (None,) * len(self.layers)
         if not isinstance(state, tuple | list) or len(state) != len(self.layers):

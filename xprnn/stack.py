@@ -66,7 +66,7 @@ class Recurrent(Options, ABC):
 
     # -- configuration --------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, int]:
         """The widths of x and y: I and D*H, with a projection D*P."""
         return self.input_size, self._directions * self.state_sizes[0]
@@ -91,8 +91,26 @@ class Recurrent(Options, ABC):
         return parameters.names(self)
 
     @cached_property
+    def _levels(self) -> tuple[tuple[slice, tuple[str, ...]], ...]:
+        """Per layer where its parts are among all, and their names."""
+        D = self._directions
+        ats = [slice(k * D, (k + 1) * D) for k in range(self.num_layers)]
+        return tuple((at, self._names[at]) for at in ats)
+
+    @cached_property
     def _shapes(self) -> tuple[_checks.Shapes, ...]:
         return parameters.shapes(self)
+
+    @cached_property
+    def _expected(self) -> tuple[tuple[str, str, _checks.Shapes], ...]:
+        """Per part its name, where messages say that it is, and the shapes of its parameters."""
+        named = zip(self._names, self._shapes, strict=True)
+        return tuple((name, f"params[{name!r}]", shapes) for name, shapes in named)
+
+    @cached_property
+    def _scanned(self) -> tuple[str, ...]:
+        """The parameters of a part that its scan sees."""
+        return tuple(key for key in self._shapes[0] if key not in parameters.OUTSIDE)
 
     @cached_property
     def _sizes(self) -> tuple[tuple[int, ...], int]:

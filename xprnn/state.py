@@ -34,18 +34,19 @@ def read(
     if state is None:
         return [None] * parts
     components = _components(name, state, n)
-    names = [name] if n == 1 else [f"{name}[{k}]" for k in range(n)]
-    for component, label, width in zip(components, names, widths, strict=True):
-        letter = "H" if width == widths[-1] else "P"
-        shape = (parts, width) if B is None else (parts, B, width)
-        letters = f"(L*D, {letter})" if B is None else f"(L*D, B, {letter})"
-        if component is not None:
-            _checks.array(label, component, home, letters, shape, like)
-        elif name != "dstate":
-            raise TypeError(f"`{label}` must be an array {letters}, got None; give both or neither")
-    return [
-        tuple(None if s is None else _part(s, part, batched=B is not None) for s in components) for part in range(parts)
-    ]
+    for k, component in enumerate(components):
+        shape = (parts, widths[k]) if B is None else (parts, B, widths[k])
+        if not _checks.fits(component, home, shape):
+            letters = f"({'L*D' if B is None else 'L*D, B'}, {'H' if widths[k] == widths[-1] else 'P'})"
+            _check(name if n == 1 else f"{name}[{k}]", component, home, letters, shape, like)
+    return [tuple([_part(s, part, B) for s in components]) for part in range(parts)]
+
+
+def _check(label: str, component: Any, home: Home, letters: str, shape: tuple[int, ...], like: str) -> None:
+    if component is not None:
+        _checks.array(label, component, home, letters, shape, like)
+    elif not label.startswith("dstate"):
+        raise TypeError(f"`{label}` must be an array {letters}, got None; give both or neither")
 
 
 def write(parts: list[States], form: Form) -> State:
@@ -68,6 +69,8 @@ def _components(name: str, state: State, n: int) -> tuple[Any, ...]:
     return tuple(state)
 
 
-def _part(state: Array, part: int, *, batched: bool) -> Array:
+def _part(state: Array | None, part: int, B: int | None) -> Array | None:
     """Return one part's state as (B, H)."""
-    return state[part, ...] if batched else state[part : part + 1, ...]
+    if state is None:
+        return None
+    return state[part : part + 1, ...] if B is None else state[part, ...]

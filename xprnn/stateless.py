@@ -87,7 +87,8 @@ class Stateless(ABC):
     def backward(self, params: Params, cache: Any, dy: Any, dstate: State = ()) -> tuple[Params, Any, State]:
         """Return the gradients `dparams`, `dx` and `()` from dy, in the form of y; None is zero."""
         _no_state("dstate", dstate)
-        if getattr(cache, "layer", None) != self:
+        layer = getattr(cache, "layer", None)
+        if layer is not self and layer != self:
             raise ValueError("`cache` must come from this layer's `forward`")
         return *self._backward(params, cache, dy), ()
 

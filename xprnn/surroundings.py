@@ -130,14 +130,12 @@ def tiled(a: Any, gates: int, xp: Namespace) -> Any:
 
 def leak_gradient(
     layer: Any, p: dict[str, Any], made: Surroundings, around: Around, da: Array, daround: Around
-) -> dict[str, Array]:
+) -> Array:
     """Return the gradient of a learned leak, from those at the gates, the noise and the pre-activations (time of x).
 
     With s = prev + α k (new - prev), k the zoneout factor, e = σ √(2α) ξ the noise, and α = σ(leak):
     ∂s/∂leak = α (1 - α) k (new - prev) and ∂e/∂leak = ½ (1 - α) e, which divides by no α.
     """
-    if "leak" not in p:
-        return {}
     xp, G = _xp.namespace(da), layer.cell.gates
     rest = logistic(-_xp.wide(p["leak"]), xp)  # 1 - α
     dgate, dnoise = tree.map(_xp.wide, (daround.gate, daround.noise))  # every state has a gate where there is a leak
@@ -146,7 +144,7 @@ def leak_gradient(
     if made.noise is not None:
         noisy += _xp.split(_xp.wide(da) * made.noise, G)
     terms += [0.5 * _xp.sum_time(term, xp) for term in noisy]
-    return {"leak": _xp.cast(rest * sum(terms[1:], terms[0]), p["leak"].dtype)}
+    return _xp.cast(rest * sum(terms[1:], terms[0]), p["leak"].dtype)
 
 
 def _zoneout(layer: Any, state: str, n: int, draws: Draws | None, turn: Any) -> Array | float | None:

@@ -1,10 +1,15 @@
 """Nested dicts (and tuples) of arrays: map, leaves and paths."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 Tree = Any
 """A nested dict or tuple whose leaves are arrays; None is an empty tree."""
+
+Path = tuple[Any, ...]
+"""How a branch is reached: the pair of the path before it and its key, () at the root."""
+
+NODES = (dict, tuple)
 
 
 def items(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -21,7 +26,17 @@ def items(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def leaves(tree: Tree) -> list[Any]:
     """Return the leaves in the order of `items`."""
-    return [leaf for _, leaf in items(tree)]
+    found: list[Any] = []
+    _collect((tree,), found)
+    return found
+
+
+def _collect(branches: Iterable[Tree], found: list[Any]) -> None:
+    for tree in branches:
+        if isinstance(tree, NODES):
+            _collect(tree.values() if isinstance(tree, dict) else tree, found)
+        elif tree is not None:
+            found.append(tree)
 
 
 def map(f: Callable[..., Any], tree: Tree, *rest: Tree, constant: str | None = None) -> Tree:
@@ -34,10 +49,10 @@ def map(f: Callable[..., Any], tree: Tree, *rest: Tree, constant: str | None = N
     ValueError
         If a tree of `rest` is built otherwise; the message names the path.
     """
-    return _map(f, (), constant, tree, *rest)
+    return _map(f, (), constant, tree, rest)
 
 
-def _map(f: Callable[..., Any], path: tuple[Any, ...], constant: str | None, tree: Tree, *rest: Tree) -> Tree:
+def _map(f: Callable[..., Any], path: Path, constant: str | None, tree: Tree, rest: Sequence[Tree]) -> Tree:
     if isinstance(tree, dict):
         for other in rest:
             if not isinstance(other, dict) or (
@@ -45,22 +60,21 @@ def _map(f: Callable[..., Any], path: tuple[Any, ...], constant: str | None, tre
             ):
                 raise ValueError(_keys_differ(path, constant, tree, other))
         return {
-            key: branch if key == constant else _map(f, (*path, key), constant, branch, *[o[key] for o in rest])
+            key: branch if key == constant else _map(f, (path, key), constant, branch, rest and [o[key] for o in rest])
             for key, branch in tree.items()
         }
     if isinstance(tree, tuple):
         for other in rest:
             if not isinstance(other, tuple) or len(other) != len(tree):
                 raise ValueError(f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}")
-        branches = enumerate(zip(tree, *rest, strict=True))
-        return tuple(_map(f, (*path, k), constant, *branch) for k, branch in branches)
+        return tuple(_map(f, (path, k), constant, branch, [o[k] for o in rest]) for k, branch in enumerate(tree))
     for other in rest:
-        if isinstance(other, dict | tuple) or (other is None) != (tree is None):
+        if isinstance(other, NODES) or (other is None) != (tree is None):
             raise ValueError(f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}")
     return None if tree is None else f(tree, *rest)
 
 
-def _keys_differ(path: tuple[Any, ...], constant: str | None, tree: dict[str, Any], other: Any) -> str:
+def _keys_differ(path: Path, constant: str | None, tree: dict[str, Any], other: Any) -> str:
     tree = {key: branch for key, branch in tree.items() if key != constant}
     if not isinstance(other, dict):
         return f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}"
@@ -70,9 +84,12 @@ def _keys_differ(path: tuple[Any, ...], constant: str | None, tree: dict[str, An
     return f"{_where(path)} has the unknown key(s) {extra}; expected {list(tree)}"
 
 
-def _where(path: tuple[Any, ...]) -> str:
-    steps = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return f"`{steps.removeprefix('.')}`" if path else "the tree"
+def _where(path: Path) -> str:
+    steps = ""
+    while path:
+        path, part = path
+        steps = (f"[{part}]" if isinstance(part, int) else f".{part}") + steps
+    return f"`{steps.removeprefix('.')}`" if steps else "the tree"
 
 
 def _kind(tree: Any) -> str:

@@ -22,13 +22,14 @@ def forward(cell: Any, p: Params, x: Array, xp: Namespace) -> tuple[Array, State
 
 def backward(cell: Any, p: Params, da: Array, x: Array, kept: States, xp: Namespace) -> tuple[dict[str, Array], Array]:
     """Return the gradients of W_ih, b_ih and γ, and that of x, from da (T, B, G*H)."""
-    grads, dv = {}, da
+    if not kept:
+        dW, db, dx = _xp.affine_gradients(da, x, p["W_ih"], xp, biased="b_ih" in p)
+        return {"W_ih": dW} if db is None else {"W_ih": dW, "b_ih": db}, dx
+    (n, r), wide = kept, _xp.wide(da)
+    norm = cell.input_norm(p["W_hh"].shape[0] // cell.gates)
+    dv = _xp.cast(norm.backward(xp, _xp.wide(p["ln_ih"]) * wide, n, r), da.dtype)
+    dW, _, dx = _xp.affine_gradients(dv, x, p["W_ih"], xp, biased=False)
+    grads = {"W_ih": dW, "ln_ih": _xp.cast(_xp.sum_time(wide * n, xp), da.dtype)}
     if "b_ih" in p:
         grads["b_ih"] = _xp.sum_time(da, xp)
-    if kept:
-        (n, r), wide = kept, _xp.wide(da)
-        norm = cell.input_norm(p["W_hh"].shape[0] // cell.gates)
-        grads["ln_ih"] = _xp.cast(_xp.sum_time(wide * n, xp), da.dtype)
-        dv = _xp.cast(norm.backward(xp, _xp.wide(p["ln_ih"]) * wide, n, r), da.dtype)
-    grads["W_ih"] = _xp.outer_time(dv, x, xp)
-    return grads, _xp.matmul_time(dv, p["W_ih"], xp)
+    return grads, dx

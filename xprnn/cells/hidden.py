@@ -71,9 +71,10 @@ def gradients(
     With a normalisation also that of `ln_hh`, from dv, the gradient at the product, and n̂.
     """
     xp = _xp.namespace(du)
-    dp = {"W_hh": _xp.outer_time(du if dv is None else dv, h if inner is None else h * inner, xp)}
+    flat = _xp.as_rows(du, xp)
+    dp = {"W_hh": _xp.outer_time(flat if dv is None else dv, h if inner is None else h * inner, xp)}
     if "b_hh" in p:
-        dp["b_hh"] = _xp.sum_time(du, xp)
+        dp["b_hh"] = _xp.sum_time(flat, xp)
     if n is not None:
         dp["ln_hh"] = _xp.sum_time(du * n, xp)
     return dp

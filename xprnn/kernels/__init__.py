@@ -7,7 +7,7 @@ configuration alone, never on a global or on a failed attempt.
 
 import importlib.util
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from xprnn import _xp
 from xprnn import scan as reference
 from xprnn._sequence import form_of
 from xprnn._xp import Namespace
-from xprnn.cells import Cell
+from xprnn.activations import Custom
+from xprnn.cells import GRU, LSTM, Cell, Elman
 from xprnn.kernels.bound import BoundReference
 from xprnn.kernels.widened import widened
 from xprnn.protocol import parts
@@ -27,7 +28,8 @@ from xprnn.scan import NOTHING, Around
 class Kernel(NamedTuple):
     """A scan pair under a name.
 
-    `takes(cell, around, dtype, shape)` returns why it cannot run, or None; `bind(cell, parts, B, home)` makes what a
+    `takes(cell, around, dtype, shape)` returns why it cannot run, or None, from which fields of `around` are there, not
+    from what they hold; for NumPy arrays it is asked once, and `worth` too. `bind(cell, parts, B, home)` makes what a
     `Stepper` runs, from one `xprnn.kernels.bound.Part` per layer. `side_by_side` are the pair for all directions of a
     layer at once, where there is something to gain; `worth(cell, dtype, shape, directions)` returns why another twin is
     expected to be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types
@@ -169,6 +171,10 @@ class _Asked(NamedTuple):
     directions: int
 
 
+PRESENT = ()
+"""Stands for a field of `Around` where only its presence matters, as to `Kernel.takes`."""
+
+
 def select(
     cell: Cell,
     around: Around,
@@ -208,7 +214,9 @@ def select(
     Half types: a kernel that takes them itself (`narrow`) is asked with them, any other with float32, and runs widened.
     """
     check_name(kernel)
-    chosen, why = _select(_Asked(cell, around, xp, dtype, shape, directions), kernel)
+    present = around if around is NOTHING else Around(*[None if field is None else PRESENT for field in around])
+    choose = _select_once if xp is _xp.NUMPY and _is_plain(cell) else _select  # elsewhere devices may decide, too
+    chosen, why = choose(tuple(TWINS.values()), kernel, cell, present, xp, dtype, shape, directions)
     if not _xp.is_half(dtype):
         return chosen, why
     wide = widened(chosen)
@@ -217,13 +225,19 @@ def select(
     return wide, f"{why}; {_xp.dtype_name(dtype)} is widened to float32"
 
 
-def _select(asked: _Asked, kernel: str) -> tuple[Kernel, str]:
-    """Choose the kernel of a scan, before it is widened."""
+def _is_plain(cell: Cell) -> bool:
+    """Tell whether a cell is nothing but numbers and names: a function of the user's own need not be hashable."""
+    return type(cell) in (Elman, GRU, LSTM) and Custom not in map(type, vars(cell).values())
+
+
+def _select(twins: tuple[Twin, ...], kernel: str, *scan: Any) -> tuple[Kernel, str]:
+    """Choose the kernel of a scan, the fields of `_Asked`, among `TWINS`, before it is widened."""
+    asked, named = _Asked(*scan), dict(zip(TWINS, twins, strict=True))
     library = _xp.library(asked.xp)
     if kernel == "reference":
         return REFERENCE, "asked for by name"
     if kernel != "auto":
-        twin = TWINS[kernel]
+        twin = named[kernel]
         if not twin.runs_on(asked.xp):
             why = f"it runs on {twin.library} arrays, not on {library} arrays"
         else:
@@ -232,13 +246,16 @@ def _select(asked: _Asked, kernel: str) -> tuple[Kernel, str]:
             raise ValueError(f"`kernel` {kernel!r} cannot run this scan: {why}")
         return twin.load(), "asked for by name"
     refusals: list[str] = []
-    for name, twin in TWINS.items():
+    for name, twin in named.items():
         if twin.runs_on(asked.xp):
             refusal = twin.lacks or _refusal(twin.load(), asked, free=True)
             if refusal is None:
                 return twin.load(), "; ".join([f"the arrays are {library} arrays", *refusals])
             refusals.append(f"{name}: {refusal}")
     return REFERENCE, "; ".join(refusals) or f"no twin runs on {library} arrays"
+
+
+_select_once = lru_cache(_select)
 
 
 def _refusal(kernel: Kernel, asked: _Asked, *, free: bool) -> str | None:
