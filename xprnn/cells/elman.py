@@ -23,8 +23,10 @@ from xprnn.activations import TANH, Activation, Custom, inputs, paired
 from xprnn.cells import hidden
 from xprnn.cells.hidden import Params, States, Step
 from xprnn.cells.norm import Norm
+from xprnn.cells.once import hashed_once
 
 
+@hashed_once
 @dataclass(frozen=True)
 class Elman:
     """h_t = f(a_t + W_hh h_{t-1} + b_hh), with f given by `activation`."""

@@ -26,8 +26,10 @@ from xprnn.activations import SIGMOID, TANH, Activation, Custom, inputs, paired
 from xprnn.cells import hidden
 from xprnn.cells.hidden import Params, States, Step
 from xprnn.cells.norm import Norm
+from xprnn.cells.once import hashed_once
 
 
+@hashed_once
 @dataclass(frozen=True)
 class GRU:
     """h_t = (1 - z) n + z h_{t-1}."""

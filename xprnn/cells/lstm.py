@@ -33,8 +33,10 @@ from xprnn.activations import SIGMOID, TANH, Activation, Custom, inputs, paired
 from xprnn.cells import hidden
 from xprnn.cells.hidden import Params, States, Step
 from xprnn.cells.norm import Norm
+from xprnn.cells.once import hashed_once
 
 
+@hashed_once
 @dataclass(frozen=True)
 class LSTM:
     """c_t = f c_{t-1} + i g and h_t = o ψ(c_t)."""

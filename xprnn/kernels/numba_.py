@@ -24,8 +24,9 @@ class Cache(NamedTuple):
 
     around: Around
     surroundings: tuple[Any, ...]  # the same as the loops take it
-    track: list[Any]  # h and c (T+1, B, ·): the state before the first step, then after each
-    new: list[Any]  # (T, B, ·), the cell's candidates where a gate acts on a state
+    h: Any  # (T+1, B, n), the state before the first step, then after each
+    c: Any  # (T+1, B, H)
+    new: tuple[Any, Any]  # (T, B, ·), the cell's candidates where a gate acts on a state
     gates: Any  # (T, B, ·)
     x: Any  # (T, B, G*H), the pre-activations where a slope needs them
 
@@ -35,37 +36,33 @@ def scan(
 ) -> tuple[States, States, Cache | None]:
     """Run a cell over time: `xprnn.scan.scan`, in machine code."""
     (T, B, G), dtype = a.shape, a.dtype
-    told = told_of(cell, dtype)
-    H, off, steps = G // told.gates, told.off3, T if keep else 1
-    sizes = [s.shape[1] for s in state0]
-    surroundings = surround(around, sizes, H, B, told)
-    track, new = _track(state0, T, dtype, off), [off, off]
-    for k, (gate, s0) in enumerate(zip(surroundings[6:], state0, strict=False)):
-        if gate.size:
-            new[k] = np.empty((steps, *s0.shape), dtype)
+    told, steps, empty = told_of(cell, dtype), T if keep else 1, np.empty
+    off, H, n, remembers = told.off3, G // told.gates, state0[0].shape[1], len(state0) == 2
+    surroundings = surround(around, n, H, B, told)
+    h, last_h, c, first_c, last_c = empty((T + 1, B, n), dtype), empty((B, n), dtype), off, told.off2, told.off2
+    if remembers:
+        c, first_c, last_c = empty((T + 1, B, H), dtype), ready(state0[1]), empty((B, H), dtype)
+    new = (off, off) if around.gate is None else _candidates(surroundings[6:], steps)
     kept = told.kept or around.drop is not None
-    gates = np.empty((steps, B, kept * H), dtype) if kept else off
-    x = np.empty(a.shape, dtype) if keep and told.keeps_x else off
-    W, V, b, P = weights(cell, p, told)
+    gates = empty((steps, B, kept * H), dtype) if kept else off
+    x = empty(a.shape, dtype) if keep and told.keeps_x else off
     threads.run(
         compiled("forward", told.kind, dtype),
-        threads.tiles(B, T * B * G * sizes[0], around.mask),
+        threads.tiles(B, T * B * G * n, around.mask),
         (told.choice, told.number),
-        (ready(a), W, b, V, P, *surroundings, *track, *new, gates, x, told.width),
-    )
-    used = track[: len(state0)]
-    final = tuple([s[T].copy() for s in used])  # the track may be the cache's
-    cache = Cache(around, surroundings, track, new, gates, x) if keep else None
-    return tuple([s[1:] for s in used]), final, cache
+        (
+            ready(a), ready(state0[0]), first_c, *weights(cell, p, told), *surroundings, h, c, last_h, last_c, *new,
+            gates, x, told.width,
+        ),
+    )  # fmt: skip
+    cache = Cache(around, surroundings, h, c, new, gates, x) if keep else None
+    return ((h[1:], c[1:]), (last_h, last_c), cache) if remembers else ((h[1:],), (last_h,), cache)
 
 
-def _track(state0: States, T: int, dtype: Any, off: Any) -> list[Any]:
-    """Return arrays for the states of all steps, the initial ones in their places."""
-    tracks = [off, off]
-    for k, s0 in enumerate(state0):
-        tracks[k] = s = np.empty((T + 1, *s0.shape), dtype)
-        s[0] = s0
-    return tracks
+def _candidates(gates: tuple[Any, ...], steps: int) -> tuple[Any, Any]:
+    """Return where the cell writes what a gate acts on."""
+    h, c = (np.empty((steps if g.size else 0, *g.shape[1:]), g.dtype) for g in gates)
+    return h, c
 
 
 def scan_backward(
@@ -78,67 +75,75 @@ def scan_backward(
     want: tuple[str, ...] = (),
 ) -> tuple[Any, States, dict[str, Any], Around]:
     """Run the backward pass: `xprnn.scan.scan_backward`, in machine code."""
-    around, surroundings, track, new, gates, x = cache
-    T, (_, B, n), dtype = len(track[0]) - 1, track[0].shape, track[0].dtype
-    told, states = told_of(cell, dtype), len(dstates)
-    W, V, b, P = weights(cell, p, told)
-    H, G, off = len(b) // told.gates, len(b), told.off3
+    around, surroundings, h, c, new, gates, x = cache
+    T, (_, B, n), dtype = len(h) - 1, h.shape, h.dtype
+    told, (W, V, b, P) = told_of(cell, dtype), weights(cell, p, told_of(cell, dtype))
+    G, off, remembers = len(b), told.off3, len(dstates) == 2
+    H = G // told.gates
     make = np.empty if around.mask is None else np.zeros  # what no step writes is 0
-    da = make((T, B, G), dtype)
-    da_n = make((T, B, H), dtype) if isinstance(cell, GRU) and cell.reset_after else off
+    da, dh, dc = make((T, B, G), dtype), np.empty((B, n), dtype), np.empty((B, H), dtype) if remembers else told.off2
+    da_n = make((T, B, H), dtype) if told.kept == 4 and isinstance(cell, GRU) else off
     dhs = make((T, B, n), dtype) if "W_hr" in p else off
-    carry, given = [told.off2, told.off2], [off, off]
-    for k, (d, s) in enumerate(zip(dfinal, track, strict=False)):
-        carry[k] = np.zeros(s.shape[1:], dtype) if d is None else np.array(d, order="C")
-        if dstates[k] is not None:
-            given[k] = ready(dstates[k])
-    dfresh, dgate = _wanted(want, track[:states], surroundings[6:], told, make)
+    given = [off if d is None else ready(d) for d in dstates]
+    last = [told.off2 if d is None else ready(d) for d in dfinal]
+    if not remembers:
+        given.append(off)
+        last.append(told.off2)
+    dfresh, dgate = _wanted(want, surroundings[6:], told, make, (T, B, n, H if remembers else 0))
     threads.run(
         compiled("backward", told.kind, dtype),
         threads.tiles(B, T * B * G * n, around.mask),
         (told.choice, told.number),
-        (W, V, P, *surroundings, *track, *new, gates, x, *given, *carry, da, da_n, dhs, *dfresh, *dgate, told.width),
-    )
+        (
+            W, V, P, *surroundings, h, c, *new, gates, x, *given, *last, dh, dc, da, da_n, dhs, *dfresh, *dgate,
+            told.width,
+        ),
+    )  # fmt: skip
     dp = _gradients(cell, da, dhs, cache, p)
     if da_n.size:
         da[..., 2 * H :] = da_n  # until here it was the gradient at the product, which r multiplies
-    daround = NOTHING
-    if want:
-        fresh, gate = tuple(dfresh[:states]), tuple([g if g.size else None for g in dgate[:states]])
-        daround = Around(fresh=fresh if "fresh" in want else None, gate=gate if "gate" in want else None)
-    return da, tuple(carry[:states]), dp, daround
+    daround = NOTHING if not want else _around(want, dfresh, dgate, len(dstates))
+    return da, (dh, dc) if remembers else (dh,), dp, daround
 
 
-def _wanted(want: tuple[str, ...], track: Any, gates: Any, told: Told, make: Any) -> tuple[list[Any], list[Any]]:
+def _wanted(
+    want: tuple[str, ...], gates: Any, told: Told, make: Any, sizes: tuple[int, ...]
+) -> tuple[list[Any], list[Any]]:
     """Return where the gradients of `fresh` and of the gates go."""
+    T, B, *widths = sizes
     dfresh, dgate = [told.off2, told.off2], [told.off3, told.off3]
-    for k, s in enumerate(track if want else ()):
+    for k, n in enumerate(widths if want else ()):
         if "fresh" in want:
-            dfresh[k] = np.zeros(s.shape[1:], s.dtype)
+            dfresh[k] = np.zeros((B, n), told.number.dtype)
         if "gate" in want and gates[k].size:
-            dgate[k] = make((len(s) - 1, *s.shape[1:]), s.dtype)
+            dgate[k] = make((T, B, n), told.number.dtype)
     return dfresh, dgate
+
+
+def _around(want: tuple[str, ...], dfresh: list[Any], dgate: list[Any], states: int) -> Around:
+    """Return the wanted gradients."""
+    gate = tuple([g if g.size else None for g in dgate[:states]])
+    return Around(fresh=tuple(dfresh[:states]) if "fresh" in want else None, gate=gate if "gate" in want else None)
 
 
 def _gradients(cell: Cell, da: Any, dhs: Any, cache: Cache, p: Params) -> dict[str, Any]:
     """Return the gradients of the recurrent parameters, from that at the product."""
-    around, track = cache.around, cache.track[: len(cell.states)]
-    prev = tuple([s[:-1] for s in track])
+    around, gates, prev = cache.around, cache.gates, (cache.h[:-1], cache.c[:-1])[: len(cell.states)]
     if around.reset is not None:
         prev = restarted(around.reset, around.fresh, prev)
-    new, gates = tuple([m if m.size else s[1:] for m, s in zip(cache.new, track, strict=False)]), cache.gates
+    new = [m if m.size else s[1:] for m, s in zip(cache.new, (cache.h, cache.c), strict=True)]
     if around.mask is not None and around.inner is None:
         steps = np.flatnonzero(around.mask)
         da, dhs, gates = _at(steps, da), _at(steps, dhs), _at(steps, gates)
-        prev, new = tuple([_at(steps, s) for s in prev]), tuple([_at(steps, s) for s in new])
+        prev, new = tuple([_at(steps, s) for s in prev]), [_at(steps, s) for s in new]
     if isinstance(cell, GRU) and not cell.reset_after:
-        return cell.gradients((da,), (gates[..., : prev[0].shape[-1]],), prev, new, p, around.inner)
-    if len(track) == 1:
+        return cell.gradients((da,), (gates[..., : prev[0].shape[-1]],), prev, tuple(new), p, around.inner)
+    if len(prev) == 1:
         return hidden.gradients(da, prev[0], p, around.inner)
     if not isinstance(cell, LSTM) or not cell.projection:
-        return cell.gradients((da,), (), prev, new, p, around.inner)
+        return cell.gradients((da,), (), prev, tuple(new), p, around.inner)
     kept = by_gate(cell, gates, gates)  # o is asked for alone, and no pre-activation
-    return cell.gradients((da, dhs), kept, prev, new, p, around.inner)
+    return cell.gradients((da, dhs), kept, prev, tuple(new), p, around.inner)
 
 
 def _at(steps: Any, x: Any) -> Any:

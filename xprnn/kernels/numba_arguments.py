@@ -58,13 +58,13 @@ def ready(x: Any) -> Any:
     return x if x.flags.carray else np.array(x, order="C")
 
 
-def surround(around: Around, sizes: list[int], H: int, B: int, told: Told) -> tuple[Any, ...]:
+def surround(around: Around, n: int, H: int, B: int, told: Told) -> tuple[Any, ...]:
     """Return inner, drop, reset, fresh_h, fresh_c, mask, gate_h and gate_c."""
     if around is NOTHING:
         return told.nothing
     inner, drop, reset, fresh_h, fresh_c, mask, gate_h, gate_c = told.nothing
     if around.inner is not None:
-        inner = _spread(around.inner, (B, sizes[0]))
+        inner = _spread(around.inner, (B, n))
     if around.drop is not None:
         drop = _spread(around.drop, (len(around.drop), B, H))
     if around.reset is not None:
@@ -72,11 +72,11 @@ def surround(around: Around, sizes: list[int], H: int, B: int, told: Told) -> tu
     if around.mask is not None:
         mask = ready(around.mask[..., 0])
     fresh, gates = [fresh_h, fresh_c], [gate_h, gate_c]
-    for k, n in enumerate(sizes):
-        if around.fresh is not None:
-            fresh[k] = _spread(around.fresh[k], (B, n))
-        if around.gate is not None and (gate := around.gate[k]) is not None:
-            gates[k] = _spread(gate, (len(gate), B, n))
+    for k, of_fresh in enumerate(around.fresh or ()):
+        fresh[k] = _spread(of_fresh, (B, (n, H)[k]))
+    for k, gate in enumerate(around.gate or ()):
+        if gate is not None:
+            gates[k] = _spread(gate, (len(gate), B, (n, H)[k]))
     return inner, drop, reset, *fresh, mask, *gates
 
 

@@ -43,6 +43,16 @@ def take(t, r, carry, gate, new, prev, change, dnew):
 
 
 @njit(**MERGED)
+def start(rows, last, carry):
+    """Begin with the gradient at the final states."""
+    for r in rows:
+        if last.size:
+            of.copy(row(last, r), row(carry, r))
+        else:
+            of.clear(row(carry, r))
+
+
+@njit(**MERGED)
 def restart(t, rows, carry, reset, dfresh):
     """Cut the gradient where a segment begins; what it carried belongs to what the segment began in."""
     if reset.size == 0:
@@ -203,10 +213,12 @@ def make_backward(kind, source):
 
     def backward(
         choice, number, rows, W, V, P, inner, drop, reset, fresh_h, fresh_c, mask, gate_h, gate_c, h, c, new_h, new_c,
-        gates, x, given_h, given_c, dh, dc, da, da_n, dhs, dfresh_h, dfresh_c, dgate_h, dgate_c, width,
+        gates, x, given_h, given_c, last_h, last_c, dh, dc, da, da_n, dhs, dfresh_h, dfresh_c, dgate_h, dgate_c, width,
     ):  # fmt: skip
         """Run the rows backward; dh and dc come as the gradient at the final states and go as that at the first."""
         source  # noqa: B018
+        start(rows, last_h, dh)
+        start(rows, last_c, dc)
         R, n, dtype = rows.size, h.shape[2], da.dtype
         H = c.shape[2] if kind == LSTM else n
         cell, states, kept = Cell(choice, number, P), States(h, c), Kept(new_h, new_c, gates, x)

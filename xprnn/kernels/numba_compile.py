@@ -25,9 +25,9 @@ INTEGERS, FLAGS = ("choice", "rows", "at", "numbers"), ("reset", "mask")
 """The arguments that are no arrays of floats."""
 
 AXES = {
-    0: ("width",),
-    1: ("choice", "number", "rows", "b", "P", "memory", "at", "numbers"),
-    2: ("W", "V", "inner", "reset", "mask", "fresh_h", "fresh_c", "dh", "dc", "dfresh_h", "dfresh_c", "x_t", "y_t"),
+    0: "width",
+    1: "choice number rows b P memory at numbers",
+    2: "W V inner reset mask fresh_h fresh_c first_h first_c last_h last_c dh dc dfresh_h dfresh_c x_t y_t",
 }
 """How many axes they have; all others have three."""
 
@@ -53,7 +53,7 @@ def compiled(name: str, kind: int, dtype: np.dtype) -> Any:
 def _signature(function: Callable[..., None], dtype: np.dtype) -> tuple[Any, ...]:
     """Return the types of the arguments, by their names."""
     kinds = dict.fromkeys(INTEGERS, types.intp) | dict.fromkeys(FLAGS, types.boolean)
-    axes = {name: n for n, names in AXES.items() for name in names}
+    axes = {name: n for n, names in AXES.items() for name in names.split()}
     number = types.float32 if dtype == np.float32 else types.float64
 
     def kind(name: str) -> Any:

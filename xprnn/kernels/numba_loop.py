@@ -81,6 +81,20 @@ def end(t, r, new, s, gate, candidates):
 
 
 @njit(**MERGED)
+def hand_over(rows, first, s):
+    """Copy the first states into their places, if there are such states."""
+    for r in rows:
+        of.copy(row(first, r), row_of(s, 0, r))
+
+
+@njit(**MERGED)
+def take_over(rows, s, last):
+    """Copy the states after the last step out of their places."""
+    for r in rows:
+        of.copy(row_of(s, s.shape[0] - 1, r), row(last, r))
+
+
+@njit(**MERGED)
 def see(t, m, active, h, inner, seen):
     """Gather what W_hh sees of the states."""
     for i in range(m):
@@ -185,11 +199,13 @@ def make_forward(kind, source):
     """Return the pass of one kind of cell; `source` tells numba's cache apart, which watches one file alone."""
 
     def forward(
-        choice, number, rows, a, W, b, V, P, inner, drop, reset, fresh_h, fresh_c, mask, gate_h, gate_c, h, c, new_h,
-        new_c, gates, x, width,
+        choice, number, rows, a, first_h, first_c, W, V, b, P, inner, drop, reset, fresh_h, fresh_c, mask, gate_h,
+        gate_c, h, c, last_h, last_c, new_h, new_c, gates, x, width,
     ):  # fmt: skip
         """Run the rows forward: W (G*H, n) and b of the product, V the second product of a cell that has one."""
         source  # noqa: B018
+        hand_over(rows, first_h, h)
+        hand_over(rows, first_c, c)
         R, dtype = rows.size, a.dtype
         cell, states, kept = Cell(choice, number, P), States(h, c), Kept(new_h, new_c, gates, x)
         around = Around(inner, drop, reset, fresh_h, fresh_c, mask, gate_h, gate_c)
@@ -204,5 +220,7 @@ def make_forward(kind, source):
             gru_loop(rows, a, b, cell, around, states, kept, weights, active, seen, own, u, second, width)
         else:
             lstm_loop(rows, a, b, cell, around, states, kept, weights, active, seen, own, u, second, width)
+        take_over(rows, h, last_h)
+        take_over(rows, c, last_c)
 
     return forward
