@@ -7,7 +7,7 @@ from numba import njit
 
 from xprnn.kernels import numba_cells as of
 from xprnn.kernels.numba_activations import INLINED, MERGED, ROWS
-from xprnn.kernels.numba_loop import ELMAN, GRU, LSTM, Around, Cell, Kept, States, gather, row, row_of
+from xprnn.kernels.numba_loop import ELMAN, GRU, LSTM, Around, Cell, Kept, States, gather, named, row, row_of
 from xprnn.kernels.numba_math import part
 from xprnn.kernels.numba_product import multiply, packed, padded
 
@@ -202,7 +202,7 @@ def _make_loop(kind):
             through_product(t, m, active, da, du, W, through, around.inner, carry.h, width)
             restart(t, rows, carry.h, around.reset, wanted.fresh_h)
 
-    return loop
+    return named(loop, kind)
 
 
 elman_loop, gru_loop, lstm_loop = (njit(**ROWS)(_make_loop(kind)) for kind in (ELMAN, GRU, LSTM))
@@ -246,4 +246,4 @@ def make_backward(kind, source):
                 parts, zeros, through, second, width,
             )  # fmt: skip
 
-    return backward
+    return named(backward, kind)

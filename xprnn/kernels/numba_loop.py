@@ -30,6 +30,16 @@ PACKING_PAYS = 8
 """Rows in all steps from which on packing the weights takes less than it spares."""
 
 
+def named(function, kind):
+    """Return a function under a name of its own.
+
+    Machine code of two functions of one name and one signature, compiled in two processes and loaded from the cache in
+    a third, has one symbol for both there.
+    """
+    function.__qualname__ = f"{function.__qualname__}_{kind}"
+    return function
+
+
 @njit(**INLINED)
 def row(x, r):
     """Return row r of x (R, n)."""
@@ -189,7 +199,7 @@ def _make_loop(kind):
                 begin(t, rows, states.c, around.reset, around.fresh_c)
                 lstm_steps(t, m, active, cell, around, states, kept, u, weights, own, second, width)
 
-    return loop
+    return named(loop, kind)
 
 
 elman_loop, gru_loop, lstm_loop = (njit(**ROWS)(_make_loop(kind)) for kind in (ELMAN, GRU, LSTM))
@@ -223,4 +233,4 @@ def make_forward(kind, source):
         take_over(rows, h, last_h)
         take_over(rows, c, last_c)
 
-    return forward
+    return named(forward, kind)

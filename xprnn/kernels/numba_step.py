@@ -1,7 +1,19 @@
 """One step of one bound layer, in machine code; its arrays are parts of one memory, laid out by `numba_bound.py`."""
 
 from xprnn.kernels import numba_cells as of
-from xprnn.kernels.numba_loop import ELMAN, GRU, Around, Cell, Kept, States, Weights, elman_loop, gru_loop, lstm_loop
+from xprnn.kernels.numba_loop import (
+    ELMAN,
+    GRU,
+    Around,
+    Cell,
+    Kept,
+    States,
+    Weights,
+    elman_loop,
+    gru_loop,
+    lstm_loop,
+    named,
+)
 from xprnn.kernels.numba_math import part, table
 from xprnn.kernels.numba_product import multiply
 
@@ -57,4 +69,4 @@ def make_step(kind, source):
         if residual:
             of.add(part(x_t, 0, B * n), part(y_t, 0, B * n))
 
-    return step
+    return named(step, kind)
