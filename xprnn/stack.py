@@ -91,6 +91,11 @@ class Recurrent(Options, ABC):
         return parameters.names(self)
 
     @cached_property
+    def _is_alone(self) -> bool:
+        """Whether it is one layer in one direction, which begins in zeros and has nothing around a step."""
+        return len(self._names) == 1 and not (self.surrounded or self.learn_state)
+
+    @cached_property
     def _levels(self) -> tuple[tuple[slice, tuple[str, ...]], ...]:
         """Per layer where its parts are among all, and their names."""
         D = self._directions
