@@ -54,8 +54,8 @@ def told_of(cell: Cell, dtype: np.dtype) -> Told:
 
 
 def ready(x: Any) -> Any:
-    """Return an array as the machine code takes it: contiguous, aligned and writable; itself if it is."""
-    return x if x.flags.carray else np.array(x, order="C")
+    """Return an array as the machine code takes it: of no subclass, contiguous, aligned, writable; itself if it is."""
+    return x if type(x) is np.ndarray and x.flags.carray else np.array(x, order="C")
 
 
 def surround(around: Around, n: int, H: int, B: int, told: Told) -> tuple[Any, ...]:

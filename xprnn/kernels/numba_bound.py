@@ -10,7 +10,7 @@ import numpy as np
 
 from xprnn.cells import Cell, States
 from xprnn.kernels.bound import Part, widths
-from xprnn.kernels.numba_arguments import told_of, weights
+from xprnn.kernels.numba_arguments import ready, told_of, weights
 from xprnn.kernels.numba_compile import compiled
 from xprnn.kernels.numba_product import packed, padded
 
@@ -25,8 +25,7 @@ class Bound:
 
     def run(self, x_t: Any) -> Any:
         """Return y_t (B, H) for x_t (B, I)."""
-        if not x_t.flags.carray:
-            x_t = np.array(x_t, order="C")
+        x_t = ready(x_t)
         for code, arguments, shape in self._calls:
             y_t = np.empty(shape, self._dtype)
             code(x_t, y_t, *arguments)
@@ -58,7 +57,7 @@ class _BoundLayer:
             None if g is None else np.broadcast_to(g[0], (B, n)) for g, n in zip(part.gate or (), sizes, strict=False)
         ]
         gates = [told.off1 if g is None else g for g in (*given, None, None)[:2]]
-        packs = (packed(np.array(p["W_ih"], order="C"), True, width), packed(W, True, width), packed(V, True, width))
+        packs = (packed(ready(p["W_ih"]), True, width), packed(W, True, width), packed(V, True, width))
         filled = [*packs, *biases, P, told.number, *gates]
         room = [2 * B * n, 2 * B * cs, *(B * k for k in (G, of_u, of_second, H, n, told.kept * H, n, H))]
         at = np.cumsum([0, *(x.size for x in filled), *room])
