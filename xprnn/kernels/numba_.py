@@ -77,9 +77,9 @@ def scan_backward(
     """Run the backward pass: `xprnn.scan.scan_backward`, in machine code."""
     around, surroundings, h, c, new, gates, x = cache
     T, (_, B, n), dtype = len(h) - 1, h.shape, h.dtype
-    told, (W, V, b, P) = told_of(cell, dtype), weights(cell, p, told_of(cell, dtype))
-    G, off, remembers = len(b), told.off3, len(dstates) == 2
-    H = G // told.gates
+    told = told_of(cell, dtype)
+    W, V, b, P = weights(cell, p, told)
+    G, H, off, remembers = len(b), len(b) // told.gates, told.off3, len(dstates) == 2
     make = np.empty if around.mask is None else np.zeros  # what no step writes is 0
     da, dh, dc = make((T, B, G), dtype), np.empty((B, n), dtype), np.empty((B, H), dtype) if remembers else told.off2
     da_n = make((T, B, H), dtype) if told.kept == 4 and isinstance(cell, GRU) else off
@@ -89,41 +89,39 @@ def scan_backward(
     if not remembers:
         given.append(off)
         last.append(told.off2)
-    dfresh, dgate = _wanted(want, surroundings[6:], told, make, (T, B, n, H if remembers else 0))
+    sought = told.nowhere if not want else _wanted(want, surroundings[6:], told, make, (T, B, n, H)[: 3 + remembers])
     threads.run(
         compiled("backward", told.kind, dtype),
         threads.tiles(B, T * B * G * n, around.mask),
         (told.choice, told.number),
         (
-            W, V, P, *surroundings, h, c, *new, gates, x, *given, *last, dh, dc, da, da_n, dhs, *dfresh, *dgate,
+            W, V, P, *surroundings, h, c, *new, gates, x, *given, *last, dh, dc, da, da_n, dhs, *sought,
             told.width,
         ),
     )  # fmt: skip
     dp = _gradients(cell, da, dhs, cache, p)
     if da_n.size:
         da[..., 2 * H :] = da_n  # until here it was the gradient at the product, which r multiplies
-    daround = NOTHING if not want else _around(want, dfresh, dgate, len(dstates))
+    daround = NOTHING if not want else _around(want, sought, len(dstates))
     return da, (dh, dc) if remembers else (dh,), dp, daround
 
 
-def _wanted(
-    want: tuple[str, ...], gates: Any, told: Told, make: Any, sizes: tuple[int, ...]
-) -> tuple[list[Any], list[Any]]:
-    """Return where the gradients of `fresh` and of the gates go."""
+def _wanted(want: tuple[str, ...], gates: Any, told: Told, make: Any, sizes: tuple[int, ...]) -> list[Any]:
+    """Return where the gradients of `fresh` go, of h and c, then those of the gates."""
     T, B, *widths = sizes
-    dfresh, dgate = [told.off2, told.off2], [told.off3, told.off3]
-    for k, n in enumerate(widths if want else ()):
+    sought = list(told.nowhere)
+    for k, n in enumerate(widths):
         if "fresh" in want:
-            dfresh[k] = np.zeros((B, n), told.number.dtype)
+            sought[k] = np.zeros((B, n), told.number.dtype)
         if "gate" in want and gates[k].size:
-            dgate[k] = make((T, B, n), told.number.dtype)
-    return dfresh, dgate
+            sought[2 + k] = make((T, B, n), told.number.dtype)
+    return sought
 
 
-def _around(want: tuple[str, ...], dfresh: list[Any], dgate: list[Any], states: int) -> Around:
+def _around(want: tuple[str, ...], sought: Any, states: int) -> Around:
     """Return the wanted gradients."""
-    gate = tuple([g if g.size else None for g in dgate[:states]])
-    return Around(fresh=tuple(dfresh[:states]) if "fresh" in want else None, gate=gate if "gate" in want else None)
+    fresh, gate = tuple(sought[:states]), tuple([g if g.size else None for g in sought[2 : 2 + states]])
+    return Around(fresh=fresh if "fresh" in want else None, gate=gate if "gate" in want else None)
 
 
 def _gradients(cell: Cell, da: Any, dhs: Any, cache: Cache, p: Params) -> dict[str, Any]:
@@ -131,19 +129,17 @@ def _gradients(cell: Cell, da: Any, dhs: Any, cache: Cache, p: Params) -> dict[s
     around, gates, prev = cache.around, cache.gates, (cache.h[:-1], cache.c[:-1])[: len(cell.states)]
     if around.reset is not None:
         prev = restarted(around.reset, around.fresh, prev)
-    new = [m if m.size else s[1:] for m, s in zip(cache.new, (cache.h, cache.c), strict=True)]
+    new = tuple([m if m.size else s[1:] for m, s in zip(cache.new, (cache.h, cache.c), strict=True)])
     if around.mask is not None and around.inner is None:
         steps = np.flatnonzero(around.mask)
         da, dhs, gates = _at(steps, da), _at(steps, dhs), _at(steps, gates)
-        prev, new = tuple([_at(steps, s) for s in prev]), [_at(steps, s) for s in new]
+        prev, new = tuple([_at(steps, s) for s in prev]), tuple([_at(steps, s) for s in new])
     if isinstance(cell, GRU) and not cell.reset_after:
-        return cell.gradients((da,), (gates[..., : prev[0].shape[-1]],), prev, tuple(new), p, around.inner)
-    if len(prev) == 1:
+        return cell.gradients((da,), (gates[..., : prev[0].shape[-1]],), prev, new, p, around.inner)
+    if not isinstance(cell, LSTM) or not (cell.projection or cell.peepholes):
         return hidden.gradients(da, prev[0], p, around.inner)
-    if not isinstance(cell, LSTM) or not cell.projection:
-        return cell.gradients((da,), (), prev, tuple(new), p, around.inner)
     kept = by_gate(cell, gates, gates)  # o is asked for alone, and no pre-activation
-    return cell.gradients((da, dhs), kept, prev, tuple(new), p, around.inner)
+    return cell.gradients((da, dhs) if cell.projection else (da,), kept, prev, new, p, around.inner)
 
 
 def _at(steps: Any, x: Any) -> Any:

@@ -28,6 +28,7 @@ class Told(NamedTuple):
     off2: np.ndarray  # (0, 0)
     off3: np.ndarray  # (0, 0, 0)
     nothing: tuple[np.ndarray, ...]  # `Around` as the loops take it, where all is off
+    nowhere: tuple[np.ndarray, ...]  # likewise its gradients
 
 
 @cache
@@ -50,6 +51,7 @@ def told_of(cell: Cell, dtype: np.dtype) -> Told:
         off2=off2,
         off3=off3,
         nothing=(off2, off3, flags, off2, off2, flags, off3, off3),
+        nowhere=(off2, off2, off3, off3),
     )
 
 
