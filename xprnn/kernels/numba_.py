@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn.cells import GRU, LSTM, Cell, Params, States, hidden
-from xprnn.kernels import numba_threads as threads
+from xprnn.kernels import threads
 from xprnn.kernels.numba_arguments import Told, ready, surround, told_of, weights
 from xprnn.kernels.numba_compile import compiled
 from xprnn.kernels.numpy_ import restarted, takes
