@@ -115,14 +115,14 @@ def _wanted(
     for k, n in enumerate(widths if want else ()):
         if "fresh" in want:
             dfresh[k] = np.zeros((B, n), told.number.dtype)
-        if "gate" in want and gates[k].size:
+        if "gate" in want and len(gates[k]):
             dgate[k] = make((T, B, n), told.number.dtype)
     return dfresh, dgate
 
 
 def _around(want: tuple[str, ...], dfresh: list[Any], dgate: list[Any], states: int) -> Around:
     """Return the wanted gradients."""
-    gate = tuple([g if g.size else None for g in dgate[:states]])
+    gate = tuple([g if len(g) else None for g in dgate[:states]])  # without rows, too
     return Around(fresh=tuple(dfresh[:states]) if "fresh" in want else None, gate=gate if "gate" in want else None)
 
 
