@@ -42,9 +42,10 @@ def scan(
     h, last_h, c, first_c, last_c = empty((T + 1, B, n), dtype), empty((B, n), dtype), off, told.off2, told.off2
     if remembers:
         c, first_c, last_c = empty((T + 1, B, H), dtype), ready(state0[1]), empty((B, H), dtype)
-    new = (off, off) if around.gate is None else _candidates(surroundings[6:], steps)
+    make = empty if around.mask is None or around.inner is None else np.zeros  # what no step writes meets a 0
+    new = (off, off) if around.gate is None else _candidates(surroundings[6:], steps, make)
     kept = told.kept or around.drop is not None
-    gates = empty((steps, B, kept * H), dtype) if kept else off
+    gates = make((steps, B, kept * H), dtype) if kept else off
     x = empty(a.shape, dtype) if keep and told.keeps_x else off
     threads.run(
         compiled("forward", told.kind, dtype),
@@ -59,9 +60,9 @@ def scan(
     return ((h[1:], c[1:]), (last_h, last_c), cache) if remembers else ((h[1:],), (last_h,), cache)
 
 
-def _candidates(gates: tuple[Any, ...], steps: int) -> tuple[Any, Any]:
+def _candidates(gates: tuple[Any, ...], steps: int, make: Any) -> tuple[Any, Any]:
     """Return where the cell writes what a gate acts on."""
-    h, c = (np.empty((steps if g.size else 0, *g.shape[1:]), g.dtype) for g in gates)
+    h, c = (make((steps if g.size else 0, *g.shape[1:]), g.dtype) for g in gates)
     return h, c
 
 
