@@ -55,6 +55,8 @@ def told_of(cell: Cell, dtype: np.dtype) -> Told:
 
 def ready(x: Any) -> Any:
     """Return an array as the machine code takes it: contiguous, aligned and writable; itself if it is."""
+    if type(x) is not np.ndarray:
+        x = np.asarray(x)  # parts of a subclass's array may be no such arrays
     return x if x.flags.carray else np.array(x, order="C")
 
 
