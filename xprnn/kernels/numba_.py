@@ -13,7 +13,6 @@ from xprnn.kernels import threads
 from xprnn.kernels.numba_arguments import Told, ready, surround, told_of, weights
 from xprnn.kernels.numba_compile import compiled
 from xprnn.kernels.numpy_ import restarted, takes
-from xprnn.kernels.numpy_lstm import by_gate
 from xprnn.scan import NOTHING, Around
 
 __all__ = ["scan", "scan_backward", "takes"]
@@ -128,23 +127,26 @@ def _around(want: tuple[str, ...], dfresh: list[Any], dgate: list[Any], states: 
 
 
 def _gradients(cell: Cell, da: Any, dhs: Any, cache: Cache, p: Params) -> dict[str, Any]:
-    """Return the gradients of the recurrent parameters, from that at the product."""
-    around, gates, prev = cache.around, cache.gates, (cache.h[:-1], cache.c[:-1])[: len(cell.states)]
+    """Return the gradients of the recurrent parameters, from that at the product; of the cache what they need alone."""
+    around, off = cache.around, cache.gates[:0]
+    reset_before = isinstance(cell, GRU) and not cell.reset_after
+    projected = isinstance(cell, LSTM) and cell.projection
+    sees_c = projected or (isinstance(cell, LSTM) and cell.peepholes)
+    prev = (cache.h[:-1], cache.c[:-1])[: 2 if sees_c else 1]
     if around.reset is not None:
-        prev = restarted(around.reset, around.fresh, prev)
-    new = [m if m.size else s[1:] for m, s in zip(cache.new, (cache.h, cache.c), strict=True)]
+        prev = restarted(around.reset, None if around.fresh is None else around.fresh[: len(prev)], prev)
+    c = (cache.new[1] if cache.new[1].size else cache.c[1:]) if sees_c else off
+    H = da.shape[-1] // cell.gates
+    gate = cache.gates[..., :H] if reset_before else cache.gates[..., -H:] if projected else off  # r, or o
     if around.mask is not None and around.inner is None:
         steps = np.flatnonzero(around.mask)
-        da, dhs, gates = _at(steps, da), _at(steps, dhs), _at(steps, gates)
-        prev, new = tuple([_at(steps, s) for s in prev]), [_at(steps, s) for s in new]
-    if isinstance(cell, GRU) and not cell.reset_after:
-        return cell.gradients((da,), (gates[..., : prev[0].shape[-1]],), prev, tuple(new), p, around.inner)
-    if len(prev) == 1:
+        da, dhs, c, gate = (_at(steps, x) for x in (da, dhs, c, gate))
+        prev = tuple([_at(steps, s) for s in prev])
+    if reset_before:
+        return cell.gradients((da,), (gate,), prev, (), p, around.inner)
+    if not sees_c:
         return hidden.gradients(da, prev[0], p, around.inner)
-    if not isinstance(cell, LSTM) or not cell.projection:
-        return cell.gradients((da,), (), prev, tuple(new), p, around.inner)
-    kept = by_gate(cell, gates, gates)  # o is asked for alone, and no pre-activation
-    return cell.gradients((da, dhs), kept, prev, tuple(new), p, around.inner)
+    return cell.gradients((da, dhs), (None, None, None, gate), prev, (None, c), p, around.inner)
 
 
 def _at(steps: Any, x: Any) -> Any:
