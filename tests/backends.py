@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import xprnn
-from xprnn import backends, tree
+from xprnn import backends, kernels, tree
 from xprnn.cells import PLAIN
 
 NAMES = ("numpy", "numpy:readonly", "array_api_strict", "torch", "jax", "cupy")
 KERNELS = {
-    "numpy": ("reference", "numpy"),
+    "numpy": ("reference", "numpy", *(() if kernels.TWINS["numba"].lacks else ("numba",))),
     "jax": ("jax",),
     "cupy": ("reference", "cupy_stepwise", "cupy_persistent"),
 }
@@ -70,7 +70,7 @@ class Backend:
 
     def kernels_for(self, layer):
         """Return the kernels to run a layer with: those of CuPy compile every cell anew, so they get the plain ones."""
-        any_cell = ("reference", "jax", "numpy")
+        any_cell = ("reference", "jax", "numpy", "numba")
         return [kernel for kernel in self.kernels if kernel in any_cell or layer.cell in PLAIN]
 
     def asarray(self, a, dtype=None):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests import backends, halves
+from xprnn import kernels
 
 _made = {}
 
@@ -67,6 +68,16 @@ def torch():
 def counter():
     """The counters of the emulated driver; a real one has none."""
     return pytest.importorskip("cupy_on_cpu", reason="counts are those of the emulated driver")
+
+
+@pytest.fixture
+def without_numba(monkeypatch):
+    """As if numba were not installed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "_is_installed", lambda package: False)
+        kernels._select_once.cache_clear()  # what is installed does not change, but for a test
+        yield
+    kernels._select_once.cache_clear()
 
 
 def pytest_collection_modifyitems(config, items):

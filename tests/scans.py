@@ -20,15 +20,24 @@ KINDS = {
     "lstm": (LSTM(), {}),
 }
 OPTIONS = ("reset", "fresh", "mask", "gate", "noise", "drop", "inner")
-TAKEN = {"reference": OPTIONS, "numpy": tuple(name for name in OPTIONS if name != "noise")}
+WITHOUT_NOISE = tuple(name for name in OPTIONS if name != "noise")
+TAKEN = {"reference": OPTIONS, "numpy": WITHOUT_NOISE, "numba": WITHOUT_NOISE}
 """Per kernel on NumPy, the options that it takes; those on CuPy take all."""
+
+LACKING = kernels.TWINS["numba"].lacks
+needs_numba = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
+ON_NUMPY = [pytest.param(name, marks=needs_numba) if name == "numba" else name for name in TAKEN]
+"""Its kernels as parameters of a test, and the twins among them."""
+
+TWINS = ON_NUMPY[1:]
+RUNNING = [name for name in TAKEN if name != "numba" or LACKING is None]
 
 CUPY = ("cupy_stepwise", "cupy_persistent", "cupy_persistent-spread")
 """The last has its hidden units spread over blocks, as where W_hh does not fit into one."""
 
 needs_cupy = pytest.mark.skipif(backends.why_not("cupy") is not None, reason=str(backends.why_not("cupy")))
 
-KERNELS = [*TAKEN, *(pytest.param(name, marks=needs_cupy) for name in CUPY)]
+KERNELS = [*ON_NUMPY, *(pytest.param(name, marks=needs_cupy) for name in CUPY)]
 
 T, B, H = 9, 3, 4
 
@@ -74,7 +83,7 @@ def draw_around(cell, rng, on, T=T, B=B, H=H):
 
 def subsets():
     """Every option alone, every pair, and all that a kernel takes; `fresh` has a meaning with `reset` only."""
-    found = [(), *TAKEN.values(), *((o,) for o in OPTIONS), *itertools.combinations(OPTIONS, 2)]
+    found = [(), *dict.fromkeys(TAKEN.values()), *((o,) for o in OPTIONS), *itertools.combinations(OPTIONS, 2)]
     return [on for on in found if "fresh" not in on or "reset" in on]
 
 
@@ -103,6 +112,16 @@ def weights(cell, rng, T=T, B=B, H=H):
 
 def taken(kernel):
     return TAKEN.get(kernel, OPTIONS)
+
+
+def kernels_of(layer, *, training=True):
+    """Return the kernels on NumPy arrays that run a layer of one cell, the reference last."""
+    noisy = training and layer.noise and layer.noise_on == "state"
+    around = Around(noise=()) if noisy else NOTHING
+    shape = 1, 1, layer.hidden_size
+    twins = [name for name in RUNNING if name != "reference"]
+    some = [name for name in twins if pair(name).takes(layer.cell, around, np.dtype(np.float64), shape) is None]
+    return [*reversed(some), "reference"]
 
 
 def pair(kernel):

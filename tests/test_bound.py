@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.close import assert_close
-from tests.scans import KINDS, B, H, T, draw
+from tests.scans import KINDS, ON_NUMPY, B, H, T, draw
 from xprnn import _xp, kernels, tree
 from xprnn.kernels.bound import Part
 from xprnn.scan import Around, scan
@@ -75,7 +75,7 @@ def test_bound_steps_equal_the_scan(kind, gate, fresh, state, backend, rng):
         assert_close(backend.to_numpy(tuple(bound.states())), tuple(finals))
 
 
-@pytest.mark.parametrize("kernel", ["reference", "numpy"])
+@pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_what_is_bound_is_copied(kind, kernel, rng):
     from tests.backends import Backend
 

@@ -197,7 +197,8 @@ CALLS = [
     (
         {"kernel": "cuda"},
         ValueError,
-        "`kernel` must be one of 'auto', 'reference', 'numpy', 'jax', 'cupy_persistent', 'cupy_stepwise', got 'cuda'",
+        "`kernel` must be one of 'auto', 'reference', 'numba', 'numpy', 'jax', 'cupy_persistent', 'cupy_stepwise', "
+        "got 'cuda'",
     ),
     (
         {"kernel": "cupy_stepwise"},

@@ -10,6 +10,7 @@ import pytest
 import xprnn
 from tests import combinations as table
 from tests.close import assert_close, error
+from tests.scans import kernels_of
 from xprnn import tree
 
 CASES = [(name, combination) for name in table.LAYERS for combination in table.pairwise(name)]
@@ -100,7 +101,7 @@ def test_a_layer_refuses_exactly_what_does_not_go_together(name):
 def test_every_pair_of_options_equals_pytorch_autograd(name, combination, torch):
     layer, given, options, mask, reset = case(name, combination, seed=1)
     expected = by_autograd(layer, given, options, mask, reset)
-    for kernel in ("auto", "reference"):
+    for kernel in kernels_of(layer):
         assert_close(table.run(layer, given, kernel=kernel, **options), expected)
     for path, gradient in tree.items(expected["params"]):
         unused = path[-2:] in ("h0", "c0") and combination["state0"] and reset is None
@@ -131,7 +132,7 @@ def test_random_combinations_equal_pytorch_autograd_and_finite_differences(torch
         where = f"{name} {table.label(combination)} seed {seed}"
         layer, given, options, mask, reset = case(name, combination, seed)
         expected = dict(tree.items(by_autograd(layer, given, options, mask, reset)))
-        for kernel in ("auto", "reference"):
+        for kernel in kernels_of(layer):
             actual = dict(tree.items(table.run(layer, given, kernel=kernel, **options)))
             assert actual.keys() == expected.keys(), where
             errors = {path: error(actual[path], value) for path, value in expected.items()}

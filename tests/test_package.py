@@ -15,6 +15,7 @@ import pytest
 import xprnn
 from tests import backends as tested
 from tests.close import assert_close
+from tests.scans import RUNNING, TWINS
 
 ROOT = pathlib.Path(__file__).parents[1]
 ORDER = [
@@ -59,6 +60,8 @@ def test_public_names_exist_and_are_documented():
         for name, value in vars(module).items():
             if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
                 assert value.__doc__, f"{module.__name__}.{name}"
+    assert xprnn.kernels.set_num_threads.__doc__
+    assert xprnn.kernels.get_num_threads.__doc__
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -73,7 +76,7 @@ def test_the_examples_of_docstrings_run():
     found = 0
     for path in (ROOT / "xprnn").rglob("*.py"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if path.name != "jax_.py" and not path.name.startswith("cupy_"):  # they import optional libraries
+        if path.name != "jax_.py" and not path.name.startswith(("cupy_", "numba_")):  # they import optional libraries
             failed, tried = doctest.testmod(importlib.import_module(name))
             assert failed == 0
             found += tried
@@ -86,20 +89,43 @@ def test_importing_loads_no_optional_library():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_explain_and_select_say_which_kernel_and_why():
+@pytest.fixture(params=TWINS)
+def fastest(request):
+    """The twin of NumPy arrays that "auto" takes, without numba and, where it is installed, with it."""
+    if request.param == "numpy":
+        request.getfixturevalue("without_numba")
+    return request.param
+
+
+LACKING = "numba is not installed (pip install 'xprnn[fast]')"
+
+
+def test_without_numba_auto_takes_the_next_twin_and_says_why(without_numba):
+    layer, x = xprnn.GRU(3, 4), np.zeros((2, 1, 3))
+    found = xprnn.kernels.explain(layer, x)
+    assert found == ("numpy", f"the arrays are numpy arrays; numba: {LACKING}")
+    params = layer.init(0)
+    for call in (layer, layer.forward, lambda *given, kernel: layer.stepper(params, batch=1, kernel=kernel)):
+        with pytest.raises(ValueError, match=re.escape(f"`kernel` 'numba' cannot run this scan: {LACKING}")):
+            call(params, x, kernel="numba")
+    layer(params, x)  # and nothing else asks for it
+
+
+def test_explain_and_select_say_which_kernel_and_why(fastest):
     x = np.zeros((2, 1, 3))
     layer = xprnn.LSTM(3, 4)
-    assert str(xprnn.kernels.explain(layer, x)) == "numpy (the arrays are numpy arrays)"
+    why = "the arrays are numpy arrays" if fastest == "numba" else f"the arrays are numpy arrays; numba: {LACKING}"
+    assert str(xprnn.kernels.explain(layer, x)) == f"{fastest} ({why})"
     assert xprnn.kernels.explain(layer, x, kernel="reference") == ("reference", "asked for by name")
     tokens = xprnn.Sequential(xprnn.Embedding(5, 3), xprnn.Residual(xprnn.RNN(3, 3)))
     for given in (np.ones((2, 1), int), np.ones(2, int), [np.ones(2, int)]):
-        assert xprnn.kernels.explain(tokens, given).kernel == "numpy"
+        assert xprnn.kernels.explain(tokens, given).kernel == fastest
     noisy = xprnn.Sequential(layer, xprnn.RNN(4, 4, noise=0.1, noise_on="state"))
-    assert xprnn.kernels.explain(noisy, x).kernel == "numpy, reference"
-    assert xprnn.kernels.explain(noisy, x, training=False).kernel == "numpy"
+    assert xprnn.kernels.explain(noisy, x).kernel == f"{fastest}, reference"
+    assert xprnn.kernels.explain(noisy, x, training=False).kernel == fastest
     with pytest.raises(TypeError, match="`layer` must be a recurrent layer or hold one"):
         xprnn.kernels.explain(xprnn.Linear(3, 4), x)
-    twin = xprnn.kernels.TWINS["numpy"].load()
+    twin = xprnn.kernels.TWINS[fastest].load()
     around = xprnn.scan.Around(drop=np.ones((2, 1, 4)), noise=(np.zeros((2, 1, 4)), None))
     assert twin.takes(layer.cell, around, np.dtype("float64"), (2, 1, 4)) == "it does not take noise"
     assert twin.takes(layer.cell, xprnn.scan.NOTHING, np.dtype("float16"), (2, 1, 4)).startswith("it takes float32")
@@ -117,18 +143,20 @@ class Unhashable:
         return np.sin(x)
 
 
-def test_a_kernel_is_chosen_anew_where_the_table_or_the_scan_is_another(monkeypatch):
+def test_a_kernel_is_chosen_anew_where_the_table_or_the_scan_is_another(fastest, monkeypatch):
     layer, x = xprnn.RNN(3, 4), np.zeros((2, 1, 3))
-    assert xprnn.kernels.explain(layer, x).kernel == "numpy"
-    twin = xprnn.kernels.TWINS["numpy"]._replace(load=lambda: xprnn.kernels.REFERENCE._replace(name="other"))
+    assert xprnn.kernels.explain(layer, x).kernel == fastest
+    twin = xprnn.kernels.TWINS[fastest]._replace(load=lambda: xprnn.kernels.REFERENCE._replace(name="other"))
     with monkeypatch.context() as patch:
-        patch.setitem(xprnn.kernels.TWINS, "numpy", twin)
+        patch.setitem(xprnn.kernels.TWINS, fastest, twin)
         assert xprnn.kernels.explain(layer, x).kernel == "other"
-    assert xprnn.kernels.explain(layer, x).kernel == "numpy"
+    assert xprnn.kernels.explain(layer, x).kernel == fastest
     noisy = xprnn.RNN(3, 4, noise=0.1, noise_on="state")
-    assert [xprnn.kernels.explain(noisy, x, training=t).kernel for t in (True, False)] == ["reference", "numpy"]
+    assert [xprnn.kernels.explain(noisy, x, training=t).kernel for t in (True, False)] == ["reference", fastest]
     own = xprnn.RNN(3, 4, nonlinearity=xprnn.activations.Custom(Unhashable(), np.cos, "input"))
-    assert xprnn.kernels.explain(own, x).why == "numpy: it does not take a user's own activation"
+    own_why = xprnn.kernels.explain(own, x).why
+    refusal = "it does not take a user's own activation"
+    assert own_why == f"numba: {refusal if fastest == 'numba' else LACKING}; numpy: {refusal}"
 
 
 # -- check_gradients ----------------------------------------------------------------------------------------------
@@ -209,7 +237,7 @@ def test_the_main_job_prints_the_example_and_writes_its_history(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "step  100   loss 0.001493" in done.stdout
     assert "first predictions: 0.45157019 -0.75982746 -0.22614844" in done.stdout
-    assert "kernel numpy" in done.stdout
+    assert f"kernel {RUNNING[-1]}" in done.stdout
     assert len(json.loads((tmp_path / "losses.json").read_text())["losses"]) == 100
 
 

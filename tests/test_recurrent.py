@@ -7,6 +7,7 @@ import pytest
 
 import xprnn
 from tests.close import assert_close
+from tests.scans import ON_NUMPY
 from xprnn import tree
 
 LAYERS = {"RNN": xprnn.RNN, "GRU": xprnn.GRU, "LSTM": xprnn.LSTM}
@@ -91,7 +92,7 @@ PRODUCT = list(itertools.product((1, 2, 3), (False, True), (True, False), (None,
 
 
 @pytest.mark.parametrize(("num_layers", "bidirectional", "bias", "lengths"), PRODUCT, ids=str)
-@pytest.mark.parametrize("kernel", ["reference", "numpy"])
+@pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_equal_to_pytorch_autograd(name, num_layers, bidirectional, bias, lengths, kernel, torch, rng):
     layer = LAYERS[name](I, H, num_layers, bidirectional=bidirectional, bias=bias)
     given = draw(layer, rng)
@@ -101,7 +102,7 @@ def test_equal_to_pytorch_autograd(name, num_layers, bidirectional, bias, length
         assert np.abs(gradient).max() > 1e-3, path  # an oracle of zeros would judge nothing
 
 
-@pytest.mark.parametrize("kernel", ["reference", "numpy"])
+@pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_equal_to_pytorch_autograd_in_float32(name, kernel, torch, rng):
     layer = LAYERS[name](I, H, 2, bidirectional=True)
     given = tree.map(lambda a: a.astype(np.float32), draw(layer, rng))
@@ -172,7 +173,7 @@ def test_gradients_of_every_configuration_on_every_backend(name, configuration, 
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("kernel", ["reference", "numpy"])
+@pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_masked_steps_are_as_if_they_were_not_there(name, bidirectional, kernel, rng):
     layer = LAYERS[name](I, H, 2, bidirectional=bidirectional)
     T, B = 8, 4
@@ -206,7 +207,7 @@ def test_masked_steps_are_as_if_they_were_not_there(name, bidirectional, kernel,
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("kernel", ["reference", "numpy"])
+@pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_segments_packed_in_a_row_equal_separate_runs(name, bidirectional, kernel, rng):
     layer = LAYERS[name](I, H, 1, bidirectional=bidirectional)
     starts = [0, 3, 4, 9]
@@ -348,7 +349,7 @@ def test_call_gives_what_forward_gives(name, backend, rng):
     assert_close(backend.to_numpy(lean), backend.to_numpy((y, state)), tol=1e-15 if backend.name == "jax" else 0.0)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "numpy"])
+@pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_inputs_are_never_changed_and_outputs_cannot_spoil_the_cache(name, kernel, rng):
     layer = LAYERS[name](I, H, 2, bidirectional=True)
     given = draw(layer, rng)
@@ -429,7 +430,7 @@ def test_stepper_owns_its_arrays_and_resets_rows(name, backend, rng):
         assert_close(bound(there["x"][0, ...]), first, tol=0.0)
 
 
-@pytest.mark.parametrize("kernel", ["reference", "numpy"])
+@pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_the_state_of_a_stepper_is_a_copy(name, kernel, rng):
     layer = LAYERS[name](I, H)
     params, x_t = layer.init(0), rng.standard_normal((3, I))

@@ -1,4 +1,4 @@
-"""The reference scan and its in-place twin: against per-step PyTorch under autograd, and the laws of DESIGN §4."""
+"""The reference scan and its twins: against per-step PyTorch under autograd, and the laws of DESIGN §4."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,9 @@ from tests.close import assert_close, error
 from tests.scans import (
     KERNELS,
     KINDS,
+    ON_NUMPY,
     OPTIONS,
-    TAKEN,
+    RUNNING,
     B,
     H,
     T,
@@ -42,7 +43,7 @@ def test_values_and_gradients_equal_autograd_with_any_option(kind, on, torch, rn
     weight = weights(cell, rng)
     want = gradients_of(on)
     expected = judge(torch, kind, given, around, weight, want)
-    for kernel in TAKEN:
+    for kernel in RUNNING:
         if set(on) <= set(taken(kernel)):
             assert_close(run(kernel, cell, given, around, weight, want), expected)
 
@@ -70,7 +71,7 @@ def test_denormal_and_saturating_inputs_stay_finite_and_agree(kind, kernel, scal
     assert_close(actual, run("reference", cell, given, {}, weight))
 
 
-@pytest.mark.parametrize("kernel", TAKEN)
+@pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_each_output_gradient_alone(kind, kernel, torch, rng):
     cell, _ = KINDS[kind]
     given, full = draw(cell, rng), weights(cell, rng)
@@ -205,7 +206,7 @@ def test_no_argument_is_changed(kind, kernel, shape, rng):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("kernel", TAKEN)
+@pytest.mark.parametrize("kernel", ON_NUMPY)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, H), (1, B, H), (T, 1, 1), (T, B, 1)], ids=str)
 def test_a_factor_may_have_one_step_row_or_unit_for_all(kind, kernel, shape, rng, torch):
     cell, _ = KINDS[kind]
@@ -216,7 +217,7 @@ def test_a_factor_may_have_one_step_row_or_unit_for_all(kind, kernel, shape, rng
     assert_close(run(kernel, cell, given, around, weight, ("gate",)), expected)
 
 
-@pytest.mark.parametrize("kernel", TAKEN)
+@pytest.mark.parametrize("kernel", ON_NUMPY)
 @pytest.mark.parametrize("alone", [0, 1, None])
 def test_a_state_may_have_no_gate_and_then_has_no_gradient_of_one(kernel, alone, rng, torch):
     cell, given = LSTM(), draw(LSTM(), rng)

@@ -20,6 +20,8 @@ from xprnn._xp import Namespace
 from xprnn.activations import Custom
 from xprnn.cells import GRU, LSTM, Cell, Elman
 from xprnn.kernels.bound import BoundReference
+from xprnn.kernels.threads import get_num_threads as get_num_threads
+from xprnn.kernels.threads import set_num_threads as set_num_threads
 from xprnn.kernels.widened import widened
 from xprnn.protocol import parts
 from xprnn.scan import NOTHING, Around

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn.cells import GRU, LSTM, Cell, Params, States, hidden
-from xprnn.kernels import numba_threads as threads
+from xprnn.kernels import threads
 from xprnn.kernels.numba_arguments import Told, ready, surround, told_of, weights
 from xprnn.kernels.numba_compile import compiled
 from xprnn.kernels.numpy_ import restarted, takes
-from xprnn.kernels.numpy_lstm import by_gate
 from xprnn.scan import NOTHING, Around
 
 __all__ = ["scan", "scan_backward", "takes"]
@@ -42,9 +41,10 @@ def scan(
     h, last_h, c, first_c, last_c = empty((T + 1, B, n), dtype), empty((B, n), dtype), off, told.off2, told.off2
     if remembers:
         c, first_c, last_c = empty((T + 1, B, H), dtype), ready(state0[1]), empty((B, H), dtype)
-    new = (off, off) if around.gate is None else _candidates(surroundings[6:], steps)
+    make = empty if around.mask is None or around.inner is None else np.zeros  # what no step writes meets a 0
+    new = (off, off) if around.gate is None else _candidates(surroundings[6:], steps, make)
     kept = told.kept or around.drop is not None
-    gates = empty((steps, B, kept * H), dtype) if kept else off
+    gates = make((steps, B, kept * H), dtype) if kept else off
     x = empty(a.shape, dtype) if keep and told.keeps_x else off
     threads.run(
         compiled("forward", told.kind, dtype),
@@ -59,9 +59,9 @@ def scan(
     return ((h[1:], c[1:]), (last_h, last_c), cache) if remembers else ((h[1:],), (last_h,), cache)
 
 
-def _candidates(gates: tuple[Any, ...], steps: int) -> tuple[Any, Any]:
+def _candidates(gates: tuple[Any, ...], steps: int, make: Any) -> tuple[Any, Any]:
     """Return where the cell writes what a gate acts on."""
-    h, c = (np.empty((steps if g.size else 0, *g.shape[1:]), g.dtype) for g in gates)
+    h, c = (make((steps if g.size else 0, *g.shape[1:]), g.dtype) for g in gates)
     return h, c
 
 
@@ -113,33 +113,38 @@ def _wanted(want: tuple[str, ...], gates: Any, told: Told, make: Any, sizes: tup
     for k, n in enumerate(widths):
         if "fresh" in want:
             sought[k] = np.zeros((B, n), told.number.dtype)
-        if "gate" in want and gates[k].size:
+        if "gate" in want and len(gates[k]):
             sought[2 + k] = make((T, B, n), told.number.dtype)
     return sought
 
 
 def _around(want: tuple[str, ...], sought: Any, states: int) -> Around:
     """Return the wanted gradients."""
-    fresh, gate = tuple(sought[:states]), tuple([g if g.size else None for g in sought[2 : 2 + states]])
+    fresh, gate = tuple(sought[:states]), tuple([g if len(g) else None for g in sought[2 : 2 + states]])
     return Around(fresh=fresh if "fresh" in want else None, gate=gate if "gate" in want else None)
 
 
 def _gradients(cell: Cell, da: Any, dhs: Any, cache: Cache, p: Params) -> dict[str, Any]:
-    """Return the gradients of the recurrent parameters, from that at the product."""
-    around, gates, prev = cache.around, cache.gates, (cache.h[:-1], cache.c[:-1])[: len(cell.states)]
+    """Return the gradients of the recurrent parameters, from that at the product; of the cache what they need alone."""
+    around, off = cache.around, cache.gates[:0]
+    reset_before = isinstance(cell, GRU) and not cell.reset_after
+    projected = isinstance(cell, LSTM) and cell.projection
+    sees_c = projected or (isinstance(cell, LSTM) and cell.peepholes)
+    prev = (cache.h[:-1], cache.c[:-1])[: 2 if sees_c else 1]
     if around.reset is not None:
-        prev = restarted(around.reset, around.fresh, prev)
-    new = tuple([m if m.size else s[1:] for m, s in zip(cache.new, (cache.h, cache.c), strict=True)])
+        prev = restarted(around.reset, None if around.fresh is None else around.fresh[: len(prev)], prev)
+    c = (cache.new[1] if cache.new[1].size else cache.c[1:]) if sees_c else off
+    H = da.shape[-1] // cell.gates
+    gate = cache.gates[..., :H] if reset_before else cache.gates[..., -H:] if projected else off  # r, or o
     if around.mask is not None and around.inner is None:
         steps = np.flatnonzero(around.mask)
-        da, dhs, gates = _at(steps, da), _at(steps, dhs), _at(steps, gates)
-        prev, new = tuple([_at(steps, s) for s in prev]), tuple([_at(steps, s) for s in new])
-    if isinstance(cell, GRU) and not cell.reset_after:
-        return cell.gradients((da,), (gates[..., : prev[0].shape[-1]],), prev, new, p, around.inner)
-    if not isinstance(cell, LSTM) or not (cell.projection or cell.peepholes):
+        da, dhs, c, gate = (_at(steps, x) for x in (da, dhs, c, gate))
+        prev = tuple([_at(steps, s) for s in prev])
+    if reset_before:
+        return cell.gradients((da,), (gate,), prev, (), p, around.inner)
+    if not sees_c:
         return hidden.gradients(da, prev[0], p, around.inner)
-    kept = by_gate(cell, gates, gates)  # o is asked for alone, and no pre-activation
-    return cell.gradients((da, dhs) if cell.projection else (da,), kept, prev, new, p, around.inner)
+    return cell.gradients((da, dhs), (None, None, None, gate), prev, (None, c), p, around.inner)
 
 
 def _at(steps: Any, x: Any) -> Any:

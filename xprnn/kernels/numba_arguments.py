@@ -56,8 +56,10 @@ def told_of(cell: Cell, dtype: np.dtype) -> Told:
 
 
 def ready(x: Any) -> Any:
-    """Return an array as the machine code takes it: of no subclass, contiguous, aligned, writable; itself if it is."""
-    return x if type(x) is np.ndarray and x.flags.carray else np.array(x, order="C")
+    """Return an array as the machine code takes it: contiguous, aligned and writable; itself if it is."""
+    if type(x) is not np.ndarray:
+        x = np.asarray(x)  # parts of a subclass's array may be no such arrays
+    return x if x.flags.carray else np.array(x, order="C")
 
 
 def surround(around: Around, n: int, H: int, B: int, told: Told) -> tuple[Any, ...]:

@@ -21,6 +21,9 @@ LOG = logging.getLogger("xprnn")
 
 MAKE = {"forward": make_forward, "backward": make_backward, "step": make_step}
 
+PYTHON = ("numba_.py", "numba_arguments.py", "numba_bound.py")
+"""What is around the machine code, and not in it."""
+
 INTEGERS, FLAGS = ("choice", "rows", "at", "numbers"), ("reset", "mask")
 """The arguments that are no arrays of floats."""
 
@@ -66,7 +69,7 @@ def _signature(function: Callable[..., None], dtype: np.dtype) -> tuple[Any, ...
 @cache
 def _source() -> str:
     """Return a digest of the sources: a helper that has changed makes all that call it anew."""
-    files = sorted(Path(__file__).parent.glob("numba_*.py"))
+    files = sorted(set(Path(__file__).parent.glob("numba_*.py")) - {Path(__file__).with_name(name) for name in PYTHON})
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -219,7 +219,7 @@ def make_forward(kind, source):
         R, dtype = rows.size, a.dtype
         cell, states, kept = Cell(choice, number, P), States(h, c), Kept(new_h, new_c, gates, x)
         around = Around(inner, drop, reset, fresh_h, fresh_c, mask, gate_h, gate_c)
-        pays = R * a.shape[0] >= PACKING_PAYS
+        pays = a.shape[0] * a.shape[1] >= PACKING_PAYS  # of all tiles: sums must not depend on their number
         weights = Weights(W, V, packed(W if pays else W[:0], True, width), packed(V if pays else V[:0], True, width))
         active, seen = np.empty(R, np.intp), np.empty((R, W.shape[1]), dtype)
         own = np.empty((R, c.shape[2] if kind == LSTM else h.shape[2]), dtype)

@@ -1,11 +1,25 @@
-"""The in-place NumPy twin against the reference: awkward shapes, float32, memory; the laws are in `test_scan.py`."""
+"""The twins on NumPy arrays against the reference: awkward shapes, float32, memory; the laws are in `test_scan.py`."""
 
 import numpy as np
 import pytest
 
 from tests.close import assert_close
-from tests.scans import KINDS, TAKEN, B, H, T, draw, draw_around, gradients_of, pair, run, weights
-from xprnn import _xp, kernels, tree
+from tests.scans import (
+    KINDS,
+    TWINS,
+    WITHOUT_NOISE,
+    B,
+    H,
+    T,
+    draw,
+    draw_around,
+    gradients_of,
+    needs_numba,
+    pair,
+    run,
+    weights,
+)
+from xprnn import _xp, tree
 from xprnn.activations import TABLE, Activation, Custom
 from xprnn.cells import GRU, LSTM, Elman
 from xprnn.kernels.bound import Part
@@ -16,7 +30,7 @@ SHAPES = [(1, 1, 1), (1, 3, 2), (33, 1, 5), (65, 2, 3), (4, 0, 3)]
 """(T, B, H): below, across and beyond the reference's blocks of steps, and no rows."""
 
 FACTORS = ("gate", "drop")
-SOME = [(), ("mask",), ("reset",), ("mask", "reset", "fresh"), ("gate",), ("drop",), ("inner",), TAKEN["numpy"]]
+SOME = [(), ("mask",), ("reset",), ("mask", "reset", "fresh"), ("gate",), ("drop",), ("inner",), WITHOUT_NOISE]
 
 BY_INPUT = [Activation(name, alpha) for name in ("leaky_relu", "elu") for alpha in (-0.3, 0.0)]
 """Whose slopes need x without a clip, too."""
@@ -83,36 +97,41 @@ def kind(request):
     return request.param
 
 
+@pytest.fixture(params=TWINS)
+def twin(request):
+    return request.param
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("on", SOME, ids="+".join)
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_numpy_twin_equals_the_reference(kind, shape, on, bias, rng):
+def test_a_twin_equals_the_reference(twin, kind, shape, on, bias, rng):
     cell, _ = KINDS[kind]
     given, around = draw(cell, rng, *shape, bias), draw_around(cell, rng, on, *shape)
     weight, want = weights(cell, rng, *shape), gradients_of(on)
     expected = run("reference", cell, given, around, weight, want)
-    assert_close(run("numpy", cell, given, around, weight, want), expected)
+    assert_close(run(twin, cell, given, around, weight, want), expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("axes", [1, 2, 3])
-def test_it_broadcasts_factors_as_the_reference_does(kind, shape, axes, rng):
+def test_it_broadcasts_factors_as_the_reference_does(twin, kind, shape, axes, rng):
     """Over the first axes, T, then B, then the units: what the whole sequence, all rows, all units share."""
     cell, _ = KINDS[kind]
     given, weight = draw(cell, rng, *shape), weights(cell, rng, *shape)
-    around = draw_around(cell, rng, TAKEN["numpy"], *shape)
+    around = draw_around(cell, rng, WITHOUT_NOISE, *shape)
     alike = {name: tree.map(lambda a: rng.random([1] * axes + list(a.shape[axes:])), around[name]) for name in FACTORS}
     expected = run("reference", cell, given, around | alike, weight, ("gate", "fresh"))
-    assert_close(run("numpy", cell, given, around | alike, weight, ("gate", "fresh")), expected)
+    assert_close(run(twin, cell, given, around | alike, weight, ("gate", "fresh")), expected)
 
 
 @pytest.mark.parametrize("on", SOME, ids="+".join)
-def test_the_numpy_twin_equals_the_reference_in_float32(kind, on, rng):
+def test_a_twin_equals_the_reference_in_float32(twin, kind, on, rng):
     cell, _ = KINDS[kind]
     drawn = {"given": draw(cell, rng), "weight": weights(cell, rng), "around": draw_around(cell, rng, on)}
     single = tree.map(lambda a: a if a.dtype == bool else a.astype(np.float32), drawn)
     arguments = single["given"], single["around"], single["weight"], gradients_of(on)
-    expected, actual = run("reference", cell, *arguments), run("numpy", cell, *arguments)
+    expected, actual = run("reference", cell, *arguments), run(twin, cell, *arguments)
     assert all(a.dtype == np.float32 for a in tree.leaves(actual))
     assert_close(actual, expected, tol=2e-6)
 
@@ -140,8 +159,38 @@ def test_the_cache_holds_no_more_than_it_must(name, on, per_step, rng):
     cell = KINDS[name][0] if name in KINDS else OPTIONED[name]
     given, around = draw(cell, rng), Around(**draw_around(cell, rng, on))
     _, _, kept = pair("numpy").scan(cell, given["a"], given["state0"], given["p"], around)
-    owners = {id(owner): owner for owner in map(owner_of, tree.leaves((kept.track, kept.new, kept.kept)))}
-    assert sum(owner.size for owner in owners.values()) == (per_step * T + len(cell.states)) * B * H
+    assert numbers_of(kept.track, kept.new, kept.kept) == (per_step * T + len(cell.states)) * B * H
+
+
+@needs_numba
+@pytest.mark.parametrize(
+    ("name", "on", "per_step"),
+    [
+        ("elman", ("reset", "mask", "inner"), 1),
+        ("elman", ("drop",), 2),
+        ("elman", ("gate",), 2),
+        ("gru", ("drop",), 5),
+        ("gru-before", (), 4),
+        ("lstm", ("drop", "inner"), 6),
+        ("lstm", ("gate",), 8),
+        ("elman-elu--0.3", ("drop",), 3),
+        ("gru-both", (), 8),
+        ("gru-before-candidate-elu--0.3", (), 7),
+        ("lstm-all", (), 8),
+    ],
+)
+def test_the_cache_of_the_numba_twin_holds_no_more_than_it_must(name, on, per_step, rng):
+    cell = KINDS[name][0] if name in KINDS else OPTIONED[name]
+    given, around = draw(cell, rng), Around(**draw_around(cell, rng, on))
+    _, _, kept = pair("numba").scan(cell, given["a"], given["state0"], given["p"], around)
+    found = numbers_of(kept.h, kept.c, kept.new, kept.gates, kept.x)
+    assert found == (per_step * T + len(cell.states)) * B * H
+
+
+def numbers_of(*kept):
+    """Return how many numbers arrays hold in all, those counted that they are parts of."""
+    owners = {id(owner): owner for owner in map(owner_of, tree.leaves(kept))}
+    return sum(owner.size for owner in owners.values())
 
 
 def owner_of(a):
@@ -166,45 +215,45 @@ def drawn(name, rng, on=(), shape=(T, B, H), bias=True):
     return cell, given, draw_around(cell, rng, on, *shape), weights(cell, rng, *shape), gradients_of(on)
 
 
-def assert_twin_equals(arguments, tol=None):
+def assert_equals(twin, arguments):
     expected = run("reference", *arguments)
     assert all(np.isfinite(a).all() for a in tree.leaves(expected))
-    assert_close(run("numpy", *arguments), expected, tol)
+    assert_close(run(twin, *arguments), expected)
 
 
-@pytest.mark.parametrize("on", [(), ("drop",), TAKEN["numpy"]], ids="+".join)
+@pytest.mark.parametrize("on", [(), ("drop",), WITHOUT_NOISE], ids="+".join)
 @pytest.mark.parametrize("name", OPTIONED)
-def test_with_options_the_numpy_twin_equals_the_reference(name, on, rng):
-    assert_twin_equals(drawn(name, rng, on))
+def test_with_options_a_twin_equals_the_reference(twin, name, on, rng):
+    assert_equals(twin, drawn(name, rng, on))
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("on", SOME, ids="+".join)
 @pytest.mark.parametrize("name", MIXED)
-def test_with_options_and_awkward_shapes_it_equals_the_reference(name, on, bias, rng):
+def test_with_options_and_awkward_shapes_it_equals_the_reference(twin, name, on, bias, rng):
     for shape in SHAPES:
-        assert_twin_equals(drawn(name, rng, on, shape, bias))
+        assert_equals(twin, drawn(name, rng, on, shape, bias))
 
 
 @pytest.mark.parametrize("on", [(), ("mask", "drop")], ids="+".join)
 @pytest.mark.parametrize("name", OPTIONED)
-def test_with_options_it_equals_the_reference_in_float32(name, on, rng):
+def test_with_options_it_equals_the_reference_in_float32(twin, name, on, rng):
     cell, *arrays, want = drawn(name, rng, on)
     arrays = tree.map(lambda a: a if a.dtype == bool else a.astype(np.float32), tuple(arrays))
-    actual = run("numpy", cell, *arrays, want)
+    actual = run(twin, cell, *arrays, want)
     assert all(a.dtype == np.float32 for a in tree.leaves(actual))
     assert_close(actual, run("reference", cell, *arrays, want))
 
 
 @pytest.mark.parametrize("name", MIXED)
-def test_with_options_bound_steps_and_a_scan_that_keeps_nothing_are_the_same(name, rng):
+def test_with_options_bound_steps_and_a_scan_that_keeps_nothing_are_the_same(twin, name, rng):
     cell, given, *_ = drawn(name, rng, shape=(40, B, H))
-    twin = kernels.TWINS["numpy"].load()
+    chosen = pair(twin)
     arguments = cell, given["a"], given["state0"], given["p"]
-    states, final, _ = twin.scan(*arguments)
-    unkept, last, nothing = twin.scan(*arguments, keep=False)
+    states, final, _ = chosen.scan(*arguments)
+    unkept, last, nothing = chosen.scan(*arguments, keep=False)
     assert nothing is None
-    bound = twin.bind(cell, [as_part(cell, given)], B, _xp.home(given["a"]))
+    bound = chosen.bind(cell, [as_part(cell, given)], B, _xp.home(given["a"]))
     for t, a_t in enumerate(given["a"]):
         assert_close(bound.run(a_t), states[0][t])
     for other in (last, bound.states()[0]):
@@ -239,8 +288,8 @@ OWN = Custom(np.sin, np.cos, "input")
     [Elman(OWN), GRU(gate=OWN), GRU(candidate=OWN), LSTM(gate=OWN), LSTM(candidate=OWN), LSTM(output=OWN)],
     ids=str,
 )
-def test_a_users_own_activation_is_refused_in_a_sentence(cell):
-    twin = kernels.TWINS["numpy"].load()
-    refusal = twin.takes(cell, NOTHING, np.dtype("float64"), (T, B, H))
+def test_a_users_own_activation_is_refused_in_a_sentence(twin, cell):
+    takes = pair(twin).takes
+    refusal = takes(cell, NOTHING, np.dtype("float64"), (T, B, H))
     assert refusal == "it does not take a user's own activation"
-    assert all(twin.takes(other, NOTHING, np.dtype("float64"), (T, B, H)) is None for other in OPTIONED.values())
+    assert all(takes(other, NOTHING, np.dtype("float64"), (T, B, H)) is None for other in OPTIONED.values())

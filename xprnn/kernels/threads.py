@@ -5,20 +5,26 @@ A tile is whole scans of its rows, so threads meet once per scan, and a row's nu
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xprnn import _checks
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 WORTH = 2_000_000
 """Multiply-adds of a thread's share from which on it is worth waking: about 50 µs."""
 
 
 class _Pool:
-    """The threads beside the caller's, made when they are first needed, and anew after a fork."""
+    """The threads beside the caller's, made when they are first needed, and anew after a fork.
+
+    A pool that is dropped runs what it was given to its end, and its threads then end with it. Any thread may drop it
+    at any time: whoever hands out tiles holds the pool meanwhile, and how many threads it has decides about no result.
+    """
 
     def __init__(self) -> None:
         self.n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -29,10 +35,13 @@ class _Pool:
     def drop(self) -> None:
         self.threads = None
 
-    def get(self) -> ThreadPoolExecutor:
-        if self.threads is None:
-            self.threads = ThreadPoolExecutor(self.n - 1, "xprnn")
-        return self.threads
+    def get(self) -> "ThreadPoolExecutor":
+        threads = self.threads
+        if threads is None:
+            from concurrent.futures import ThreadPoolExecutor  # here, as it takes longer than all of this module
+
+            threads = self.threads = ThreadPoolExecutor(max(self.n - 1, 1), "xprnn")  # `n` may have become 1 meanwhile
+        return threads
 
 
 _pool = _Pool()
@@ -48,13 +57,24 @@ def set_num_threads(n: int) -> None:
 
     Raises
     ------
-    TypeError, ValueError
-        If it is no such number.
+    TypeError
+        If `n` is no int.
+    ValueError
+        If `n` is below 1.
 
     Notes
     -----
-    Of all threads of the process. Products outside the scan are NumPy's, whose BLAS has threads of its own; the two
-    never run at a time.
+    It holds for scans of all threads of the process from the next one on; one that runs is not disturbed. Products
+    outside the scan are NumPy's, whose BLAS has threads of its own; of one call the two never run at a time.
+
+    Examples
+    --------
+    >>> from xprnn import kernels
+    >>> before = kernels.get_num_threads()
+    >>> kernels.set_num_threads(1)
+    >>> kernels.get_num_threads()
+    1
+    >>> kernels.set_num_threads(before)
     """
     _checks.integer("n", n)
     _pool.n = n
