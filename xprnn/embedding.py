@@ -79,8 +79,10 @@ class Embedding(Stateless):
         generator, place = init.generator(rng), init.destination(like)
         return init.deliver({"W": generator.standard_normal((self.num_embeddings, self.embedding_dim))}, place)
 
-    def _forward(self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None) -> tuple[Any, EmbeddingCache]:
-        del key
+    def _forward(
+        self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
+    ) -> tuple[Any, EmbeddingCache]:
+        del key, kernel
         W, home = self._weight(params)
         given, valid, form = self._read(x, lengths, mask, home)
         flat = None if valid is None else valid[..., 0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-from xprnn import _checks, _xp, init, random
+from xprnn import _checks, _xp, init, kernels, random
 from xprnn._sequence import Form, read, select
 from xprnn._xp import Array, Home
 from xprnn.parameters import Params
@@ -22,6 +22,7 @@ class LinearCache(NamedTuple):
 
     layer: "Linear"
     steps: Steps
+    products: Any  # what has `affine_gradients`
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,22 @@ class Linear(Stateless):
         drawn = {key: init.uniform(generator, shape, bound) for key, (_, shape) in self._shapes.items()}
         return init.deliver(drawn, place)
 
-    def _forward(self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None) -> tuple[Any, LinearCache]:
+    def _forward(
+        self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
+    ) -> tuple[Any, LinearCache]:
         del key
         steps = steps_of(x, self.batch_first, lengths, mask, self.in_features)
-        _checks.parameters("params", params, self._shapes, steps.home)
-        y = _xp.affine_time(steps.x, params["W"], params.get("b"), steps.home.xp)
-        return steps.outward(select(steps.mask, y, steps.home.xp)), LinearCache(self, steps)
+        home = steps.home
+        _checks.parameters("params", params, self._shapes, home)
+        products = kernels.products(home.xp, home.dtype, math.prod(steps.x.shape) * self.out_features, kernel)
+        y = products.affine_time(steps.x, params["W"], params.get("b"), home.xp)
+        return steps.outward(select(steps.mask, y, home.xp)), LinearCache(self, steps, products)
 
     def _backward(self, params: Params, cache: LinearCache, dy: Any) -> tuple[Params, Any]:
         steps, xp = cache.steps, cache.steps.home.xp
         _checks.parameters("params", params, self._shapes, steps.home)
         dy = steps.gradient(dy, "V", self.out_features)
-        dW, db, dx = _xp.affine_gradients(dy, steps.x, params["W"], xp, biased=self.bias)
+        dW, db, dx = cache.products.affine_gradients(dy, steps.x, params["W"], xp, biased=self.bias)
         return {"W": dW, "b": db} if self.bias else {"W": dW}, steps.outward(dx)
 
     def _step(self, params: Params, x_t: Array) -> Array:
@@ -160,7 +165,9 @@ class Dropout(Stateless):
         """Tell what a training step takes in bytes, as `RNN.memory`; `width` is x's."""
         return T * B * width * (5 * itemsize + 8) + 16384, 0
 
-    def _forward(self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None) -> tuple[Any, DropoutCache]:
+    def _forward(
+        self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
+    ) -> tuple[Any, DropoutCache]:
         _checks.keys("params", params, ())
         if _xp.is_array(x) and len(x.shape) in (1, 2) and lengths is None and mask is None:
             steps = steps_of(x, self.batch_first, lengths, mask)  # of (B, I), B may be 0
@@ -222,7 +229,9 @@ class Last(Stateless):
         """Return {}: there are no parameters, and nothing is drawn."""
         return no_params(rng, like)
 
-    def _forward(self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None) -> tuple[Array, LastCache]:
+    def _forward(
+        self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
+    ) -> tuple[Array, LastCache]:
         del key
         _checks.keys("params", params, ())
         sequence = read(x, width=None, batch_first=self.batch_first, lengths=lengths, mask=mask)

@@ -73,8 +73,9 @@ def forward(
     begun = [_begin(layer, p, names[d], x, state0[d], run, reverse=d == 1) for d, p in enumerate(params)]
     chosen, _ = kernels.select(cell, begun[0][2], xp, form.home.dtype, shape, run.kernel, directions=len(begun))
     seen: list[States] = []
+    products = chosen.products_at(run.mask)
     given = (  # lazily: most kernels take one direction after the other, and all projections at once are large
-        (_project(layer, p, x, begun[d][3].noise, seen, xp, reverse=d == 1), *begun[d][:3])
+        (_project(layer, p, x, begun[d][3].noise, seen, xp, products, reverse=d == 1), *begun[d][:3])
         for d, p in enumerate(params)
     )
     hs: list[Array] = []
@@ -106,13 +107,21 @@ def _begin(layer: Any, p: Params, name: str, x: Array, state0: States | None, ru
 
 
 def _project(
-    layer: Any, p: Params, x: Array, noise: Array | None, seen: list[States], xp: Namespace, *, reverse: bool
+    layer: Any,
+    p: Params,
+    x: Array,
+    noise: Array | None,
+    seen: list[States],
+    xp: Namespace,
+    products: Any,
+    *,
+    reverse: bool,
 ) -> Array:
     """Return a = W_ih x + b_ih for all steps, with the noise on it, in the time of the run.
 
     What a normalisation of it keeps is appended to `seen`.
     """
-    a, kept = affine.forward(layer.cell, p, x, xp)
+    a, kept = affine.forward(layer.cell, p, x, xp, products)
     seen.append(kept)
     a = a if noise is None else a + noise
     return flip(a, xp) if reverse else a
@@ -125,6 +134,7 @@ def backward(
     caches: Sequence[PartCache],
     dh: Sequence[Array | None],
     dfinal: Sequence[States | None],
+    mask: Array | None,
     xp: Namespace,
 ) -> list[tuple[Params, Array, States]]:
     """Run one layer backward in all its directions: the scans, then the products of all steps.
@@ -146,19 +156,30 @@ def backward(
     if layer.learn_tau:
         want += ("gate",) if around.noise is None else ("gate", "noise")
     returned = iter(caches[0].kernel.scans_backward(cell, given, want=want))
+    products = caches[0].kernel.products_at(mask)
     return [
-        _end_backward(layer, p, x, caches[k], next(returned), xp, reverse=k == 1)  # each when the one before is done
+        _end_backward(
+            layer, p, x, caches[k], next(returned), xp, products, reverse=k == 1
+        )  # each when the one before is done
         for k, p in enumerate(params)
     ]
 
 
 def _end_backward(
-    layer: Any, p: Params, x: Array, cache: PartCache, returned: tuple[Any, ...], xp: Namespace, *, reverse: bool
+    layer: Any,
+    p: Params,
+    x: Array,
+    cache: PartCache,
+    returned: tuple[Any, ...],
+    xp: Namespace,
+    products: Any,
+    *,
+    reverse: bool,
 ) -> tuple[Params, Array, States]:
     """Turn what a backward scan returns into the gradients of the parameters, of x and of the initial state."""
     (da, dstate0, dp, daround), made = returned, cache.made
     da = flip(da, xp) if reverse else da
-    of_input, dx = affine.backward(layer.cell, p, da, x, cache.seen, xp)
+    of_input, dx = affine.backward(layer.cell, p, da, x, cache.seen, xp, products)
     grads = {**dp, **of_input}
     if layer.learn_tau:
         grads["leak"] = leak_gradient(layer, p, made, cache.around, da, daround)

@@ -78,7 +78,7 @@ def _forward_alone(layer: Any, params: Params, x: Any, keep: bool, kernel: str) 
     parameters.check(layer, params, form.home)
     p, x, xp = params[layer._names[0]], form.inward(x), form.home.xp
     chosen, _ = kernels.select(cell, NOTHING, xp, form.home.dtype, (form.T, form.B, layer.hidden_size), kernel)
-    a, seen = affine.forward(cell, p, x, xp)
+    a, seen = affine.forward(cell, p, x, xp, chosen.products)
     state0, of_scan = part.zero_state(layer, form.B, x), part.scanned(layer, p, OFF)
     states, final, kept = chosen.scan(cell, a, state0, of_scan, NOTHING, keep=keep)
     y, cache = states[0], None
@@ -106,7 +106,7 @@ def backward(layer: Any, params: Params, cache: Cache, dy: Any, dstate: State = 
         at, names = layer._levels[k]
         dhs = [dy if dy is None or len(names) == 1 else dy[..., d * n : (d + 1) * n] for d in range(len(names))]
         ps = [params[name] for name in names]
-        done = part.backward(layer, ps, cache.inputs[k], cache.parts[at], dhs, dfinals[at], xp)
+        done = part.backward(layer, ps, cache.inputs[k], cache.parts[at], dhs, dfinals[at], cache.mask, xp)
         dx = done[0][1] if len(done) == 1 else done[0][1] + done[1][1]
         dx = dx if (drop := cache.drops[k]) is None else dx * drop
         dy = dx + dy if layer.residual and k and dy is not None else dx
@@ -122,7 +122,7 @@ def _backward_alone(layer: Any, params: Params, cache: Cache, dy: Any) -> tuple[
     da, dstate0, dp, _ = kept.kernel.scan_backward(
         cell, (dy, *nothing[1:]), nothing, kept.scan, part.scanned(layer, p, OFF)
     )
-    of_input, dx = affine.backward(cell, p, da, cache.inputs[0], kept.seen, cache.form.home.xp)
+    of_input, dx = affine.backward(cell, p, da, cache.inputs[0], kept.seen, cache.form.home.xp, kept.kernel.products)
     grads = dp | of_input
     return {name: {key: grads[key] for key in p}}, cache.form.outward(dx), states_of.write([dstate0], cache.form)
 

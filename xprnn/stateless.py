@@ -26,7 +26,9 @@ class Stateless(ABC):
         """Draw parameters."""
 
     @abstractmethod
-    def _forward(self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None) -> tuple[Any, Any]:
+    def _forward(
+        self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
+    ) -> tuple[Any, Any]:
         """Return y and the cache, a tuple whose `layer` is this layer."""
 
     @abstractmethod
@@ -81,7 +83,7 @@ class Stateless(ABC):
         kernels.check_name(kernel)
         key = random.key(rng)
         _no_state("state0", state0)
-        y, cache = self._forward(params, x, lengths, mask, key)
+        y, cache = self._forward(params, x, lengths, mask, key, kernel)
         return y, (), cache
 
     def backward(self, params: Params, cache: Any, dy: Any, dstate: State = ()) -> tuple[Params, Any, State]:

@@ -2,6 +2,8 @@
 
 Where a cell normalises its input's share, a = γ n̂(W_ih x) + b_ih, with γ = `ln_ih` and n̂ of `xprnn.cells.norm`. Of
 half types n̂ is in float32.
+
+`products` has `affine_time` and `affine_gradients`, as `xprnn._xp` does: those of the kernel that runs the scan.
 """
 
 from typing import Any
@@ -11,24 +13,26 @@ from xprnn._xp import Array, Namespace
 from xprnn.cells.hidden import Params, States
 
 
-def forward(cell: Any, p: Params, x: Array, xp: Namespace) -> tuple[Array, States]:
+def forward(cell: Any, p: Params, x: Array, xp: Namespace, products: Any = _xp) -> tuple[Array, States]:
     """Return a (…, G*H) of x (…, I), and what `backward` needs beside x: n̂ and r, or ()."""
     if cell.norm is None or (norm := cell.input_norm(p["W_hh"].shape[0] // cell.gates)) is None:
-        return _xp.affine_time(x, p["W_ih"], p.get("b_ih"), xp), ()
-    n, r = norm.forward(_xp.wide(_xp.affine_time(x, p["W_ih"], None, xp)), xp)
+        return products.affine_time(x, p["W_ih"], p.get("b_ih"), xp), ()
+    n, r = norm.forward(_xp.wide(products.affine_time(x, p["W_ih"], None, xp)), xp)
     a = _xp.wide(p["ln_ih"]) * n
     return _xp.cast(a + _xp.wide(p["b_ih"]) if "b_ih" in p else a, x.dtype), (n, r)
 
 
-def backward(cell: Any, p: Params, da: Array, x: Array, kept: States, xp: Namespace) -> tuple[dict[str, Array], Array]:
+def backward(
+    cell: Any, p: Params, da: Array, x: Array, kept: States, xp: Namespace, products: Any = _xp
+) -> tuple[dict[str, Array], Array]:
     """Return the gradients of W_ih, b_ih and γ, and that of x, from da (T, B, G*H)."""
     if not kept:
-        dW, db, dx = _xp.affine_gradients(da, x, p["W_ih"], xp, biased="b_ih" in p)
+        dW, db, dx = products.affine_gradients(da, x, p["W_ih"], xp, biased="b_ih" in p)
         return {"W_ih": dW} if db is None else {"W_ih": dW, "b_ih": db}, dx
     (n, r), wide = kept, _xp.wide(da)
     norm = cell.input_norm(p["W_hh"].shape[0] // cell.gates)
     dv = _xp.cast(norm.backward(xp, _xp.wide(p["ln_ih"]) * wide, n, r), da.dtype)
-    dW, _, dx = _xp.affine_gradients(dv, x, p["W_ih"], xp, biased=False)
+    dW, _, dx = products.affine_gradients(dv, x, p["W_ih"], xp, biased=False)
     grads = {"W_ih": dW, "ln_ih": _xp.cast(_xp.sum_time(wide * n, xp), da.dtype)}
     if "b_ih" in p:
         grads["b_ih"] = _xp.sum_time(da, xp)

@@ -20,6 +20,7 @@ from xprnn._xp import Namespace
 from xprnn.activations import Custom
 from xprnn.cells import GRU, LSTM, Cell, Elman
 from xprnn.kernels.bound import BoundReference
+from xprnn.kernels.threads import SMALL
 from xprnn.kernels.threads import get_num_threads as get_num_threads
 from xprnn.kernels.threads import set_num_threads as set_num_threads
 from xprnn.kernels.widened import widened
@@ -36,7 +37,8 @@ class Kernel(NamedTuple):
     layer at once, where there is something to gain; `worth(cell, dtype, shape, directions)` returns why another twin is
     expected to be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types
     itself, with its running state and sums in float32; any other runs them widened (`xprnn.kernels.widened`). `steps`
-    says that `scan` is quick for one step, too.
+    says that `scan` is quick for one step, too. `products` has the products of all steps outside of a scan,
+    `affine_time` and `affine_gradients`, as `xprnn._xp` does.
     """
 
     name: str
@@ -48,6 +50,11 @@ class Kernel(NamedTuple):
     worth: Callable[..., str | None] | None = None
     narrow: bool = False
     steps: bool = False
+    products: Any = _xp
+
+    def products_at(self, mask: Any | None) -> Any:
+        """Return the products, of the steps alone at which a mask (T, B, 1) is True where that spares anything."""
+        return self.products if mask is None or self.products is _xp else self.products.at(mask)
 
     def scans(self, cell: Cell, given: Iterable[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
         """Run `scan` for each direction of a layer, given its other arguments."""
@@ -80,9 +87,10 @@ def _numpy() -> Kernel:
 
 @cache
 def _numba() -> Kernel:
-    from xprnn.kernels import numba_, numba_bound
+    from xprnn.kernels import numba_, numba_bound, numba_products
 
-    return Kernel("numba", numba_.scan, numba_.scan_backward, numba_.takes, numba_bound.Bound, steps=True)
+    both = numba_.scan, numba_.scan_backward
+    return Kernel("numba", *both, numba_.takes, numba_bound.Bound, steps=True, products=numba_products.PRODUCTS)
 
 
 @cache
@@ -230,6 +238,18 @@ def select(
 def _is_plain(cell: Cell) -> bool:
     """Tell whether a cell is nothing but numbers and names: a function of the user's own need not be hashable."""
     return type(cell) in (Elman, GRU, LSTM) and Custom not in map(type, vars(cell).values())
+
+
+def products(xp: Namespace, dtype: Any, work: int, kernel: str = "auto") -> Any:
+    """Return what has the products of a layer without a scan, `affine_time` and `affine_gradients`.
+
+    Parameters are as in `select`, and the multiply-adds of a product; a kernel asked for by name that has no products
+    of its own leaves them to the library.
+    """
+    if work <= SMALL or kernel not in ("auto", "numba") or xp is not _xp.NUMPY or _xp.is_half(dtype):
+        return _xp
+    twin = TWINS["numba"]
+    return _xp if twin.lacks else twin.load().products
 
 
 def _select(twins: tuple[Twin, ...], kernel: str, *scan: Any) -> tuple[Kernel, str]:

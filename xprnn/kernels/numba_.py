@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn.cells import GRU, LSTM, Cell, Params, States, hidden
+from xprnn.cells import GRU, LSTM, Cell, Params, States
 from xprnn.kernels import threads
 from xprnn.kernels.numba_arguments import Told, ready, surround, told_of, weights
 from xprnn.kernels.numba_compile import compiled
+from xprnn.kernels.numba_products import PRODUCTS
 from xprnn.kernels.numpy_ import restarted, takes
 from xprnn.scan import NOTHING, Around
 
@@ -136,14 +137,17 @@ def _gradients(cell: Cell, da: Any, dhs: Any, cache: Cache, p: Params) -> dict[s
     c = (cache.new[1] if cache.new[1].size else cache.c[1:]) if sees_c else off
     H = da.shape[-1] // cell.gates
     gate = cache.gates[..., :H] if reset_before else cache.gates[..., -H:] if projected else off  # r, or o
+    if not sees_c and not reset_before:
+        seen = prev[0] if around.inner is None else prev[0] * around.inner
+        products = PRODUCTS if around.mask is None else PRODUCTS.at(around.mask)
+        dW, db = products.outer_time(da, seen, biased="b_hh" in p)
+        return {"W_hh": dW} if db is None else {"W_hh": dW, "b_hh": db}
     if around.mask is not None and around.inner is None:
         steps = np.flatnonzero(around.mask)
         da, dhs, c, gate = (_at(steps, x) for x in (da, dhs, c, gate))
         prev = tuple([_at(steps, s) for s in prev])
     if reset_before:
         return cell.gradients((da,), (gate,), prev, (), p, around.inner)
-    if not sees_c:
-        return hidden.gradients(da, prev[0], p, around.inner)
     return cell.gradients((da, dhs), (None, None, None, gate), prev, (None, c), p, around.inner)
 
 

@@ -16,28 +16,36 @@ from xprnn.kernels.numba_activations import WHOLE
 from xprnn.kernels.numba_back import make_backward
 from xprnn.kernels.numba_loop import make_forward
 from xprnn.kernels.numba_step import make_step
+from xprnn.kernels.numba_whole import make_affine, make_outer
 
 LOG = logging.getLogger("xprnn")
 
-MAKE = {"forward": make_forward, "backward": make_backward, "step": make_step}
+MAKE = {
+    "forward": make_forward,
+    "backward": make_backward,
+    "step": make_step,
+    "affine": make_affine,
+    "outer": make_outer,
+}
 
-PYTHON = ("numba_.py", "numba_arguments.py", "numba_bound.py")
+PYTHON = ("numba_.py", "numba_arguments.py", "numba_bound.py", "numba_products.py")
 """What is around the machine code, and not in it."""
 
-INTEGERS, FLAGS = ("choice", "rows", "at", "numbers"), ("reset", "mask")
+INTEGERS, FLAGS = ("choice", "rows", "steps", "at", "numbers"), ("reset", "mask")
 """The arguments that are no arrays of floats."""
 
 AXES = {
     0: "width",
-    1: "choice number rows b P memory at numbers",
-    2: "W V inner reset mask fresh_h fresh_c first_h first_c last_h last_c dh dc dfresh_h dfresh_c x_t y_t",
+    1: "choice number rows steps b db P memory at numbers",
+    2: "W V inner reset mask fresh_h fresh_c first_h first_c last_h last_c dh dc dfresh_h dfresh_c x_t y_t "
+    "given made dmade dW",
 }
 """How many axes they have; all others have three."""
 
 
 @cache
 def compiled(name: str, kind: int, dtype: np.dtype) -> Any:
-    """Return the machine code of "forward" or "backward" for a kind of cell and a dtype."""
+    """Return the machine code of one of `MAKE` for a kind of cell, of "affine" whether W is transposed, and a dtype."""
     function: Any = njit(**WHOLE)(MAKE[name](kind, _source()))
     try:
         function.enable_caching()

@@ -112,10 +112,14 @@ def packed(W, transposed, width):
     """Return W, or its transpose, (K, N), in panels of `width` columns, 0 beyond the last."""
     K, N = (W.shape[1], W.shape[0]) if transposed else W.shape
     out = np.zeros(padded(N, width) * K, W.dtype)
-    for n in range(N):
+    for n in range(N if transposed else 0):
         at = n // width * width * K + n % width
         for k in range(K):
-            out[at + k * width] = W[n, k] if transposed else W[k, n]
+            out[at + k * width] = W[n, k]
+    for n in range(0, 0 if transposed else N, width):
+        for k in range(K):
+            for j in range(n, min(n + width, N)):
+                out[n * K + k * width + j - n] = W[k, j]
     return out
 
 

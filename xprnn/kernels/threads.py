@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 WORTH = 2_000_000
 """Multiply-adds of a thread's share from which on it is worth waking: about 50 µs."""
 
+SMALL = 250_000
+"""Multiply-adds up to which BLAS runs a product in the calling thread alone, and needs no machine code."""
+
 
 class _Pool:
     """The threads beside the caller's, made when they are first needed, and anew after a fork.
@@ -87,7 +90,8 @@ def get_num_threads() -> int:
 
 
 @cache
-def _rows(B: int) -> np.ndarray:
+def rows(B: int) -> np.ndarray:
+    """Return 0 … B-1."""
     return np.arange(B)
 
 
@@ -95,20 +99,22 @@ def tiles(B: int, work: int, mask: Any | None) -> list[np.ndarray]:
     """Return the rows of each tile, for so many multiply-adds; longer rows are spread over the tiles."""
     n = min(_pool.n, B, work // WORTH)
     if n <= 1:
-        return [_rows(B)]
+        return [rows(B)]
     if mask is None:
-        return np.array_split(_rows(B), n)
+        return np.array_split(rows(B), n)
     order = np.argsort(-np.count_nonzero(mask[..., 0], axis=0), kind="stable")
     dealt = np.concatenate([order[k : k + n][:: (-1) ** (k // n)] for k in range(0, B, n)])
     return [np.sort(dealt[k::n]) for k in range(n)]
 
 
-def run(function: Callable[..., None], rows: list[np.ndarray], before: tuple[Any, ...], after: tuple[Any, ...]) -> None:
-    """Call `function(*before, rows, *after)` for every tile, side by side."""
-    if len(rows) == 1:
-        function(*before, rows[0], *after)
+def run(
+    function: Callable[..., None], tiles: list[np.ndarray], before: tuple[Any, ...], after: tuple[Any, ...]
+) -> None:
+    """Call `function(*before, tile, *after)` for every tile, side by side."""
+    if len(tiles) == 1:
+        function(*before, tiles[0], *after)
         return
-    futures = [_pool.get().submit(function, *before, tile, *after) for tile in rows[1:]]
-    function(*before, rows[0], *after)
+    futures = [_pool.get().submit(function, *before, tile, *after) for tile in tiles[1:]]
+    function(*before, tiles[0], *after)
     for future in futures:
         future.result()
