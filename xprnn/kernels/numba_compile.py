@@ -14,7 +14,7 @@ from numba import njit, types
 
 from xprnn.kernels.numba_activations import WHOLE
 from xprnn.kernels.numba_back import make_backward
-from xprnn.kernels.numba_loop import make_forward
+from xprnn.kernels.numba_loop import KINDS, make_forward
 from xprnn.kernels.numba_step import make_step
 from xprnn.kernels.numba_whole import make_affine, make_outer
 
@@ -59,6 +59,15 @@ def compiled(name: str, kind: int, dtype: np.dtype) -> Any:
     if not function.stats.cache_hits:
         _tell(time.perf_counter() - start, kept)
     return function
+
+
+def compile_all(dtype: Any) -> None:
+    """Compile everything for a dtype, as an installation might that is to wait for nothing later."""
+    for kind in KINDS.values():
+        for name in ("forward", "backward", "step"):
+            compiled(name, kind, np.dtype(dtype))
+    for name, kind in (("affine", 0), ("affine", 1), ("outer", 0)):
+        compiled(name, kind, np.dtype(dtype))
 
 
 def _signature(function: Callable[..., None], dtype: np.dtype) -> tuple[Any, ...]:

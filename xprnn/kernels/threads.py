@@ -67,8 +67,9 @@ def set_num_threads(n: int) -> None:
 
     Notes
     -----
-    It holds for scans of all threads of the process from the next one on; one that runs is not disturbed. Products
-    outside the scan are NumPy's, whose BLAS has threads of its own; of one call the two never run at a time.
+    It holds for scans of all threads of the process from the next one on; one that runs is not disturbed. The large
+    products outside the scan run on these threads too: those of NumPy's BLAS, which has threads of its own, would go on
+    spinning on their cores.
 
     Examples
     --------
