@@ -91,6 +91,25 @@ def torch_stream(torch, job, start):
 # -- ONNX Runtime ---------------------------------------------------------------------------------------------------
 
 
+def onnx_candidates(onnxruntime, job, n, fed, bound):
+    """Return a node's candidates on n threads; or tell what has no implementation."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    start = given(job)
+    graph, outputs = onnx_graph(job, start)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = n, 1
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        made = fed(session, job, start, outputs), bound(onnxruntime, session, job, start, outputs)
+        if job.kind != "stream":  # whose state a step moves
+            made[0]()
+    except (errors.NotImplemented, errors.RuntimeException, errors.Fail) as error:
+        told = str(error).strip().splitlines()[0]
+        raise Refused(told.split("Message: ")[-1].split(" : ")[-1]) from error  # what it says itself
+    return {f"{n}t fed": Candidate(made[0]), f"{n}t bound": Candidate(made[1])}
+
+
 def of_onnxruntime(job):
     """Return one node's candidates: by NumPy arrays, and bound to memory of its own."""
     import onnxruntime
@@ -98,17 +117,10 @@ def of_onnxruntime(job):
     if job.kind == "training":
         raise Refused("trains nothing")
     onnxruntime.set_default_logger_severity(4)  # what it does not take is told once, by us
-    start = given(job)
-    graph, outputs = onnx_graph(job, start)
+    fed, bound = (onnx_stream, onnx_stream_bound) if job.kind == "stream" else (onnx_fed, onnx_bound)
     found = {}
     for n in threads():
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = n, 1
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        stream = job.kind == "stream"
-        fed, bound = (onnx_stream, onnx_stream_bound) if stream else (onnx_fed, onnx_bound)
-        found[f"{n}t fed"] = Candidate(fed(session, job, start, outputs))
-        found[f"{n}t bound"] = Candidate(bound(onnxruntime, session, job, start, outputs))
+        found |= onnx_candidates(onnxruntime, job, n, fed, bound)
     return found
 
 

@@ -118,9 +118,8 @@ def serve(name):
             reply = getattr(server, do)(*arguments)
         except ModuleNotFoundError as error:
             reply = {"refused": f"{error.name} is not installed"}
-        except Exception as error:  # whatever it is: the other end says it, and goes on with the other sides
-            told = (str(error).strip() or type(error).__name__).splitlines()[0]
-            reply = {"refused": told.split("Message: ")[-1].split(" : ")[-1]}  # of ONNX Runtime's, what it says itself
+        except bench_sides.Refused as refusal:
+            reply = {"refused": str(refusal)}
         print(json.dumps(reply), file=out, flush=True)
 
 
