@@ -24,7 +24,7 @@ def make_step(kind, source):
     def step(x_t, y_t, memory, at, numbers):
         """Write y_t (B, n) for x_t (B, I), and move the states on.
 
-        `at` tells where the parts of `memory` begin; `numbers` are those that `numba_bound.Layout` names, then the rows
+        `at` tells where the parts of `memory` begin; `numbers` are those that `numba_bound.py` lays out, then the rows
         0 … B-1, room for as many, and the codes of the activations.
         """
         source  # noqa: B018
