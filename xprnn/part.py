@@ -3,7 +3,7 @@
 Axes: T time, B batch, I input, H hidden units, G gates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from xprnn import _xp, kernels, tree
@@ -73,15 +73,19 @@ def forward(
     begun = [_begin(layer, p, names[d], x, state0[d], run, reverse=d == 1) for d, p in enumerate(params)]
     chosen, _ = kernels.select(cell, begun[0][2], xp, form.home.dtype, shape, run.kernel, directions=len(begun))
     seen: list[States] = []
-    products = chosen.products_at(run.mask)
-    given = (  # lazily: most kernels take one direction after the other, and all projections at once are large
-        (_project(layer, p, x, begun[d][3].noise, seen, xp, products, reverse=d == 1), *begun[d][:3])
-        for d, p in enumerate(params)
-    )
+    if _is_whole(layer, chosen, x, begun[0][2]) and begun[0][3].noise is None:
+        scans: Any = [_run_whole(chosen, cell, p, x, begun[d], seen, run, reverse=d == 1) for d, p in enumerate(params)]
+    else:
+        products = chosen.products_at(run.mask)
+        given = (  # lazily: most kernels take one direction after the other, and all projections at once are large
+            (_project(layer, p, x, begun[d][3].noise, seen, xp, products, reverse=d == 1), *begun[d][:3])
+            for d, p in enumerate(params)
+        )
+        scans = chosen.scans(cell, given, keep=run.keep)
     hs: list[Array] = []
     finals: list[States] = []
     caches: list[PartCache] = []
-    for states, final, kept in chosen.scans(cell, given, keep=run.keep):
+    for states, final, kept in scans:
         d, h = len(hs), states[0]
         hs.append(select(run.mask, flip(h, xp) if d else h, xp))
         finals.append(final)
@@ -104,6 +108,21 @@ def _begin(layer: Any, p: Params, name: str, x: Array, state0: States | None, ru
         around = around._replace(mask=mask, reset=reset, fresh=None if reset is None else start)
     began = state0 is None and start is not None
     return state0 or start or zero_state(layer, form.B, x), scanned(layer, p, made), around, made, began
+
+
+def _is_whole(layer: Any, kernel: kernels.Kernel, x: Array, around: Around) -> bool:
+    """Tell whether a kernel runs a layer for x (T, B, I) as one call."""
+    return kernel.layer is not None and kernel.layer.takes(layer.cell, x.shape, layer.hidden_size, around)
+
+
+def _run_whole(
+    kernel: Any, cell: Cell, p: Params, x: Array, begun: Begun, seen: list[States], run: Run, *, reverse: bool
+) -> Any:
+    """Run one direction, its projection too, and return what a scan returns."""
+    state0, of_scan, around, _, _ = begun
+    seen.append(())
+    x = flip(x, run.form.home.xp) if reverse else x
+    return kernel.layer.forward(cell, x, state0, p | of_scan, around, keep=run.keep)
 
 
 def _project(
@@ -155,14 +174,27 @@ def backward(
     want: tuple[str, ...] = () if around.fresh is None else ("fresh",)
     if layer.learn_tau:
         want += ("gate",) if around.noise is None else ("gate", "noise")
-    returned = iter(caches[0].kernel.scans_backward(cell, given, want=want))
-    products = caches[0].kernel.products_at(mask)
+    kernel = caches[0].kernel
+    if _is_whole(layer, kernel, x, around):
+        returned: Any = iter(_run_whole_backward(kernel, cell, params, x, given, want, xp))
+    else:
+        returned = iter(kernel.scans_backward(cell, given, want=want))
+    products = kernel.products_at(mask)
     return [
         _end_backward(
             layer, p, x, caches[k], next(returned), xp, products, reverse=k == 1
         )  # each when the one before is done
         for k, p in enumerate(params)
     ]
+
+
+def _run_whole_backward(
+    kernel: Any, cell: Cell, params: Sequence[Params], x: Array, given: Any, want: tuple[str, ...], xp: Namespace
+) -> Iterable[Any]:
+    """Run every direction backward, all of its products too."""
+    for d, (p, (dstates, dfinal, scan, of_scan)) in enumerate(zip(params, given, strict=True)):
+        x_d = flip(x, xp) if d else x
+        yield kernel.layer.backward(cell, dstates, dfinal, scan, x_d, p | of_scan, want=want)
 
 
 def _end_backward(
@@ -176,11 +208,14 @@ def _end_backward(
     *,
     reverse: bool,
 ) -> tuple[Params, Array, States]:
-    """Turn what a backward scan returns into the gradients of the parameters, of x and of the initial state."""
-    (da, dstate0, dp, daround), made = returned, cache.made
+    """Turn what a backward scan returns, or a whole layer, into the gradients of parameters, x and first state."""
+    (da, dstate0, dp, daround, *whole), made = returned, cache.made
     da = flip(da, xp) if reverse else da
-    of_input, dx = affine.backward(layer.cell, p, da, x, cache.seen, xp, products)
-    grads = {**dp, **of_input}
+    if whole:
+        grads, dx = dict(dp), flip(whole[0], xp) if reverse else whole[0]
+    else:
+        of_input, dx = affine.backward(layer.cell, p, da, x, cache.seen, xp, products)
+        grads = {**dp, **of_input}
     if layer.learn_tau:
         grads["leak"] = leak_gradient(layer, p, made, cache.around, da, daround)
     if made.factor is not None:
@@ -192,21 +227,28 @@ def _end_backward(
 
 def step(layer: Any, p: Params, x_t: Array, prev: States | None, form: Form) -> States:
     """Run one layer for one step, in evaluation; return the new state, h first."""
-    xp, made = form.home.xp, surround(layer, p, None, form, reverse=False)
-    a, _ = affine.forward(layer.cell, p, x_t, xp)
-    prev = prev or learned_state(layer, p, form.B, xp) or zero_state(layer, form.B, a)
-    given = a, prev, scanned(layer, p, made), made.around.gate
-    if _xp.is_half(a.dtype):
-        return tuple(_xp.cast(s, a.dtype) for s in _step(layer.cell, xp, *tree.map(_xp.wide, given)))
-    return _step(layer.cell, xp, *given)
+    xp, made, cell = form.home.xp, surround(layer, p, None, form, reverse=False), layer.cell
+    prev = prev or learned_state(layer, p, form.B, xp) or zero_state(layer, form.B, x_t)
+    of_scan, gate = scanned(layer, p, made), made.around.gate
+    around, half = NOTHING if gate is None else Around(gate=gate), _xp.is_half(x_t.dtype)
+    dtype = xp.float32 if half else x_t.dtype
+    chosen, _ = kernels.select(cell, around, xp, dtype, (1, form.B, layer.hidden_size))
+    if not half and chosen.layer is not None and _is_whole(layer, chosen, x_t[None, ...], around):
+        final: States = chosen.layer.forward(cell, x_t[None, ...], prev, p | of_scan, around, keep=False)[1]
+        return final
+    a, _ = affine.forward(cell, p, x_t, xp)
+    if half:
+        return tuple(
+            _xp.cast(s, x_t.dtype) for s in _step(chosen, cell, xp, *tree.map(_xp.wide, (a, prev, of_scan, gate)))
+        )
+    return _step(chosen, cell, xp, a, prev, of_scan, gate)
 
 
-def _step(cell: Cell, xp: Namespace, a: Array, prev: States, p: Params, gate: Any) -> States:
+def _step(kernel: kernels.Kernel, cell: Cell, xp: Namespace, a: Array, prev: States, p: Params, gate: Any) -> States:
     """Run a cell for one step, and what gates its states, by a kernel that is quick at it, or else here."""
-    around = NOTHING if gate is None else Around(gate=gate)
-    chosen, _ = kernels.select(cell, around, xp, a.dtype, (1, *prev[-1].shape))
-    if chosen.steps:
-        final: States = chosen.scan(cell, a[None, ...], prev, p, around, keep=False)[1]
+    if kernel.steps:
+        around = NOTHING if gate is None else Around(gate=gate)
+        final: States = kernel.scan(cell, a[None, ...], prev, p, around, keep=False)[1]
         return final
     new, _ = cell.forward(p, xp)(a, prev)
     return new if gate is None else blend([None if g is None else g[0, ...] for g in gate], new, prev)

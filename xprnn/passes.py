@@ -67,7 +67,7 @@ def forward(
             drops.append(drop)
             parts += caches
     if keep and home.is_numpy:
-        y.flags.writeable = False  # it may be the cache's own memory
+        y.setflags(write=False)  # it may be the cache's own memory
     cache = Cache(layer, form, valid, tuple(inputs), tuple(drops), tuple(parts)) if keep else None
     return form.outward(y), states_of.write(finals, form), cache
 
@@ -78,13 +78,17 @@ def _forward_alone(layer: Any, params: Params, x: Any, keep: bool, kernel: str) 
     parameters.check(layer, params, form.home)
     p, x, xp = params[layer._names[0]], form.inward(x), form.home.xp
     chosen, _ = kernels.select(cell, NOTHING, xp, form.home.dtype, (form.T, form.B, layer.hidden_size), kernel)
-    a, seen = affine.forward(cell, p, x, xp, chosen.products)
-    state0, of_scan = part.zero_state(layer, form.B, x), part.scanned(layer, p, OFF)
-    states, final, kept = chosen.scan(cell, a, state0, of_scan, NOTHING, keep=keep)
+    if chosen.layer is not None and chosen.layer.takes(cell, x.shape, layer.hidden_size):
+        seen: States = ()
+        states, final, kept = chosen.layer.forward(cell, x, None, p, keep=keep)
+    else:
+        a, seen = affine.forward(cell, p, x, xp, chosen.products)
+        state0, of_scan = part.zero_state(layer, form.B, x), part.scanned(layer, p, OFF)
+        states, final, kept = chosen.scan(cell, a, state0, of_scan, NOTHING, keep=keep)
     y, cache = states[0], None
     if keep:
         if form.home.is_numpy:
-            y.flags.writeable = False  # it may be the cache's own memory
+            y.setflags(write=False)  # it may be the cache's own memory
         cache = Cache(layer, form, None, (x,), (None,), (part.PartCache(chosen, kept, NOTHING, OFF, False, seen),))
     return form.outward(y), states_of.write([final], form), cache
 
@@ -118,12 +122,14 @@ def backward(layer: Any, params: Params, cache: Cache, dy: Any, dstate: State = 
 def _backward_alone(layer: Any, params: Params, cache: Cache, dy: Any) -> tuple[Params, Any, State]:
     """Run what `_forward_alone` ran backward."""
     kept, name, cell, nothing = cache.parts[0], layer._names[0], layer.cell, (None,) * len(layer.state_sizes)
-    p = params[name]
-    da, dstate0, dp, _ = kept.kernel.scan_backward(
-        cell, (dy, *nothing[1:]), nothing, kept.scan, part.scanned(layer, p, OFF)
-    )
-    of_input, dx = affine.backward(cell, p, da, cache.inputs[0], kept.seen, cache.form.home.xp, kept.kernel.products)
-    grads = dp | of_input
+    p, x, kernel, dstates = params[name], cache.inputs[0], kept.kernel, (dy, *nothing[1:])
+    if kernel.layer is not None and kernel.layer.takes(cell, x.shape, layer.hidden_size):
+        _, dstate0, grads, _, dx = kernel.layer.backward(cell, dstates, nothing, kept.scan, x, p)
+    else:
+        of_scan = part.scanned(layer, p, OFF)
+        da, dstate0, dp, _ = kernel.scan_backward(cell, dstates, nothing, kept.scan, of_scan)
+        of_input, dx = affine.backward(cell, p, da, x, kept.seen, cache.form.home.xp, kernel.products)
+        grads = dp | of_input
     return {name: {key: grads[key] for key in p}}, cache.form.outward(dx), states_of.write([dstate0], cache.form)
 
 

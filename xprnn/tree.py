@@ -59,15 +59,20 @@ def _map(f: Callable[..., Any], path: Path, constant: str | None, tree: Tree, re
                 other.keys() != tree.keys() and other.keys() ^ tree.keys() != {constant}
             ):
                 raise ValueError(_keys_differ(path, constant, tree, other))
-        return {
-            key: branch if key == constant else _map(f, (path, key), constant, branch, rest and [o[key] for o in rest])
-            for key, branch in tree.items()
-        }
+        mapped = {}
+        for key, branch in tree.items():
+            if key == constant:
+                mapped[key] = branch
+            elif rest or isinstance(branch, NODES):
+                mapped[key] = _map(f, (path, key), constant, branch, [other[key] for other in rest])
+            else:  # most are leaves of a single tree, for which nothing is to be checked
+                mapped[key] = None if branch is None else f(branch)
+        return mapped
     if isinstance(tree, tuple):
         for other in rest:
             if not isinstance(other, tuple) or len(other) != len(tree):
                 raise ValueError(f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}")
-        return tuple(_map(f, (path, k), constant, branch, [o[k] for o in rest]) for k, branch in enumerate(tree))
+        return tuple([_map(f, (path, k), constant, branch, [o[k] for o in rest]) for k, branch in enumerate(tree)])
     for other in rest:
         if isinstance(other, NODES) or (other is None) != (tree is None):
             raise ValueError(f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}")

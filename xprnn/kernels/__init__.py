@@ -28,6 +28,19 @@ from xprnn.protocol import parts
 from xprnn.scan import NOTHING, Around
 
 
+class Layer(NamedTuple):
+    """A layer in one direction as one call each way: the input's map, the scan, and all gradients.
+
+    `takes(cell, shape, H, around)` tells whether it runs a layer of H units for x (T, B, I), rather than the scan pair
+    and what is around it. `forward` and `backward` are the pair but for `x`, which comes in the place of a, and behind
+    the cache; `p` and its gradient hold the input's map too, and the gradient of x is returned last.
+    """
+
+    takes: Callable[..., bool]
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+
+
 class Kernel(NamedTuple):
     """A scan pair under a name.
 
@@ -38,7 +51,7 @@ class Kernel(NamedTuple):
     expected to be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types
     itself, with its running state and sums in float32; any other runs them widened (`xprnn.kernels.widened`). `steps`
     says that `scan` is quick for one step, too. `products` has the products of all steps outside of a scan,
-    `affine_time` and `affine_gradients`, as `xprnn._xp` does.
+    `affine_time` and `affine_gradients`, as `xprnn._xp` does. `layer` is quicker than all these for some layers.
     """
 
     name: str
@@ -51,6 +64,7 @@ class Kernel(NamedTuple):
     narrow: bool = False
     steps: bool = False
     products: Any = _xp
+    layer: Layer | None = None
 
     def products_at(self, mask: Any | None) -> Any:
         """Return the products, of the steps alone at which a mask (T, B, 1) is True where that spares anything."""
@@ -90,7 +104,9 @@ def _numba() -> Kernel:
     from xprnn.kernels import numba_, numba_bound, numba_products
 
     both = numba_.scan, numba_.scan_backward
-    return Kernel("numba", *both, numba_.takes, numba_bound.Bound, steps=True, products=numba_products.PRODUCTS)
+    layer = Layer(numba_.is_small, numba_.layer, numba_.layer_backward)
+    products = numba_products.PRODUCTS
+    return Kernel("numba", *both, numba_.takes, numba_bound.Bound, steps=True, products=products, layer=layer)
 
 
 @cache

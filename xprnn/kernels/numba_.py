@@ -1,7 +1,8 @@
 """The scan in machine code, on NumPy arrays, by numba: the fastest on a CPU, with the extra `fast`.
 
 The same contract as `xprnn.scan`, whose docstrings hold here. The loops are in `numba_loop.py` and `numba_back.py`;
-here are their buffers, the tiles of a batch, and the gradients of the weights, whole products over all steps.
+here are their buffers and the tiles of a batch. Of a small layer the input's map and all gradients are one call with
+the scan: `layer` and `layer_backward`.
 """
 
 from typing import Any, NamedTuple
@@ -12,11 +13,17 @@ from xprnn.cells import GRU, LSTM, Cell, Params, States
 from xprnn.kernels import threads
 from xprnn.kernels.numba_arguments import Told, ready, surround, told_of, weights
 from xprnn.kernels.numba_compile import compiled
-from xprnn.kernels.numba_products import PRODUCTS
-from xprnn.kernels.numpy_ import restarted, takes
+from xprnn.kernels.numba_gradients import gradients
+from xprnn.kernels.numpy_ import takes
 from xprnn.scan import NOTHING, Around
 
-__all__ = ["scan", "scan_backward", "takes"]
+__all__ = ["is_small", "layer", "layer_backward", "scan", "scan_backward", "takes"]
+
+FEW = 2 * threads.WORTH
+"""Multiply-adds of a product from which on it may be shared out to threads."""
+
+ALL = ("W_ih", "W_hh", "b_ih", "b_hh")
+"""The parameters of a layer that is run as a whole."""
 
 
 class Cache(NamedTuple):
@@ -35,13 +42,41 @@ def scan(
     cell: Cell, a: Any, state0: States, p: Params, around: Around = NOTHING, *, keep: bool = True
 ) -> tuple[States, States, Cache | None]:
     """Run a cell over time: `xprnn.scan.scan`, in machine code."""
-    (T, B, G), dtype = a.shape, a.dtype
-    told, steps, empty = told_of(cell, dtype), T if keep else 1, np.empty
-    off, H, n, remembers = told.off3, G // told.gates, state0[0].shape[1], len(state0) == 2
-    surroundings = surround(around, n, H, B, told)
-    h, last_h, c, first_c, last_c = empty((T + 1, B, n), dtype), empty((B, n), dtype), off, told.off2, told.off2
+    told = told_of(cell, a.dtype)
+    return _forward(cell, told, told.no_input, ready(a), state0, p, around, keep)
+
+
+def layer(
+    cell: Cell, x: Any, state0: States | None, p: Params, around: Around = NOTHING, *, keep: bool = True
+) -> tuple[States, States, Cache | None]:
+    """Run `scan` with a = W_ih x + b_ih; `p` are all parameters of a layer that `is_small`."""
+    told, W = told_of(cell, x.dtype), ready(p["W_ih"])
+    below = ready(x), W, ready(p["b_ih"]) if "b_ih" in p else told.off1
+    return _forward(cell, told, below, np.empty((*x.shape[:2], len(W)), x.dtype), state0, p, around, keep)
+
+
+def is_small(cell: Cell, shape: tuple[int, ...], H: int, around: Around = NOTHING) -> bool:
+    """Tell whether a layer of H units is run as a whole for x (T, B, I), on one thread; all its gradients are plain."""
+    T, B, I = shape
+    if T * B * I == 0 or T * B * cell.gates * H * max(I, H) >= FEW or not (around.reset is around.inner is None):
+        return False
+    if isinstance(cell, LSTM):
+        return not (cell.projection or cell.peepholes)
+    return not isinstance(cell, GRU) or cell.reset_after
+
+
+def _forward(
+    cell: Cell, told: Told, below: Any, a: Any, state0: States | None, p: Params, around: Around, keep: bool
+) -> tuple[States, States, Cache | None]:
+    """Run a cell over time, of `below`, which is x, W_ih and b_ih, or where these are off of a."""
+    (T, B, G), dtype, empty = a.shape, a.dtype, np.empty
+    W, V, b, P = weights(cell, p, told)
+    off, H, n, remembers = told.off3, G // told.gates, W.shape[1], told.remembers
+    surroundings, steps = surround(around, n, H, B, told), T if keep else 1
+    first = [ready(s) for s in state0] if state0 else [told.off2] * 2
+    h, last_h, c, last_c = empty((T + 1, B, n), dtype), empty((B, n), dtype), off, told.off2
     if remembers:
-        c, first_c, last_c = empty((T + 1, B, H), dtype), ready(state0[1]), empty((B, H), dtype)
+        c, last_c = empty((T + 1, B, H), dtype), empty((B, H), dtype)
     make = empty if around.mask is None or around.inner is None else np.zeros  # what no step writes meets a 0
     new = (off, off) if around.gate is None else _candidates(surroundings[6:], steps, make)
     kept = told.kept or around.drop is not None
@@ -52,8 +87,8 @@ def scan(
         threads.tiles(B, T * B * G * n, around.mask),
         (told.choice, told.number),
         (
-            ready(a), ready(state0[0]), first_c, *weights(cell, p, told), *surroundings, h, c, last_h, last_c, *new,
-            gates, x, told.width,
+            *below, a, first[0], first[-1] if remembers else told.off2, W, V, b, P, *surroundings, h, c, last_h, last_c,
+            *new, gates, x, told.width,
         ),
     )  # fmt: skip
     cache = Cache(around, surroundings, h, c, new, gates, x) if keep else None
@@ -76,14 +111,47 @@ def scan_backward(
     want: tuple[str, ...] = (),
 ) -> tuple[Any, States, dict[str, Any], Around]:
     """Run the backward pass: `xprnn.scan.scan_backward`, in machine code."""
+    told = told_of(cell, cache.h.dtype)
+    da, dstate0, daround, da_n, dhs = _backward(cell, told, told.no_gradients, dstates, dfinal, cache, p, want)
+    dp = gradients(cell, da, dhs, cache, p)
+    if da_n.size:
+        da[..., -da_n.shape[2] :] = da_n  # until here it was the gradient at the product, which r multiplies
+    return da, dstate0, dp, daround
+
+
+def layer_backward(
+    cell: Cell,
+    dstates: tuple[Any, ...],
+    dfinal: tuple[Any, ...],
+    cache: Cache,
+    x: Any,
+    p: Params,
+    *,
+    want: tuple[str, ...] = (),
+) -> tuple[Any, States, dict[str, Any], Around, Any]:
+    """Run `layer` backward: what `scan_backward` returns, of all parameters of the layer, and the gradient of x."""
+    told, dtype = told_of(cell, cache.h.dtype), cache.h.dtype
+    dp: dict[str, Any] = {key: np.empty(p[key].shape, dtype) for key in ALL if key in p}
+    dx, off = np.empty(x.shape, dtype), told.off1
+    after = ready(x), ready(p["W_ih"]), dx, dp["W_ih"], dp.get("b_ih", off), dp["W_hh"], dp.get("b_hh", off)
+    da, dstate0, daround, _, _ = _backward(cell, told, after, dstates, dfinal, cache, p, want)
+    return da, dstate0, dp, daround, dx
+
+
+def _backward(
+    cell: Cell, told: Told, after: Any, dstates: Any, dfinal: Any, cache: Cache, p: Params, want: tuple[str, ...]
+) -> tuple[Any, States, Around, Any, Any]:
+    """Return da, the gradient at the first states, those of `around`, the n of da and the gradient at a projection.
+
+    `after` is what the rest of a layer's gradients are made of and go to, or off, and then the n of da stands apart.
+    """
     around, surroundings, h, c, new, gates, x = cache
-    T, (_, B, n), dtype = len(h) - 1, h.shape, h.dtype
-    told = told_of(cell, dtype)
+    T, (_, B, n), dtype, off = len(h) - 1, h.shape, h.dtype, told.off3
     W, V, b, P = weights(cell, p, told)
-    G, H, off, remembers = len(b), len(b) // told.gates, told.off3, len(dstates) == 2
+    G, H, remembers = len(b), len(b) // told.gates, told.remembers
     make = np.empty if around.mask is None else np.zeros  # what no step writes is 0
     da, dh, dc = make((T, B, G), dtype), np.empty((B, n), dtype), np.empty((B, H), dtype) if remembers else told.off2
-    da_n = make((T, B, H), dtype) if told.kept == 4 and isinstance(cell, GRU) else off
+    da_n = make((T, B, H), dtype) if told.resets_after else off
     dhs = make((T, B, n), dtype) if "W_hr" in p else off
     given = [off if d is None else ready(d) for d in dstates]
     last = [told.off2 if d is None else ready(d) for d in dfinal]
@@ -96,15 +164,12 @@ def scan_backward(
         threads.tiles(B, T * B * G * n, around.mask),
         (told.choice, told.number),
         (
-            W, V, P, *surroundings, h, c, *new, gates, x, *given, *last, dh, dc, da, da_n, dhs, *sought,
+            W, V, P, *surroundings, h, c, *new, gates, x, *given, *last, dh, dc, da, da_n, dhs, *sought, *after,
             told.width,
         ),
     )  # fmt: skip
-    dp = _gradients(cell, da, dhs, cache, p)
-    if da_n.size:
-        da[..., 2 * H :] = da_n  # until here it was the gradient at the product, which r multiplies
     daround = NOTHING if not want else _around(want, sought, len(dstates))
-    return da, (dh, dc) if remembers else (dh,), dp, daround
+    return da, (dh, dc) if remembers else (dh,), daround, da_n, dhs
 
 
 def _wanted(want: tuple[str, ...], gates: Any, told: Told, make: Any, sizes: tuple[int, ...]) -> list[Any]:
@@ -123,34 +188,3 @@ def _around(want: tuple[str, ...], sought: Any, states: int) -> Around:
     """Return the wanted gradients."""
     fresh, gate = tuple(sought[:states]), tuple([g if len(g) else None for g in sought[2 : 2 + states]])
     return Around(fresh=fresh if "fresh" in want else None, gate=gate if "gate" in want else None)
-
-
-def _gradients(cell: Cell, da: Any, dhs: Any, cache: Cache, p: Params) -> dict[str, Any]:
-    """Return the gradients of the recurrent parameters, from that at the product; of the cache what they need alone."""
-    around, off = cache.around, cache.gates[:0]
-    reset_before = isinstance(cell, GRU) and not cell.reset_after
-    projected = isinstance(cell, LSTM) and cell.projection
-    sees_c = projected or (isinstance(cell, LSTM) and cell.peepholes)
-    prev = (cache.h[:-1], cache.c[:-1])[: 2 if sees_c else 1]
-    if around.reset is not None:
-        prev = restarted(around.reset, None if around.fresh is None else around.fresh[: len(prev)], prev)
-    c = (cache.new[1] if cache.new[1].size else cache.c[1:]) if sees_c else off
-    H = da.shape[-1] // cell.gates
-    gate = cache.gates[..., :H] if reset_before else cache.gates[..., -H:] if projected else off  # r, or o
-    if not sees_c and not reset_before:
-        seen = prev[0] if around.inner is None else prev[0] * around.inner
-        products = PRODUCTS if around.mask is None else PRODUCTS.at(around.mask)
-        dW, db = products.outer_time(da, seen, biased="b_hh" in p)
-        return {"W_hh": dW} if db is None else {"W_hh": dW, "b_hh": db}
-    if around.mask is not None and around.inner is None:
-        steps = np.flatnonzero(around.mask)
-        da, dhs, c, gate = (_at(steps, x) for x in (da, dhs, c, gate))
-        prev = tuple([_at(steps, s) for s in prev])
-    if reset_before:
-        return cell.gradients((da,), (gate,), prev, (), p, around.inner)
-    return cell.gradients((da, dhs), (None, None, None, gate), prev, (None, c), p, around.inner)
-
-
-def _at(steps: Any, x: Any) -> Any:
-    """Return the rows of x (T, B, n) that took their step, which are all that a product needs."""
-    return x.reshape(-1, x.shape[-1])[steps] if x.size else x

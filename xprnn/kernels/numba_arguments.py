@@ -29,6 +29,10 @@ class Told(NamedTuple):
     off3: np.ndarray  # (0, 0, 0)
     nothing: tuple[np.ndarray, ...]  # `Around` as the loops take it, where all is off
     nowhere: tuple[np.ndarray, ...]  # likewise its gradients
+    no_input: tuple[np.ndarray, ...]  # x, W_ih and b_ih, where a is given instead
+    no_gradients: tuple[np.ndarray, ...]  # x, W_ih, and the gradients of x and of the weights, likewise
+    remembers: bool  # whether there is c beside h
+    resets_after: bool  # whether r multiplies the product
 
 
 @cache
@@ -52,6 +56,10 @@ def told_of(cell: Cell, dtype: np.dtype) -> Told:
         off3=off3,
         nothing=(off2, off3, flags, off2, off2, flags, off3, off3),
         nowhere=(off2, off2, off3, off3),
+        no_input=(off3, off2, off1),
+        no_gradients=(off3, off2, off3, off2, off1, off2, off1),
+        remembers=isinstance(cell, LSTM),
+        resets_after=getattr(cell, "reset_after", False),
     )
 
 

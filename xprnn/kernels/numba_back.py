@@ -7,9 +7,11 @@ from numba import njit
 
 from xprnn.kernels import numba_cells as of
 from xprnn.kernels.numba_activations import INLINED, MERGED, ROWS
-from xprnn.kernels.numba_loop import ELMAN, GRU, LSTM, Around, Cell, Kept, States, gather, named, row, row_of
-from xprnn.kernels.numba_math import part
+from xprnn.kernels.numba_loop import ELMAN, GRU, LSTM, Around, Cell, Kept, States, gather
+from xprnn.kernels.numba_math import part, table
 from xprnn.kernels.numba_product import multiply, packed, padded
+from xprnn.kernels.numba_rows import named, row, row_of
+from xprnn.kernels.numba_whole import affine, outer
 
 Carry = namedtuple("Carry", "h c")  # (B, ·), the gradient at the states that a step ends in, and then begins from
 Given = namedtuple("Given", "h c")  # (T, B, ·), the gradient at every step's states
@@ -175,6 +177,14 @@ def through_product(t, m, active, da, du, W, through, inner, dh, width):
         of.add(row(through, i), row(dh, active[i]))
 
 
+@njit(**MERGED)
+def own_n(da_n, da):
+    """Write the n of da, until here the gradient at the product, which r multiplies."""
+    for r in range(da.shape[0] * da.shape[1]):
+        H = da_n.shape[2]
+        of.copy(part(da_n, r * H, H), part(da, r * 3 * H + 2 * H, H))
+
+
 def _make_loop(kind):
     """Return the loop of one kind of cell; the branches on `kind` are none in machine code."""
 
@@ -213,9 +223,13 @@ def make_backward(kind, source):
 
     def backward(
         choice, number, rows, W, V, P, inner, drop, reset, fresh_h, fresh_c, mask, gate_h, gate_c, h, c, new_h, new_c,
-        gates, x, given_h, given_c, last_h, last_c, dh, dc, da, da_n, dhs, dfresh_h, dfresh_c, dgate_h, dgate_c, width,
+        gates, x, given_h, given_c, last_h, last_c, dh, dc, da, da_n, dhs, dfresh_h, dfresh_c, dgate_h, dgate_c, below,
+        W_ih, dbelow, dW_ih, db_ih, dW_hh, db_hh, width,
     ):  # fmt: skip
-        """Run the rows backward; dh and dc come as the gradient at the final states and go as that at the first."""
+        """Run the rows backward; dh and dc get the gradient at the first states.
+
+        With `below`, what the layer was given, and all rows also what follows from da.
+        """
         source  # noqa: B018
         start(rows, last_h, dh)
         start(rows, last_c, dc)
@@ -245,5 +259,13 @@ def make_backward(kind, source):
                 rows, cell, around, states, kept, carry, given, wanted, da, da_n, dhs, of_W, of_V, active, du, own,
                 parts, zeros, through, second, width,
             )  # fmt: skip
+        if below.size:
+            steps, units = np.arange(da.shape[0] * da.shape[1]), np.arange(da.shape[2])
+            flat_da, flat_below = table(da, 0, (steps.size, units.size)), table(below, 0, (steps.size, W_ih.shape[1]))
+            outer(units, steps, flat_da, table(h, 0, (steps.size, n)), dW_hh, db_hh, width)
+            if da_n.size:
+                own_n(da_n, da)
+            outer(units, steps, flat_da, flat_below, dW_ih, db_ih, width)
+            affine(steps, flat_da, W_ih, False, number[:0], table(dbelow, 0, flat_below.shape), True, width)
 
     return named(backward, kind)

@@ -28,7 +28,7 @@ MAKE = {
     "outer": make_outer,
 }
 
-PYTHON = ("numba_.py", "numba_arguments.py", "numba_bound.py", "numba_products.py")
+PYTHON = ("numba_.py", "numba_arguments.py", "numba_bound.py", "numba_gradients.py", "numba_products.py")
 """What is around the machine code, and not in it."""
 
 INTEGERS, FLAGS = ("choice", "rows", "steps", "at", "numbers"), ("reset", "mask")
@@ -36,9 +36,9 @@ INTEGERS, FLAGS = ("choice", "rows", "steps", "at", "numbers"), ("reset", "mask"
 
 AXES = {
     0: "width",
-    1: "choice number rows steps b db P memory at numbers",
+    1: "choice number rows steps b db b_ih db_ih db_hh P memory at numbers",
     2: "W V inner reset mask fresh_h fresh_c first_h first_c last_h last_c dh dc dfresh_h dfresh_c x_t y_t "
-    "given made dmade dW",
+    "given made dmade dW W_ih dW_ih dW_hh",
 }
 """How many axes they have; all others have three."""
 

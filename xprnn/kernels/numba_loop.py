@@ -12,9 +12,11 @@ from numba import njit
 
 from xprnn import cells
 from xprnn.kernels import numba_cells as of
-from xprnn.kernels.numba_activations import INLINED, MERGED, ROWS
-from xprnn.kernels.numba_math import part
+from xprnn.kernels.numba_activations import MERGED, ROWS
+from xprnn.kernels.numba_math import part, table
 from xprnn.kernels.numba_product import packed, padded, product
+from xprnn.kernels.numba_rows import named, row, row_of
+from xprnn.kernels.numba_whole import affine
 
 ELMAN, GRU, LSTM = 1, 3, 4
 KINDS = {cells.Elman: ELMAN, cells.GRU: GRU, cells.LSTM: LSTM}
@@ -28,29 +30,6 @@ Kept = namedtuple("Kept", "new_h new_c gates x")  # candidates where a gate acts
 
 PACKING_PAYS = 8
 """Rows in all steps from which on packing the weights takes less than it spares."""
-
-
-def named(function, kind):
-    """Return a function under a name of its own.
-
-    Machine code of two functions of one name and one signature, compiled in two processes and loaded from the cache in
-    a third, has one symbol for both there.
-    """
-    function.__qualname__ = f"{function.__qualname__}_{kind}"
-    return function
-
-
-@njit(**INLINED)
-def row(x, r):
-    """Return row r of x (R, n)."""
-    return part(x, r * x.shape[1], x.shape[1])
-
-
-@njit(**INLINED)
-def row_of(x, t, r):
-    """Return row r of step t of x (T or 1, B, n), of which one step may be for all; of what is off, nothing."""
-    step = t if x.shape[0] > 1 else 0
-    return part(x, (step * x.shape[1] + r) * x.shape[2], x.shape[2])
 
 
 @njit(**MERGED)
@@ -92,9 +71,12 @@ def end(t, r, new, s, gate, candidates):
 
 @njit(**MERGED)
 def hand_over(rows, first, s):
-    """Copy the first states into their places, if there are such states."""
+    """Copy the first states into their places, if there are such states; zeros where none are given."""
     for r in rows:
-        of.copy(row(first, r), row_of(s, 0, r))
+        if first.size:
+            of.copy(row(first, r), row_of(s, 0, r))
+        else:
+            of.clear(row_of(s, 0, r))
 
 
 @njit(**MERGED)
@@ -209,17 +191,24 @@ def make_forward(kind, source):
     """Return the pass of one kind of cell; `source` tells numba's cache apart, which watches one file alone."""
 
     def forward(
-        choice, number, rows, a, first_h, first_c, W, V, b, P, inner, drop, reset, fresh_h, fresh_c, mask, gate_h,
-        gate_c, h, c, last_h, last_c, new_h, new_c, gates, x, width,
+        choice, number, rows, below, W_ih, b_ih, a, first_h, first_c, W, V, b, P, inner, drop, reset, fresh_h, fresh_c,
+        mask, gate_h, gate_c, h, c, last_h, last_c, new_h, new_c, gates, x, width,
     ):  # fmt: skip
-        """Run the rows forward: W (G*H, n) and b of the product, V the second product of a cell that has one."""
+        """Run the rows forward: W (G*H, n) and b of the product, V the second product of a cell that has one.
+
+        With `below`, what the layer is given, and all rows, a is made of it here.
+        """
         source  # noqa: B018
+        pays = a.shape[0] * a.shape[1] >= PACKING_PAYS  # of all tiles: sums must not depend on their number
+        if below.size:
+            steps = np.arange(a.shape[0] * a.shape[1])
+            given, made = table(below, 0, (steps.size, below.shape[2])), table(a, 0, (steps.size, a.shape[2]))
+            affine(steps, given, W_ih, True, b_ih, made, pays, width)
         hand_over(rows, first_h, h)
         hand_over(rows, first_c, c)
         R, dtype = rows.size, a.dtype
         cell, states, kept = Cell(choice, number, P), States(h, c), Kept(new_h, new_c, gates, x)
         around = Around(inner, drop, reset, fresh_h, fresh_c, mask, gate_h, gate_c)
-        pays = a.shape[0] * a.shape[1] >= PACKING_PAYS  # of all tiles: sums must not depend on their number
         weights = Weights(W, V, packed(W if pays else W[:0], True, width), packed(V if pays else V[:0], True, width))
         active, seen = np.empty(R, np.intp), np.empty((R, W.shape[1]), dtype)
         own = np.empty((R, c.shape[2] if kind == LSTM else h.shape[2]), dtype)

@@ -12,10 +12,10 @@ from xprnn.kernels.numba_loop import (
     elman_loop,
     gru_loop,
     lstm_loop,
-    named,
 )
 from xprnn.kernels.numba_math import part, table
 from xprnn.kernels.numba_product import multiply
+from xprnn.kernels.numba_rows import named
 
 
 def make_step(kind, source):

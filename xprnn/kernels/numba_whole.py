@@ -7,24 +7,24 @@ a scan are to run next, which then take twice as long.
 import numpy as np
 from numba import njit
 
-from xprnn.kernels.numba_activations import MERGED
+from xprnn.kernels.numba_activations import MERGED, WHOLE
 from xprnn.kernels.numba_cells import add, clear, copy
-from xprnn.kernels.numba_loop import named, row
 from xprnn.kernels.numba_math import part
-from xprnn.kernels.numba_product import DEPTH, multiply, packed, padded
+from xprnn.kernels.numba_product import DEPTH, multiply, packed, padded, product
+from xprnn.kernels.numba_rows import named, row
 
 CHUNK = 48
 """Rows of a result that are made at a time: a multiple of the six that registers hold."""
 
 
 @njit(**MERGED)
-def _chunk(x, rows, start, m, W, b, seen, c, y, width):
-    """Write m rows of y = x W + b."""
+def _chunk(x, rows, start, m, W, W_packed, b, seen, c, y, width):
+    """Write m rows of y = x W + b, W packed, or of x Wᵀ + b where nothing is."""
     for i in range(m):
         copy(row(x, rows[start + i]), row(seen, i))
         clear(row(c, i))
         copy(b, part(c, i * c.shape[1], b.size))
-    multiply(seen, W, c, m, width)
+    product(seen, W, W_packed, c, m, width)
     for i in range(m):
         copy(row(c, i), row(y, rows[start + i]))
 
@@ -43,41 +43,54 @@ def _turn(da, steps, k, depth, first, turned, total):
                 turned[start + i, t] = step[i]
 
 
+@njit(**WHOLE)
+def affine(rows, given, W, transposed, b, made, pays, width):
+    """Write given Wᵀ + b, or given W + b, into the rows of `made`; W is packed where that `pays`."""
+    of_W, K, dtype = packed(W if pays else W[:0], transposed, width), given.shape[1], given.dtype
+    seen, c = np.empty((CHUNK, K), dtype), np.empty((CHUNK, padded(made.shape[1], width)), dtype)
+    for r in range(0, rows.size, CHUNK):
+        _chunk(given, rows, r, min(CHUNK, rows.size - r), W, of_W, b, seen, c, made, width)
+
+
+@njit(**WHOLE)
+def outer(rows, steps, dmade, given, dW, db, width):
+    """Write dW = dmadeᵀ given and db, the sums of dmade, over some steps, into some rows of dW, columns of dmade."""
+    K, I, R, dtype = steps.size, given.shape[1], rows.size, given.dtype
+    deep = min(DEPTH, K)
+    turned, seen = np.zeros((R, deep), dtype), np.zeros((deep, I), dtype)
+    c, sums = np.empty((R, padded(I, width)), dtype), np.empty(R if db.size else 0, dtype)
+    dW[rows[0] : rows[0] + R] = 0  # there may be no step
+    db[rows[0] : rows[0] + R] = 0
+    for k in range(0, K, DEPTH):  # sums of sums lose less to rounding than long ones
+        depth = min(DEPTH, K - k)
+        turned[:, depth:] = 0  # beyond the last step
+        sums[:] = 0
+        c[:] = 0
+        _turn(dmade, steps, k, depth, rows[0], turned, sums)
+        for t in range(depth):
+            copy(row(given, steps[k + t]), row(seen, t))
+        multiply(turned, packed(seen, False, width), c, R, width)
+        for i in range(R):
+            add(row(c, i), row(dW, rows[i]))
+        for i in range(sums.size):
+            db[rows[i]] += sums[i]
+
+
 def make_affine(transposed, source):
-    """Return made = given Wᵀ + b, or given W + b; `source` tells numba's cache apart, which watches one file alone."""
+    """Return `affine` for one order; `source` tells numba's cache apart, which watches one file alone."""
 
-    def affine(rows, given, W, b, made, width):
+    def affine_rows(rows, given, W, b, made, width):
         source  # noqa: B018
-        of_W, K, dtype = packed(W, transposed != 0, width), given.shape[1], given.dtype
-        seen, c = np.empty((CHUNK, K), dtype), np.empty((CHUNK, padded(made.shape[1], width)), dtype)
-        for r in range(0, rows.size, CHUNK):
-            _chunk(given, rows, r, min(CHUNK, rows.size - r), of_W, b, seen, c, made, width)
+        affine(rows, given, W, transposed != 0, b, made, True, width)
 
-    return named(affine, transposed)
+    return named(affine_rows, transposed)
 
 
 def make_outer(kind, source):
-    """Return dW = dmadeᵀ given and db, the sums of dmade, over some steps, for some rows of dW, columns of dmade."""
+    """Return `outer`; `source` tells numba's cache apart, which watches one file alone."""
 
-    def outer(rows, steps, dmade, given, dW, db, width):
+    def outer_rows(rows, steps, dmade, given, dW, db, width):
         source  # noqa: B018
-        K, I, R, dtype = steps.size, given.shape[1], rows.size, given.dtype
-        turned, seen = np.zeros((R, DEPTH), dtype), np.zeros((DEPTH, I), dtype)
-        c, sums = np.empty((R, padded(I, width)), dtype), np.empty(R if db.size else 0, dtype)
-        dW[rows[0] : rows[0] + R] = 0  # there may be no step
-        db[rows[0] : rows[0] + R] = 0
-        for k in range(0, K, DEPTH):  # sums of sums lose less to rounding than long ones
-            depth = min(DEPTH, K - k)
-            turned[:, depth:] = 0  # beyond the last step
-            sums[:] = 0
-            c[:] = 0
-            _turn(dmade, steps, k, depth, rows[0], turned, sums)
-            for t in range(depth):
-                copy(row(given, steps[k + t]), row(seen, t))
-            multiply(turned, packed(seen, False, width), c, R, width)
-            for i in range(R):
-                add(row(c, i), row(dW, rows[i]))
-            for i in range(sums.size):
-                db[rows[i]] += sums[i]
+        outer(rows, steps, dmade, given, dW, db, width)
 
-    return named(outer, kind)
+    return named(outer_rows, kind)
