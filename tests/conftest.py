@@ -93,3 +93,11 @@ def needs_more_than_numpy(item):
     """Tell whether a test runs on a backend, on CuPy, or asks for another library."""
     fixtures = {"backend", "torch", "jax", "counter"} & set(item.fixturenames)
     return bool(fixtures) or "cupy" in item.name or "importorskip" in inspect.getsource(item.function)
+
+
+@pytest.fixture
+def thread_count():
+    """Set the number of threads of a scan, and afterwards that of before."""
+    before = kernels.get_num_threads()
+    yield kernels.set_num_threads
+    kernels.set_num_threads(before)
