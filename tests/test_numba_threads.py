@@ -137,10 +137,11 @@ FORK = """
 import multiprocessing, warnings
 import numpy as np
 from xprnn import RNN, kernels
-from xprnn.kernels import threads
+from xprnn.kernels import numba_, threads
 
 warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks
 threads.WORTH = 1
+numba_.FEW = 0
 kernels.set_num_threads(3)
 layer = RNN(3, 4)
 params, x = layer.init(0), np.ones((5, 8, 3))
@@ -173,6 +174,7 @@ print("alike")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_child_process_has_threads_of_its_own():
-    done = python(FORK, timeout=60)
+    kept = {name: value for name, value in os.environ.items() if name == "NUMBA_CACHE_DIR"}  # compiled before
+    done = python(FORK, **kept)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "alike\n"

@@ -143,3 +143,14 @@ def test_layers_of_whole_layers_are_those_of_the_reference(kind, option, given, 
         y, state, cache = layer.forward(params, x, rng=3, kernel=kernel, **options)
         found.append((y, state, layer.backward(params, cache, np.cos(y), tree.map(np.sin, state))))
     assert_close(*(dict(tree.items(each)) for each in found))
+
+
+@pytest.mark.parametrize("kind", [xprnn.RNN, xprnn.GRU, xprnn.LSTM])
+def test_layers_in_a_half_type_are_scanned_in_float32(kind, rng):
+    layer, x = kind(5, 6, num_layers=2), rng.standard_normal((7, 3, 5)).astype(np.float16)
+    params, found = layer.init(0, like=x), []
+    for kernel in ("numba", "reference"):
+        y, state, cache = layer.forward(params, x, kernel=kernel)
+        y_t, _ = layer.step(params, x[0])
+        found.append((y, state, layer.backward(params, cache, np.cos(y)), y_t))
+    assert_close(*(dict(tree.items(each)) for each in found), tol=2e-3)  # two units in the last place of float16

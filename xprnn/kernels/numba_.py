@@ -84,7 +84,7 @@ def _forward(
     x = empty(a.shape, dtype) if keep and told.keeps_x else off
     threads.run(
         compiled("forward", told.kind, dtype),
-        threads.tiles(B, T * B * G * n, around.mask),
+        threads.tiles(B, T * B * G * n, around.mask) if below is told.no_input else [threads.rows(B)],
         (told.choice, told.number),
         (
             *below, a, first[0], first[-1] if remembers else told.off2, W, V, b, P, *surroundings, h, c, last_h, last_c,
@@ -161,7 +161,7 @@ def _backward(
     sought = told.nowhere if not want else _wanted(want, surroundings[6:], told, make, (T, B, n, H)[: 3 + remembers])
     threads.run(
         compiled("backward", told.kind, dtype),
-        threads.tiles(B, T * B * G * n, around.mask),
+        threads.tiles(B, T * B * G * n, around.mask) if after is told.no_gradients else [threads.rows(B)],
         (told.choice, told.number),
         (
             W, V, P, *surroundings, h, c, *new, gates, x, *given, *last, dh, dc, da, da_n, dhs, *sought, *after,
