@@ -157,6 +157,11 @@ class Dropout(Stateless):
         _checks.flag("variational", self.variational)
         _checks.flag("batch_first", self.batch_first)
 
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn in training."""
+        return self.rate > 0.0
+
     def init(self, rng: Any, like: Array | None = None) -> Params:
         """Return {}: there are no parameters, and nothing is drawn."""
         return no_params(rng, like)

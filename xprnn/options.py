@@ -92,6 +92,11 @@ class Options:
         return present or any(getattr(self, name) for name in inside)
 
     @cached_property
+    def draws(self) -> bool:
+        """Whether anything is drawn in training."""
+        return any(getattr(self, name) for name in (*RATES, "noise"))
+
+    @cached_property
     def alpha(self) -> float | tuple[float, ...] | None:
         """α = dt / tau: one for all units, one for each, or None without a leak."""
         if self.tau is None:

@@ -24,6 +24,11 @@ def widths(layer: Any) -> tuple[int | None, int | None]:
     return told
 
 
+def draws(layer: Any) -> bool:
+    """Tell whether a layer, or one inside, may do otherwise with an `rng` than without: all but those who deny it."""
+    return any(getattr(part, "draws", True) for part in parts(layer))
+
+
 def parts(layer: Any) -> list[Any]:
     """Return a layer and all that it is made of."""
     inner = getattr(layer, "layers", None)
@@ -38,6 +43,7 @@ class OneLayer:
 
     layer: Any
     keeps_time: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
 
     @property
     def batch_first(self) -> bool:

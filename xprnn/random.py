@@ -205,6 +205,24 @@ def normal(key: Key, T: int, B: int, n: int, home: Home) -> Array:
     return _draw(key, T, B, n, home, box_muller)
 
 
+def gumbel(key: Key, T: int, B: int, n: int, home: Home) -> Array:
+    """Return numbers (T, B, n) of the standard Gumbel distribution, −log(−log u): the same everywhere but for rounding.
+
+    The argument of the inner logarithm is an odd multiple of 2**-33 in float64; in float32 the largest may round to 1,
+    so at most 1 − 2**-24 is taken.
+    """
+    xp = home.xp
+    real = xp.float64 if home.dtype == xp.float64 else xp.float32
+    most = 1.0 - 2.0 ** (-53 if home.dtype == xp.float64 else -24)
+
+    def finish(*words: Array) -> list[Array]:
+        us = [(xp.astype(word, real) + 0.5) * 2.0**-32 for word in words]
+        us = [xp.where(u > most, xp.full_like(u, most), u) for u in us]
+        return [xp.astype(-xp.log(-xp.log(u)), home.dtype) for u in us]
+
+    return _draw(key, T, B, n, home, finish)
+
+
 def _on_host(key: Key) -> Key:
     """Return a key of Python ints: one of JAX arrays serves other arrays too, where it has a value."""
     return Key((int(key.words[0]), int(key.words[1])), key.step)

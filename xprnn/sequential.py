@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from xprnn import _checks, init, random
 from xprnn._xp import Array
@@ -43,6 +43,7 @@ class Sequential:
     """
 
     layers: tuple[Any, ...]
+    draws: ClassVar[bool] = False  # itself
 
     def __init__(self, *layers: Any) -> None:
         if not layers:

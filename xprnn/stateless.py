@@ -21,6 +21,11 @@ class Stateless(ABC):
 
     keeps_time: ClassVar[bool] = True
 
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn in training."""
+        return False
+
     @abstractmethod
     def init(self, rng: Any, like: Array | None = None) -> Params:
         """Draw parameters."""

@@ -1,0 +1,268 @@
+"""Minibatches of sequences, samples first in and time first out: what `xprnn.train.fit` runs on.
+
+Axes: N samples, T time, B minibatch, I input, V output width. What is not an array, as a list of sequences or a file,
+lives on the host; only a minibatch is made beside the parameters.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xprnn import _checks, _xp
+from xprnn._xp import Array, Home
+from xprnn.random import Key, threefry2x32
+
+WINDOW = 50
+"""Minibatches among whose samples those of like length are brought together."""
+
+
+class Batch(NamedTuple):
+    """A minibatch beside the parameters, in the model's layout, time first unless it has `batch_first`."""
+
+    x: Array  # (T, B, I), or integers (T, B)
+    y: Array  # (T, B, V), integers (T, B), or of a model without an axis of time (B, V) and (B,)
+    mask: Array | None  # as y without V: where the loss counts
+    lengths: np.ndarray | None  # (B,)
+    counted: int  # how many steps, or samples, count
+    begins: bool  # whether sequences begin in it; else they go on from the last minibatch
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Sequences too long for a minibatch: N streams side by side, whose state is carried from chunk to chunk.
+
+    Gradients end at the cut, as in truncated back-propagation through time [1]_; an epoch begins anew in zeros, or in
+    the model's learned state.
+
+    Parameters
+    ----------
+    x : array (N, T, I) or integers (N, T)
+        Or the path of a `.npy` file, which is read chunk by chunk.
+    y : array (N, T, V) or integers (N, T)
+        Likewise.
+    chunk : int
+        Steps of a minibatch; the last one may be shorter.
+    mask : bool array (N, T), optional
+        Where the loss counts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these.
+
+    References
+    ----------
+    .. [1] Williams & Peng (1990), An efficient gradient-based algorithm for on-line training of recurrent network
+       trajectories, Neural Computation 2(4).
+    """
+
+    x: Any
+    y: Any
+    chunk: int
+    mask: Any = None
+
+    def __post_init__(self) -> None:
+        _checks.integer("chunk", self.chunk)
+        for name in ("x", "y", "mask"):
+            object.__setattr__(self, name, _opened(f"Stream.{name}", getattr(self, name)))
+        _check_arrays("Stream.", self.x, self.y, self.mask, timed=True)
+
+
+class Source:
+    """Checked sequences with their targets, of which minibatches are made."""
+
+    def __init__(self, data: Any, model: Any, name: str = "data") -> None:
+        """Read `data`, a pair (x, y), a triple (x, y, mask) or a `Stream`, for a model; `name` is used in errors."""
+        self.timed = bool(getattr(model, "keeps_time", True))
+        self.batch_first = bool(getattr(model, "batch_first", False))
+        self.chunk = data.chunk if isinstance(data, Stream) else None
+        if isinstance(data, Stream):
+            self.x, self.y, self.mask = data.x, data.y, data.mask
+            if not self.timed:
+                raise ValueError(f"`{name}` must not be a Stream: the model's output has no axis of time")
+        elif isinstance(data, tuple) and len(data) in (2, 3):
+            self.x, self.y, self.mask = (_opened(f"{name}[{k}]", a) for k, a in enumerate((*data, None)[:3]))
+        else:
+            raise TypeError(f"`{name}` must be (x, y), (x, y, mask) or a Stream, got {_told(data)}")
+        self.rows = _check_rows(name, self.x, self.y, self.mask, self.timed) if isinstance(self.x, list) else None
+        if self.rows is None:
+            _check_arrays(f"{name}: ", self.x, self.y, self.mask, self.timed)
+        host = self.rows is not None or self.mask is None or isinstance(self.mask, np.ndarray)
+        self._mask_on_host = (
+            self.mask if host else _xp.to_numpy(self.mask)
+        )  # once: a minibatch is not to wait for a device
+        self.slow = any(isinstance(a, np.memmap) for a in (self.x, self.y))
+
+    def __len__(self) -> int:
+        return len(self.x) if self.rows is not None else int(self.x.shape[0])
+
+    def plan(self, size: int, key: Key | None) -> list[Any]:
+        """Return what is taken for each minibatch of an epoch: indices of samples, or a slice of time.
+
+        With a `key` samples are shuffled; where they differ in length, those of like length come together.
+        """
+        if self.chunk is not None:
+            return [slice(t, t + self.chunk) for t in range(0, int(self.x.shape[1]), self.chunk)]
+        order = np.arange(len(self)) if key is None else shuffled(len(self), key)
+        if self.rows is not None:
+            windows = [order[k : k + WINDOW * size] for k in range(0, len(order), WINDOW * size)]
+            order = np.concatenate([w[np.argsort(self.rows[w], kind="stable")] for w in windows])
+        batches = [order[k : k + size] for k in range(0, len(order), size)]
+        if self.rows is None or key is None:
+            return batches
+        return [batches[k] for k in shuffled(len(batches), key.fold("batches"))]
+
+    def batch(self, taken: Any, place: Home) -> Batch:
+        """Return a minibatch of a plan, beside arrays of `place`."""
+        axes = (1, 0) if self.batch_first else (0, 1)
+        if self.rows is not None:
+            return self._ragged(taken, place)
+        if isinstance(taken, slice):
+            x, y, mask = (None if a is None else _turned(a[:, taken], axes) for a in (self.x, self.y, self.mask))
+        else:
+            x = _taken(self.x, taken, axes)
+            y, mask = (
+                None if a is None else _taken(a, taken, axes if self.timed else None) for a in (self.y, self.mask)
+            )
+        size = int(x.shape[0] * x.shape[1]) if self.timed else len(taken)
+        counted = (
+            None
+            if mask is None
+            else self._mask_on_host[:, taken]
+            if isinstance(taken, slice)
+            else self._mask_on_host[taken]
+        )
+        count = size if counted is None else int(np.count_nonzero(counted))
+        begins = not isinstance(taken, slice) or taken.start == 0
+        return Batch(_placed(x, place), _placed(y, place), _placed(mask, place), None, count, begins)
+
+    def _ragged(self, taken: np.ndarray, place: Home) -> Batch:
+        """Return a minibatch of sequences of different lengths, padded with zeros."""
+        lengths = self.rows[taken]  # type: ignore[index]
+        T, rows = int(lengths.max()), range(len(taken))
+        x = _padded([self.x[k] for k in taken], T)
+        steps = np.arange(T)[:, None] < lengths
+        if self.timed:
+            y = _padded([self.y[k] for k in taken], T)
+            mask = steps if self.mask is None else _padded([self.mask[k] for k in taken], T)
+        else:
+            y, mask = np.take(self.y, taken, axis=0), None if self.mask is None else np.take(self.mask, taken, axis=0)
+        count = len(rows) if mask is None else int(np.count_nonzero(mask))
+        if self.batch_first:
+            x, y, mask = x.swapaxes(0, 1), *(a.swapaxes(0, 1) if a is not None and self.timed else a for a in (y, mask))
+        return Batch(_placed(x, place), _placed(y, place), _placed(mask, place), lengths, count, True)
+
+
+def shuffled(n: int, key: Key) -> np.ndarray:
+    """Return 0 … n-1 in an order that is a function of the key alone, the same in every version of NumPy."""
+    counter = np.arange(n, dtype=np.uint32)
+    return np.lexsort(threefry2x32(key.words, counter, np.zeros_like(counter)))
+
+
+def ahead(made: Iterator[Any], *, slow: bool) -> Iterator[Any]:
+    """Yield what an iterator makes; where it is `slow` the next one is made on a thread of its own meanwhile."""
+    if not slow:
+        yield from made
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1, "xprnn-data") as thread:
+        end = object()
+        following = thread.submit(next, made, end)
+        while (one := following.result()) is not end:
+            following = thread.submit(next, made, end)
+            yield one
+
+
+def _opened(name: str, a: Any) -> Any:
+    """Return an array as it is, a tuple as a list, and the array of a `.npy` file without reading it."""
+    if not isinstance(a, str | os.PathLike):
+        return list(a) if isinstance(a, tuple) else a
+    if not os.path.exists(a):
+        raise ValueError(f"`{name}` must be an array or the path of a .npy file, got {str(a)!r}: there is no such file")
+    return np.load(a, mmap_mode="r", allow_pickle=False)
+
+
+def _check_arrays(name: str, x: Any, y: Any, mask: Any, timed: bool) -> None:
+    """Raise unless x (N, T, ·), y and mask are arrays that belong together."""
+    for label, a in (("x", x), ("y", y), ("mask", mask)):
+        if not _xp.is_array(a) and not (label == "mask" and a is None):
+            raise TypeError(f"`{name}{label}` must be an array, or x and y lists of arrays (T_n, ·), got {_told(a)}")
+    shape, axes = tuple(x.shape), 2 if timed else 1
+    if len(shape) not in (2, 3) or shape[0] == 0 or shape[1] == 0:
+        raise ValueError(f"`{name}x` must have shape (N, T, I), or of integers (N, T), none of them 0, got {shape}")
+    if tuple(y.shape[:axes]) != shape[:axes]:
+        letters = "(N, T, …)" if timed else "(N, …)"
+        raise ValueError(
+            f"`{name}y` must have shape {letters} with the same {letters[1:-4]} as x, {shape}, got {tuple(y.shape)}"
+        )
+    if mask is not None and (tuple(mask.shape) != shape[:axes] or _xp.dtype_name(mask.dtype) != "bool"):
+        raise ValueError(
+            f"`{name}mask` must be bool of shape {shape[:axes]}, got {_xp.dtype_name(mask.dtype)} {tuple(mask.shape)}"
+        )
+
+
+def _check_rows(name: str, x: Any, y: Any, mask: Any, timed: bool) -> np.ndarray:
+    """Raise unless x is a list of host arrays (T_n, ·), and y and mask go with it; return the lengths."""
+    lists = {"x": x} | ({"y": y} | ({} if mask is None else {"mask": mask}) if timed else {})
+    for label, rows in lists.items():
+        if not isinstance(rows, list) or len(rows) != len(x) or not rows:
+            raise TypeError(
+                f"`{name}: {label}` must be a list with one array per sequence, {len(x)}, got {_told(rows)}"
+            )
+        for n, row in enumerate(rows):
+            if not isinstance(row, np.ndarray):
+                raise TypeError(
+                    f"`{name}: {label}[{n}]` must be a NumPy array, got {_told(row)}; see xprnn.backends.to_numpy"
+                )
+            if row.ndim < 1 or len(row) != len(x[n]) or len(row) == 0 or row.shape[1:] != rows[0].shape[1:]:
+                expected = (len(x[n]) or "T_n", *rows[0].shape[1:])
+                raise ValueError(f"`{name}: {label}[{n}]` must have shape {expected}, got {row.shape}")
+            if row.dtype != rows[0].dtype:
+                raise TypeError(f"`{name}: {label}[{n}]` must be {rows[0].dtype} like the first, got {row.dtype}")
+    if not timed and (not isinstance(y, np.ndarray) or len(y) != len(x)):
+        raise TypeError(f"`{name}: y` must be a NumPy array with a target per sequence, {len(x)}, got {_told(y)}")
+    return np.array([len(row) for row in x])
+
+
+def _taken(a: Any, index: np.ndarray, axes: tuple[int, int] | None) -> Any:
+    """Return rows of an array, time first where `axes` says so; of a file no more is read."""
+    if isinstance(a, np.memmap):
+        a = np.asarray(a[index])
+        return a if axes is None else _turned(a, axes)
+    if isinstance(a, np.ndarray):
+        return np.take(a, index, axis=0) if axes != (0, 1) else np.take(a.swapaxes(0, 1), index, axis=1)
+    xp = _xp.namespace(a)
+    rows = xp.take(a, _xp.from_host(index, _xp.home(a)._replace(dtype=xp.int64)), axis=0)
+    return rows if axes is None else _turned(rows, axes)
+
+
+def _turned(a: Any, axes: tuple[int, int]) -> Any:
+    """Return an array (B, T, ·) with time first, unless the axes are (1, 0)."""
+    if axes == (1, 0):
+        return a
+    if isinstance(a, np.ndarray):
+        return np.ascontiguousarray(a.swapaxes(0, 1))
+    return _xp.namespace(a).permute_dims(a, (1, 0, *range(2, len(a.shape))))
+
+
+def _padded(rows: list[np.ndarray], T: int) -> np.ndarray:
+    """Return sequences (T_n, ·) as (T, B, ·), 0 beyond their ends."""
+    made = np.zeros((T, len(rows), *rows[0].shape[1:]), rows[0].dtype)
+    for b, row in enumerate(rows):
+        made[: len(row), b] = row
+    return made
+
+
+def _placed(a: Any, place: Home) -> Any:
+    """Return a host array beside those of `place`, in its own dtype, or what that library has instead of it."""
+    if a is None or place.is_numpy or not isinstance(a, np.ndarray):
+        return a
+    return place.xp.asarray(np.ascontiguousarray(a), **({} if place.device is None else {"device": place.device}))
+
+
+def _told(a: Any) -> str:
+    return f"{type(a).__name__} of {len(a)}" if isinstance(a, list | tuple) else type(a).__name__

@@ -1,0 +1,295 @@
+"""The loop of `xprnn.train.fit`: its state, one update, an epoch, and what is saved of it.
+
+All that changes is in one immutable `At`, replaced when an update is known to be good: an interruption at any time
+leaves the state between two updates, and a checkpoint of it is all that a run needs to go on.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from xprnn import _xp, nonfinite, optim, random, tree
+from xprnn._xp import Home
+from xprnn.backends import to_numpy
+from xprnn.data import Batch, Source, ahead
+from xprnn.protocol import draws
+from xprnn.random import Key
+from xprnn.sampling import fed_back
+
+
+class Plan(NamedTuple):
+    """What a run is to do; nothing here changes."""
+
+    model: Any
+    loss: Callable[..., Any]
+    optimizer: Any
+    source: Source
+    epochs: int
+    batch_size: int
+    seed: int
+    accumulate: int
+    clip_norm: float | None
+    clip_value: float | None
+    penalty: Callable[..., Any] | None
+    plateau: Any
+    average: Any
+    sampling: Any
+    judge: Callable[[Any], dict[str, float]] | None  # of parameters: the losses of the validation
+    patience: int | None
+    min_delta: float
+    callbacks: tuple[Callable[..., Any], ...]
+    folder: Any
+    save_every: int | None
+    on_nonfinite: str
+    kernel: str
+
+
+class Best(NamedTuple):
+    """The best epoch so far."""
+
+    loss: float
+    epoch: int
+    params: Any
+
+
+class At(NamedTuple):
+    """Where a run is, between two updates."""
+
+    params: Any
+    opt_state: Any
+    average: Any  # of the parameters, or None
+    plateau: Any  # its state, or None
+    carried: Any  # the state of a stream, or None
+    step: int  # updates so far, skipped ones among them
+    epoch: int
+    taken: int  # minibatches of this epoch so far
+    total: float  # of this epoch: the sum of the losses of what counted
+    counted: int  # and how much counted
+    skipped: int
+    best: Best | None
+    history: dict[str, list[Any]]
+
+    @property
+    def result(self) -> Any:
+        """The parameters that are judged, saved as the best, and returned: the average where there is one."""
+        return self.params if self.average is None else self.average
+
+
+class Update(NamedTuple):
+    """What an update has launched, before anybody has looked at its numbers."""
+
+    report: Any  # (2,) on the device: the loss, and a sum that is finite where all gradients are
+    params: Any
+    opt_state: Any
+    average: Any
+    carried: Any
+    counted: int
+
+
+def _root(seed: int) -> Key:
+    """Return the key of a run."""
+    key = random.key(seed)
+    assert key is not None  # only of None there is none
+    return key
+
+
+def begin(plan: Plan, params: Any, opt_state: Any) -> At:
+    """Return where a run begins."""
+    opt_state = plan.optimizer.init(params) if opt_state is None else opt_state
+    average = None if plan.average is None else plan.average.init(params)
+    plateau = None if plan.plateau is None else plan.plateau.init()
+    names = ("epoch", "step", "loss", "skipped")
+    return At(params, opt_state, average, plateau, None, 0, 0, 0, 0.0, 0, 0, None, {name: [] for name in names})
+
+
+class Fitting:
+    """A run: `at` is where it is, `run` goes on from there."""
+
+    def __init__(self, plan: Plan, at: At, place: Home, bar: Any) -> None:
+        self.plan, self.at, self._place, self._bar = plan, at, place, bar
+        self._key = _root(plan.seed)
+        self._draws = draws(plan.model)
+        self._saved: Any = None
+
+    def run(self) -> None:
+        """Run the epochs that are left."""
+        while self.at.epoch < self.plan.epochs and not self._is_over():
+            self._run_epoch()
+            stop = [callback(self.at) for callback in self.plan.callbacks]
+            if any(stop):
+                break
+
+    def save(self) -> None:
+        """Write a checkpoint, unless this state has one."""
+        if self.plan.folder is None or self._saved is self.at:
+            return
+        at, plan = self.at, self.plan
+        losses = at.history.get("val_loss")
+        self.plan.folder.save(
+            at.step, at.params, model=plan.model, optimizer=plan.optimizer, opt_state=at.opt_state, history=at.history,
+            more=to_more(at, plan), metric=losses[-1] if losses and at.taken == 0 else None,
+        )  # fmt: skip
+        self._saved = at
+
+    def _is_over(self) -> bool:
+        """Tell whether patience has run out."""
+        best, patience = self.at.best, self.plan.patience
+        return patience is not None and best is not None and self.at.epoch - best.epoch > patience
+
+    def _run_epoch(self) -> None:
+        """Run what is left of an epoch."""
+        groups = ahead(self._groups(), slow=self.plan.source.slow)
+        following = next(groups, None)
+        while following is not None:
+            group, update = following, self._launch(following)
+            following = next(groups, None)  # made while the device computes
+            self._accept(group, update)
+            every = self.plan.save_every
+            if every and self.at.step % every == 0 and following is not None:
+                self.save()
+        self._end_epoch()
+        if self.plan.save_every is None:
+            self.save()
+
+    def _groups(self) -> Iterator[list[Batch]]:
+        """Yield the minibatches of each update of this epoch that are left."""
+        plan, at = self.plan, self.at
+        taken = plan.source.plan(plan.batch_size, self._key.fold(f"epoch{at.epoch}"))
+        for k in range(at.taken, len(taken), plan.accumulate):
+            yield [plan.source.batch(each, self._place) for each in taken[k : k + plan.accumulate]]
+
+    def _launch(self, group: list[Batch]) -> Update:
+        """Compute an update, without waiting for a device."""
+        plan, at = self.plan, self.at
+        count, carried = sum(batch.counted for batch in group), at.carried
+        loss: Any = None
+        total: Any = None
+        for k, batch in enumerate(group):
+            value, grads, carried = self._gradients(batch, carried, self._key_of(k))
+            if len(group) > 1:  # a mean over all that counts, as of one large minibatch
+                share = batch.counted / max(count, 1)
+                value, grads = share * value, tree.map(lambda g, share=share: share * g, grads)
+            loss, total = (value, grads) if loss is None else (loss + value, tree.map(_add, total, grads))
+        if plan.penalty is not None:
+            penalty, grads = plan.penalty(at.params)
+            loss, total = loss + penalty, tree.map(_add, total, grads)
+        sums = [_xp.total(g, self._place.xp) for g in tree.leaves(total)]
+        report = self._place.xp.stack([loss, sum(sums[1:], sums[0])])
+        params, opt_state, average = self._step(total)
+        return Update(report, params, opt_state, average, carried if plan.source.chunk else None, count)
+
+    def _gradients(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Any, Any, Any]:
+        """Return the loss of a minibatch, its gradient, and the state after it."""
+        plan, params = self.plan, self.at.params
+        batch, state, options = self._given(batch, carried, key)
+        y, final, cache = plan.model.forward(params, batch.x, state, **options)
+        value, dy = plan.loss(y, batch.y) if batch.mask is None else plan.loss(y, batch.y, mask=batch.mask)
+        grads, _, _ = plan.model.backward(params, cache, dy)
+        return value, grads, final
+
+    def _given(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Batch, Any, dict[str, Any]]:
+        """Return what a layer gets: the minibatch, with some steps of its own, the state, and the options."""
+        plan = self.plan
+        given = {"rng": key, "lengths": batch.lengths, "kernel": plan.kernel}
+        options = {name: value for name, value in given.items() if value is not None}
+        state = None if batch.begins else carried
+        if plan.sampling is not None and key is not None:
+            rate = plan.sampling.at(self.at.step)
+            x = fed_back(plan.model, self.at.params, batch, state, options, rate, key)
+            batch = batch._replace(x=x)
+        return batch, state, options
+
+    def _key_of(self, k: int) -> Key | None:
+        """Return the key of the draws of minibatch k of this update: a function of the seed and of the step alone."""
+        if not self._draws and self.plan.sampling is None:
+            return None
+        return self._key.fold(f"step{self.at.step}" if k == 0 else f"step{self.at.step}.{k}")
+
+    def _step(self, grads: Any) -> tuple[Any, Any, Any]:
+        """Return parameters, the optimiser's state and the average after an update."""
+        plan, at = self.plan, self.at
+        if plan.clip_value is not None:
+            grads = optim.clip_by_value(grads, plan.clip_value)
+        if plan.clip_norm is not None:
+            grads, _ = optim.clip_by_global_norm(grads, plan.clip_norm)
+        updates, opt_state = plan.optimizer.update(grads, at.opt_state, at.params)
+        if at.plateau is not None and at.plateau["scale"] != 1.0:
+            updates = tree.map(lambda u: at.plateau["scale"] * u, updates)
+        params = optim.apply(at.params, updates)
+        return params, opt_state, None if plan.average is None else plan.average.update(at.average, params)
+
+    def _accept(self, group: list[Batch], update: Update) -> None:
+        """Look at an update's numbers, the one time that the host waits for the device, and move on."""
+        at = self.at
+        loss, check = to_numpy(update.report).tolist()
+        moved = at._replace(step=at.step + 1, taken=at.taken + len(group))
+        if not (math.isfinite(loss) and math.isfinite(check)) and (found := self._look(group)) is not None:
+            if self.plan.on_nonfinite == "raise":
+                last = None if self.plan.folder is None else self.plan.folder.latest()
+                raise nonfinite.NonFiniteError(found, at.step, at.epoch, last)
+            self.at = moved._replace(skipped=at.skipped + 1)
+        else:
+            self.at = moved._replace(
+                params=update.params,
+                opt_state=update.opt_state,
+                average=update.average,
+                carried=update.carried,
+                total=at.total + loss * update.counted,
+                counted=at.counted + update.counted,
+            )
+        self._bar.update(1)
+
+    def _look(self, group: list[Batch]) -> str | None:
+        """Return where a number that is not finite came first in the failing minibatches, or None if nowhere."""
+        carried = self.at.carried
+        for k, batch in enumerate(group):
+            seen, state, options = self._given(batch, carried, self._key_of(k))
+            found = nonfinite.locate(self.plan.model, self.plan.loss, self.at.params, seen, state, options)
+            if found is not None:
+                return found
+            if len(group) > 1:
+                _, _, carried = self._gradients(batch, carried, self._key_of(k))
+        return None
+
+    def _end_epoch(self) -> None:
+        """Judge the parameters, and write the epoch into the history."""
+        plan, at = self.plan, self.at
+        loss = at.total / at.counted if at.counted else math.nan
+        row = {"epoch": at.epoch, "step": at.step, "loss": loss, "skipped": at.skipped}
+        judged = {} if plan.judge is None else {f"val_{name}": value for name, value in plan.judge(at.result).items()}
+        metric = judged.get("val_loss", loss)
+        plateau = None if plan.plateau is None else plan.plateau.update(at.plateau, metric)
+        best = at.best
+        if plan.judge is not None and (best is None or metric < best.loss - plan.min_delta):
+            best = Best(metric, at.epoch, at.result)
+        history = {name: [*at.history.get(name, ()), value] for name, value in (row | judged).items()}
+        self.at = at._replace(
+            epoch=at.epoch + 1, taken=0, total=0.0, counted=0, skipped=0, carried=None, plateau=plateau, best=best,
+            history=history,
+        )  # fmt: skip
+        self._bar.tell(row | judged)
+
+
+def _add(a: Any, b: Any) -> Any:
+    return a + b
+
+
+def to_more(at: At, plan: Plan) -> dict[str, Any]:
+    """Return what a checkpoint holds beside parameters, the optimiser's state and the history."""
+    kept = at._asdict()
+    for name in ("params", "opt_state", "history"):
+        del kept[name]
+    return kept | {"best": None if at.best is None else at.best._asdict(), "plan": settings(plan)}
+
+
+def from_more(params: Any, opt_state: Any, history: dict[str, list[Any]], more: dict[str, Any]) -> At:
+    """Return where a run was, from a checkpoint."""
+    kept = {name: more[name] for name in At._fields if name in more}
+    best = None if kept["best"] is None else Best(**kept["best"])
+    return At(params=params, opt_state=opt_state, history=history, **(kept | {"best": best}))
+
+
+def settings(plan: Plan) -> dict[str, Any]:
+    """Return what must be the same for a run to go on as if it had never stopped."""
+    names = ("batch_size", "seed", "accumulate", "clip_norm", "clip_value", "min_delta", "on_nonfinite")
+    return {name: getattr(plan, name) for name in names} | {"samples": len(plan.source), "chunk": plan.source.chunk}

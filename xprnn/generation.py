@@ -1,0 +1,126 @@
+"""A model that runs on its own output: `generate`, for token models and for forecasts."""
+
+from collections.abc import Callable
+from typing import Any
+
+from xprnn import _checks, _xp, random
+from xprnn._xp import Array
+from xprnn.parameters import Params
+from xprnn.protocol import check_layer
+
+
+def generate(
+    model: Any,
+    params: Params,
+    prompt: Array,
+    n: int,
+    *,
+    temperature: float = 1.0,
+    rng: Any = None,
+    state: Any = None,
+    kernel: str = "auto",
+) -> Array:
+    """Run a model through a prompt, and then n steps on what it says itself, through its bound stepper.
+
+    Parameters
+    ----------
+    model : layer
+        Of tokens, integers 0 … V-1 in, logits over V out; or of numbers, whose output is the next input.
+    params : dict
+    prompt : integers (T, B) or (T,), or array (T, B, I) or (T, I)
+        At least one step, beside the parameters; with `batch_first` of the model (B, T), (B, T, I).
+    n : int
+        Steps, at least 1.
+    temperature : float
+        Of tokens: they are drawn from softmax(logits / temperature); 0 takes the likeliest.
+    rng
+        A seed, Generator or key, as in `RNN.forward`; needed where tokens are drawn. The draws are a function of it and
+        of the step, on every backend, and are made on the device [1]_.
+    state : optional
+        The state before the prompt.
+    kernel : str
+        As in `RNN.forward`.
+
+    Returns
+    -------
+    array (n, B), (n,), (n, B, I) or (n, I), with `batch_first` (B, n), (B, n, I)
+        Tokens in the dtype of the prompt, or the forecast; the prompt is not part of it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these, or the model's output cannot be its next input.
+
+    References
+    ----------
+    .. [1] The Gumbel-max trick: argmax(logits + Gumbel noise); Maddison, Tarlow & Minka (2014), A* sampling, NeurIPS.
+    """
+    check_layer("model", model)
+    _checks.integer("n", n)
+    _checks.not_negative("temperature", temperature)
+    _checks.one_of("keeps_time", getattr(model, "keeps_time", True), (True,))
+    first, tokens, batched = _time_first(model, prompt)
+    key = random.key(rng)
+    if tokens and temperature and key is None:
+        raise ValueError("`rng` must be given to draw tokens with `temperature` above 0, got None")
+    T, B = int(first.shape[0]), int(first.shape[1])
+    xp = _xp.namespace(first)
+    stepper = model.stepper(params, state, batch=B, kernel=kernel)
+    for t in range(T):
+        y = stepper(first[t, ...])
+    follow = _choose(temperature, key, first) if tokens else _same(first)
+    made = []
+    for t in range(n):
+        x = follow(y, t)
+        made.append(x)
+        if t + 1 < n:
+            y = stepper(x)
+    out = xp.stack(made)
+    if not batched:
+        return out[:, 0, ...]
+    return xp.permute_dims(out, (1, 0, *range(2, len(out.shape)))) if getattr(model, "batch_first", False) else out
+
+
+def _time_first(model: Any, prompt: Any) -> tuple[Array, bool, bool]:
+    """Return the prompt as (T, B, ·), whether it is of tokens, and whether it had a batch axis."""
+    if not _xp.is_array(prompt):
+        raise TypeError(f"`prompt` must be an array of integers or of floats, got {type(prompt).__name__}")
+    tokens = _xp.is_integer(prompt)
+    axes, letters = (2, "(T, B) or (T,)") if tokens else (3, "(T, B, I) or (T, I)")
+    if len(prompt.shape) not in (axes - 1, axes):
+        raise ValueError(f"`prompt` must have shape {letters}, got {tuple(prompt.shape)}")
+    batched = len(prompt.shape) == axes
+    if not batched:
+        prompt = prompt[:, None, ...]
+    elif getattr(model, "batch_first", False):
+        prompt = _xp.namespace(prompt).permute_dims(prompt, (1, 0, *range(2, axes)))
+    if prompt.shape[0] == 0:
+        raise ValueError(f"`prompt` must have at least one step, got shape {tuple(prompt.shape)}")
+    return prompt, tokens, batched
+
+
+def _choose(temperature: float, key: random.Key | None, like: Array) -> Callable[[Array, int], Array]:
+    """Return what makes tokens (B,) of logits (B, V)."""
+
+    def choose(logits: Array, t: int) -> Array:
+        home = _xp.home(logits)
+        if temperature and key is not None:
+            B, V = logits.shape
+            logits = logits / temperature + random.gumbel(key.fold("generate").at(t), 1, B, V, home)[0, ...]
+        return home.xp.astype(home.xp.argmax(logits, axis=-1), like.dtype)
+
+    return choose
+
+
+def _same(like: Array) -> Callable[[Array, int], Array]:
+    """Return what makes the next input of an output."""
+
+    def same(y: Array, t: int) -> Array:
+        if tuple(y.shape[1:]) != tuple(like.shape[2:]):
+            raise ValueError(
+                f"`model` must return what it takes, I = {like.shape[2]} numbers per step, to run on it; "
+                f"got {y.shape[-1]}"
+            )
+        return y
+
+    return same

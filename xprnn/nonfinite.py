@@ -1,0 +1,134 @@
+"""Where a number that is not finite came first: a training step is run again, layer by layer, on what it failed on.
+
+Nothing here is fast, and nothing needs to be: it runs once, after a loss or a gradient turned out not to be finite.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from xprnn import tree
+from xprnn.backends import to_numpy
+from xprnn.data import Batch
+from xprnn.sequential import Sequential
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a gradient was not finite; the message names where that began.
+
+    Attributes
+    ----------
+    where : str
+        The layer, the parameter or the array, and the time step.
+    step, epoch : int
+        The update that failed, from 0.
+    checkpoint : str or None
+        The newest checkpoint of before, if there is one.
+    """
+
+    def __init__(self, where: str, step: int, epoch: int, checkpoint: Any = None) -> None:
+        self.where, self.step, self.epoch = where, step, epoch
+        self.checkpoint = None if checkpoint is None else str(checkpoint)
+        last = "no checkpoint was kept" if checkpoint is None else f"the last good checkpoint is {checkpoint}"
+        super().__init__(f"update {step}, in epoch {epoch}, is not finite: {where}; {last}")
+
+
+def locate(model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any]) -> str | None:
+    """Return where a training step on a minibatch is first not finite, in words, or None where it is.
+
+    It looks in the order in which a step computes: parameters, input, the layers one after the other and in them time
+    step by time step, the loss, then the gradients from the last layer to the first.
+    """
+    for path, a in tree.items(tree.trainable(params)):
+        if not _finite(a):
+            return f"the parameter {path} holds {_worst(a)}"
+    time = 1 if getattr(model, "batch_first", False) else 0
+    found = _in_input(batch, time) or _in_forward(model, params, batch, state, options, time)
+    return found or _in_backward(model, loss, params, batch, state, options, time)
+
+
+def _in_input(batch: Batch, time: int) -> str | None:
+    x = np.array(to_numpy(batch.x))
+    if batch.lengths is not None:  # beyond the end there may be anything
+        steps = np.arange(x.shape[time])
+        valid = steps[:, None] < batch.lengths if time == 0 else steps < batch.lengths[:, None]
+        x[~valid] = 0
+    return None if _finite(x) else f"x holds {_worst(x)} at time step {_first(x, time)}"
+
+
+def _chain(model: Any, params: Any) -> list[tuple[str, Any, Any]]:
+    """Return the layers that run one after the other, with the path and the parameters of each."""
+    if not isinstance(model, Sequential):
+        return [("", model, params)]
+    return [
+        (f"{k}.{path}" if path else str(k), layer, p)
+        for k, one in enumerate(model.layers)
+        for path, layer, p in _chain(one, params[str(k)])
+    ]
+
+
+def _in_forward(model: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], time: int) -> str | None:
+    """Return the first layer, what of it, and the time step, that is not finite on the way forward."""
+    if not isinstance(model, Sequential):
+        return _in_layer("", model, params, batch.x, state, options, time)
+    x, told = batch.x, model._options(options)
+    for k, layer in enumerate(model.layers):
+        own = None if state is None else state[k]
+        found = _in_layer(str(k), layer, params[str(k)], x, own, told[k], time)
+        if found:
+            return found
+        x, _, _ = layer.forward(params[str(k)], x, own, **told[k])
+    return None
+
+
+def _in_layer(path: str, layer: Any, p: Any, x: Any, state: Any, options: dict[str, Any], time: int) -> str | None:
+    y, _, _ = layer.forward(p, x, state, **options)
+    traced = (
+        layer.trace(p, x, state, **{k: v for k, v in options.items() if k != "kernel"})
+        if hasattr(layer, "trace")
+        else {}
+    )
+    inside = {name: a for name, a in tree.items(traced) if not _finite(a)} | ({} if _finite(y) else {"output": y})
+    if not inside:
+        return None
+    timed = {
+        name: _first(a, time) for name, a in inside.items() if len(a.shape) > 1 and getattr(layer, "keeps_time", True)
+    }
+    name = min(timed, key=lambda name: timed[name]) if timed else next(iter(inside))
+    at = f" at time step {timed[name]}" if timed else ""
+    return f"{name} of layer {path or type(layer).__name__!r} ({type(layer).__name__}) is {_worst(inside[name])}{at}"
+
+
+def _in_backward(
+    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], time: int
+) -> str | None:
+    """Return what is not finite first on the way back: the loss, its gradient, or that of a parameter."""
+    y, _, cache = model.forward(params, batch.x, state, **options)
+    value, dy = loss(y, batch.y) if batch.mask is None else loss(y, batch.y, mask=batch.mask)
+    if not _finite(value):
+        return f"the loss is {_worst(value)}, of a finite output"
+    if not _finite(dy):
+        return f"the gradient of the loss at the output is {_worst(dy)} at time step {_first(dy, time)}"
+    grads, _, _ = model.backward(params, cache, dy)
+    bad = [path for path, g in tree.items(grads) if not _finite(g)]
+    if not bad:
+        return None
+    layers = [path for path, _, _ in _chain(model, params)]
+    last = max(bad, key=lambda path: next((k for k, name in enumerate(layers) if path.startswith(f"{name}.")), 0))
+    return f"the gradient of {last} is {_worst(dict(tree.items(grads))[last])}, of a finite output and loss"
+
+
+def _finite(a: Any) -> bool:
+    return bool(np.isfinite(to_numpy(a)).all())
+
+
+def _first(a: Any, time: int) -> int:
+    """Return the first time step at which an array is not finite."""
+    bad = ~np.isfinite(to_numpy(a))
+    return int(np.argmax(np.moveaxis(bad, time, 0).reshape(bad.shape[time], -1).any(axis=1)))
+
+
+def _worst(a: Any) -> str:
+    """Return what an array holds that is not finite."""
+    host = to_numpy(a)
+    return "NaN" if np.isnan(host).any() else "infinite" if host.ndim == 0 else "infinity"

@@ -1,0 +1,299 @@
+"""Training: `fit` and `evaluate`, and `generate` for a model that runs on its own output.
+
+`fit` is one loop over pure functions: a loss, an optimiser, a layer. It keeps no state outside of what it returns, and
+whatever it draws is a function of the seed and of how many updates there were, so a run is the same on every backend,
+and the same after it was stopped.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from xprnn import _checks, _xp, checkpoint, tree
+from xprnn.backends import to_numpy
+from xprnn.data import Source, Stream
+from xprnn.fitting import At, Fitting, Plan, begin, from_more, settings
+from xprnn.generation import generate
+from xprnn.nonfinite import NonFiniteError
+from xprnn.parameters import Params
+from xprnn.progress import bar
+from xprnn.protocol import check_layer
+from xprnn.sampling import Sampling
+
+__all__ = ["At", "NonFiniteError", "Sampling", "Stream", "accuracy", "evaluate", "fit", "generate"]
+
+
+def fit(
+    model: Any,
+    params: Params,
+    data: Any,
+    *,
+    loss: Callable[..., Any],
+    optimizer: Any,
+    epochs: int,
+    batch_size: int = 32,
+    seed: int = 0,
+    opt_state: Any = None,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    penalty: Callable[..., Any] | None = None,
+    plateau: Any = None,
+    average: Any = None,
+    sampling: Any = None,
+    validation: Any = None,
+    metrics: dict[str, Callable[..., Any]] | None = None,
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    callbacks: Iterable[Callable[[At], Any]] = (),
+    folder: Any = None,
+    save_every: int | None = None,
+    resume: bool = False,
+    on_nonfinite: str = "raise",
+    progress: bool | None = None,
+    kernel: str = "auto",
+) -> tuple[Params, Any, dict[str, list[Any]]]:
+    """Train a model.
+
+    Parameters
+    ----------
+    model : layer
+    params : dict
+        Where they live, and in what dtype, is where and how the model is trained; they are not modified.
+    data : (x, y), (x, y, mask) or Stream
+        Samples first: x (N, T, I) or integers (N, T), y (N, T, V) or integers (N, T), mask bool (N, T), False where the
+        loss does not count; for a model without an axis of time (`Last`) y (N, …), mask (N,). Or lists of NumPy arrays
+        (T_n, ·). An array may be a `numpy.memmap`, or the path of a `.npy` file, of which only minibatches are read.
+    loss : callable
+        ``loss(pred, target, mask=None) -> (loss, dpred)``, a mean over what counts: those of `xprnn.losses`.
+    optimizer : SGD, Adam, …
+    epochs : int
+        Passes over the data, those before a `resume` among them.
+    batch_size : int
+        Samples of a minibatch, shuffled in every epoch; of lists those of like length come together. A `Stream` has all
+        its streams in each.
+    seed : int
+        Of the shuffles and of all draws.
+    opt_state : optional
+        The optimiser's state to begin with.
+    accumulate : int
+        Minibatches of an update, as if they were one.
+    clip_norm, clip_value : float, optional
+        Bounds of the global norm of the gradients, and before that of each number.
+    penalty : callable, optional
+        ``penalty(params) -> (penalty, gradient)``, added to the loss.
+    plateau : optim.ReduceOnPlateau, optional
+        Told the loss of the validation, or else of the training, after every epoch.
+    average : optim.EMA, optional
+        Of the parameters; it is what is judged and returned.
+    sampling : float or Sampling, optional
+        Scheduled sampling: how often an input is what the model said in the step before.
+    validation : like `data`, optional
+        Judged after every epoch: ``val_loss``, and the `metrics`.
+    metrics : dict of callables, optional
+        As in `evaluate`.
+    patience : int, optional
+        Epochs without a better `val_loss`, by more than `min_delta`, after which training ends. The best parameters are
+        returned.
+    callbacks : callables
+        Called after each epoch with an `At`: `params`, `opt_state`, `history`, `epoch`, `step`, …; True ends training.
+    folder : path or checkpoint.Folder, optional
+        Where checkpoints go: after each epoch, or every `save_every` updates and at the end.
+    resume : bool
+        Go on from the newest checkpoint of `folder`, if there is one, as if training had never stopped.
+    on_nonfinite : {"raise", "skip"}
+        What a loss or gradient that is not finite does: end training with the place where it began, or pass over the
+        update, which `history["skipped"]` counts.
+    progress : bool, optional
+        A progress bar; None shows one in a terminal and in a notebook.
+    kernel : str
+        As in `RNN.forward`.
+
+    Returns
+    -------
+    params : dict
+        The last, or with `patience` the best.
+    opt_state
+    history : dict of lists
+        Per epoch: "epoch", "step", "loss", "skipped", "val_loss", … as ints and floats.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that is not as it must be, before any work is done.
+    NonFiniteError
+        With ``on_nonfinite="raise"``.
+    checkpoint.CheckpointError
+        If the checkpoint to resume from cannot be read, or is of another model, optimiser or setting.
+
+    Notes
+    -----
+    Ctrl-C ends training: what there is then is saved in `folder` and returned.
+    """
+    given = dict(locals())
+    place = _check(given)
+    plan = _plan(given)
+    at = _resumed(plan, params) if resume else None
+    at = at or begin(plan, params, opt_state)
+    updates = -(-len(plan.source.plan(batch_size, None)) // accumulate)
+    shown = bar(progress, updates * epochs, at.step)
+    run = Fitting(plan, at, place, shown)
+    try:
+        run.run()
+    except KeyboardInterrupt:
+        pass  # what there is, is returned
+    finally:
+        shown.close()
+    run.save()
+    best = run.at.best if patience is not None else None
+    return (run.at.result if best is None else best.params), run.at.opt_state, run.at.history
+
+
+def evaluate(
+    model: Any,
+    params: Params,
+    data: Any,
+    *,
+    loss: Callable[..., Any],
+    metrics: dict[str, Callable[..., Any]] | None = None,
+    batch_size: int = 256,
+    kernel: str = "auto",
+) -> dict[str, float]:
+    """Return the mean loss over all that counts, and other means, in evaluation: nothing is dropped.
+
+    Parameters
+    ----------
+    model, params, data, loss, batch_size, kernel
+        As in `fit`.
+    metrics : dict of callables, optional
+        ``metric(pred, target, mask=None) -> 0-d array``, each a mean over what counts, as `accuracy`.
+
+    Returns
+    -------
+    dict
+        "loss", and the metrics by their names.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fit`.
+    """
+    check_layer("model", model)
+    _check_functions({"loss": loss, **{f"metrics[{name!r}]": metric for name, metric in (metrics or {}).items()}})
+    _checks.integer("batch_size", batch_size)
+    return _judge(Source(data, model), model, params, loss, metrics or {}, batch_size, kernel)
+
+
+def accuracy(pred: Any, target: Any, *, mask: Any = None) -> Any:
+    """Return how often the largest of pred (…, V) is at target (…), integers, a 0-d array on the device."""
+    xp = _xp.namespace(pred)
+    right = xp.astype(xp.astype(xp.argmax(pred, axis=-1), target.dtype) == target, pred.dtype)
+    if mask is None:
+        return xp.mean(right)
+    weight = xp.astype(mask, pred.dtype)
+    return xp.sum(right * weight) / xp.sum(weight)
+
+
+def _judge(
+    source: Source, model: Any, params: Any, loss: Any, metrics: dict[str, Any], batch_size: int, kernel: str
+) -> dict[str, float]:
+    """Return the means over a source; the host waits for the device once, at the end."""
+    place = _xp.home(tree.leaves(params)[0])
+    sums: Any = None
+    count, state = 0, None
+    for taken in source.plan(batch_size, None):
+        batch = source.batch(taken, place)
+        options = {"kernel": kernel} | ({} if batch.lengths is None else {"lengths": batch.lengths})
+        y, state = model(params, batch.x, None if batch.begins else state, **options)
+        masked = {} if batch.mask is None else {"mask": batch.mask}
+        found = [loss(y, batch.y, **masked)[0], *(metric(y, batch.y, **masked) for metric in metrics.values())]
+        if batch.counted:  # a mean over nothing may be NaN
+            weighed = place.xp.stack([_xp.cast(each, place.dtype) for each in found]) * float(batch.counted)
+            sums, count = weighed if sums is None else sums + weighed, count + batch.counted
+    means = [float("nan")] * (1 + len(metrics)) if sums is None else (to_numpy(sums) / count).tolist()
+    return dict(zip(("loss", *metrics), means, strict=True))
+
+
+def _check(given: dict[str, Any]) -> Any:
+    """Raise unless all arguments of `fit` are as they must be; return where the parameters live."""
+    check_layer("model", given["model"])
+    leaves = tree.leaves(given["params"]) if isinstance(given["params"], dict) else []
+    if not leaves:
+        raise TypeError(f"`params` must be the model's parameters, a dict of arrays, got {given['params']!r}")
+    for name in ("epochs", "batch_size", "accumulate", "save_every", "patience"):
+        if given[name] is not None or name in ("epochs", "batch_size", "accumulate"):
+            _checks.integer(name, given[name], least=0 if name in ("epochs", "patience") else 1)
+    _checks.integer("seed", given["seed"], least=0)
+    for name in ("clip_norm", "clip_value"):
+        if given[name] is not None:
+            _checks.positive(name, given[name])
+    _checks.not_negative("min_delta", given["min_delta"])
+    _checks.one_of("on_nonfinite", given["on_nonfinite"], ("raise", "skip"))
+    _checks.one_of("progress", given["progress"], (None, True, False))
+    _checks.flag("resume", given["resume"])
+    functions = {"loss": given["loss"], "penalty": given["penalty"]} | {
+        f"metrics[{name!r}]": metric for name, metric in (given["metrics"] or {}).items()
+    }
+    _check_functions({name: f for name, f in functions.items() if f is not None or name != "penalty"})
+    for name, methods in (
+        ("optimizer", ("init", "update")),
+        ("plateau", ("init", "update")),
+        ("average", ("init", "update")),
+    ):
+        value = given[name]
+        if (value is not None or name == "optimizer") and (
+            isinstance(value, type) or not all(hasattr(value, m) for m in methods)
+        ):
+            raise TypeError(f"`{name}` must have the methods {' and '.join(methods)}, got {value!r}")
+    for name, needs in (("patience", "validation"), ("metrics", "validation"), ("save_every", "folder")):
+        if given[name] is not None and given[needs] is None:
+            raise ValueError(f"`{name}` needs `{needs}`, got None")
+    if given["resume"] and given["folder"] is None:
+        raise ValueError("`resume` needs `folder`, got None")
+    return _checks.home("params", leaves[0], instead="train float32 parameters: small steps are lost in a half type")
+
+
+def _check_functions(functions: dict[str, Any]) -> None:
+    for name, f in functions.items():
+        if not callable(f):
+            raise TypeError(f"`{name}` must be a function, got {f!r}")
+
+
+def _plan(given: dict[str, Any]) -> Plan:
+    """Return what `fit` is to do, from its arguments."""
+    source, validation, folder, sampling = (given[name] for name in ("data", "validation", "folder", "sampling"))
+    model, loss, metrics, size, kernel = (given[name] for name in ("model", "loss", "metrics", "batch_size", "kernel"))
+    judge = None
+    if validation is not None:
+        judged = Source(validation, model, "validation")
+
+        def judge(params: Any) -> dict[str, float]:
+            return _judge(judged, model, params, loss, metrics or {}, size, kernel)
+
+    if isinstance(folder, str | os.PathLike):
+        folder = checkpoint.Folder(folder)
+    if sampling is not None and not isinstance(sampling, Sampling):
+        sampling = Sampling(sampling)
+    made = {"source": Source(source, model), "judge": judge, "folder": folder, "sampling": sampling}
+    callbacks = tuple(given["callbacks"])
+    _check_functions({f"callbacks[{k}]": f for k, f in enumerate(callbacks)})
+    return Plan(
+        **{name: given[name] for name in Plan._fields if name not in (*made, "callbacks")}, **made, callbacks=callbacks
+    )
+
+
+def _resumed(plan: Plan, params: Params) -> At | None:
+    """Return where the newest checkpoint of the plan's folder is, or None where there is none."""
+    path = plan.folder.latest()
+    if path is None:
+        return None
+    found = checkpoint.load(path, like=tree.leaves(params)[0])
+    told = settings(plan)
+    for name, here, there in (
+        ("model", plan.model, found.model),
+        ("optimizer", plan.optimizer, found.optimizer),
+        *((name, told[name], found.more["plan"].get(name)) for name in told),
+    ):
+        if here != there:
+            raise checkpoint.CheckpointError(f"{path} is of another run: its {name} is {there!r}, here it is {here!r}")
+    return from_more(found.params, found.opt_state, found.history, found.more)
