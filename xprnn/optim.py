@@ -157,10 +157,10 @@ class Adam:
         t = state["t"] + 1
         m = tree.map(lambda g, m: β1 * m + (1.0 - β1) * g, grads, state["m"])
         v = tree.map(lambda g, v: β2 * v + (1.0 - β2) * g * g, grads, state["v"])
-        m_scale, v_scale = 1.0 / (1.0 - β1**t), 1.0 / (1.0 - β2**t)
+        m_scale, v_scale = -self.lr / (1.0 - β1**t), 1.0 / (1.0 - β2**t)
 
         def update(m: Array, v: Array) -> Array:
-            return -self.lr * (m * m_scale) / (_xp.namespace(v).sqrt(v * v_scale) + self.eps)
+            return m * m_scale / (_xp.namespace(v).sqrt(v * v_scale) + self.eps)
 
         return tree.map(update, m, v), {"t": t, "m": m, "v": v}
 
