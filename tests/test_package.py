@@ -22,7 +22,8 @@ ORDER = [
     "_xp", "tree", "_checks", "backends", "init", "cupy_draws", "random", "_sequence", "options", "constraints",
     "activations", "cells", "scan", "protocol", "kernels", "parameters", "surroundings", "state", "memory", "stepper",
     "part", "passes", "stepping", "stack", "recurrent", "stateless", "layers", "embedding", "sequential", "residual",
-    "schedule", "piecewise", "wrappers", "testing", "losses", "optim", "simple", "interop",
+    "schedule", "piecewise", "wrappers", "testing", "losses", "learning_rate", "optimizer", "descent",
+    "clipping", "averaging", "groups", "optim", "simple", "interop",
 ]  # fmt: skip
 """The parts from the bottom up, as in the design: a file imports only from those before it."""
 

@@ -45,10 +45,15 @@ def flag(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be True or False, got {value!r}")
 
 
-def finite(name: str, value: Any) -> None:
-    """Raise unless `value` is a finite number."""
+def number(name: str, value: Any) -> None:
+    """Raise unless `value` is a number; NaN is one here."""
     if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers are Real too
         raise TypeError(f"`{name}` must be a number, got {value!r}")
+
+
+def finite(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number."""
+    number(name, value)
     try:
         is_finite = math.isfinite(value)
     except OverflowError:  # an int beyond every float

@@ -1,0 +1,60 @@
+"""The running average of the parameters, which often predicts better than the last of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from xprnn import _checks, _xp, tree
+from xprnn._xp import Array
+from xprnn.optimizer import INSTEAD
+from xprnn.tree import Tree
+
+
+@dataclass(frozen=True)
+class EMA:
+    """The exponential moving average of the parameters, Polyak's average with a short memory: a = d a + (1 − d) p.
+
+    ``average = ema.init(params)``; after each update ``average = ema.update(average, params)``; evaluate with
+    ``layer(average, x)``. It begins at the parameters themselves, so no bias is to be corrected, and none is.
+
+    Parameters
+    ----------
+    decay : float
+        d, in [0, 1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is out of range.
+
+    References
+    ----------
+    .. [1] Polyak & Juditsky (1992), Acceleration of stochastic approximation by averaging, SIAM J. Control Optim. 30.
+    """
+
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        _checks.fraction("decay", self.decay)
+
+    def init(self, params: Tree) -> Tree:
+        """Return the average before the first update: a copy of the parameters, with the constants under "fixed"."""
+        _checks.not_half("params", params, INSTEAD)
+        return tree.map(_copy, params, constant="fixed")
+
+    def update(self, average: Tree, params: Tree) -> Tree:
+        """Return the new average, with its constants as they are.
+
+        Raises
+        ------
+        ValueError
+            If `params` is built otherwise than `average`; the message names the path.
+        TypeError
+            If an array is of a half type.
+        """
+        _checks.not_half("params", params, INSTEAD)
+        d = self.decay
+        return tree.map(lambda a, p: d * a + (1.0 - d) * p, average, params, constant="fixed")
+
+
+def _copy(a: Any) -> Array:
+    return _xp.namespace(a).asarray(a, copy=True)

@@ -1,0 +1,76 @@
+"""Gradients kept within bounds: by their norm together, or number by number."""
+
+from xprnn import _checks, _xp, tree
+from xprnn._xp import Array
+from xprnn.optimizer import INSTEAD
+from xprnn.tree import Tree
+
+
+def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
+    """Scale all gradients by one factor so that their norm together is at most `max_norm`.
+
+    Parameters
+    ----------
+    grads : nested dict of arrays
+    max_norm : float
+
+    Returns
+    -------
+    grads : like `grads`
+    norm : 0-d array
+        The norm before, on the device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `max_norm` is not above 0, or there is no gradient.
+
+    References
+    ----------
+    .. [1] Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks, ICML.
+    """
+    _checks.positive("max_norm", max_norm)
+    _checks.not_half("grads", grads, INSTEAD)
+    leaves = tree.leaves(grads)
+    if not leaves:
+        raise ValueError("`grads` must hold at least one array, got none")
+    xp = _xp.namespace(leaves[0])
+    total = _xp.total(leaves[0] * leaves[0], xp)
+    for g in leaves[1:]:
+        total = total + _xp.total(g * g, xp)
+    norm = xp.sqrt(total)
+    bound = xp.ones_like(norm) * max_norm
+    factor = bound / xp.where(norm > bound, norm, bound)
+    return tree.map(lambda g: g * factor, grads), norm
+
+
+def clip_by_value(grads: Tree, limit: float) -> Tree:
+    """Move every number of the gradients into [-limit, limit]; NaN stays.
+
+    Parameters
+    ----------
+    grads : nested dict of arrays
+    limit : float
+
+    Returns
+    -------
+    grads : like `grads`
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `limit` is not above 0, or a gradient is of a half type.
+
+    References
+    ----------
+    .. [1] Mikolov (2012), Statistical language models based on neural networks, PhD thesis, section 3.2.2.
+    """
+    _checks.positive("limit", limit)
+    _checks.not_half("grads", grads, INSTEAD)
+
+    def clip(g: Array) -> Array:
+        xp = _xp.namespace(g)
+        bound = xp.full_like(g, limit)  # not xp.clip: on CuPy, array-api-compat's asks the device
+        return xp.minimum(xp.maximum(g, -bound), bound)
+
+    return tree.map(clip, grads)

@@ -1,0 +1,250 @@
+"""The optimisers: stochastic gradient descent, RMSprop, Adam and AdamW, step for step those of `torch.optim`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from xprnn import _checks, _xp, learning_rate, tree
+from xprnn._xp import Array
+from xprnn.learning_rate import Schedule
+from xprnn.optimizer import INSTEAD, check_update, zeros
+from xprnn.tree import Tree
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent, with momentum as in PyTorch: v = μ v + g, p = p − lr v.
+
+    Parameters
+    ----------
+    lr : float or schedule
+        The learning rate, above 0.
+    momentum : float
+        μ, in [0, 1).
+    nesterov : bool
+        Step along g + μ v, where the momentum leads; needs a momentum.
+    weight_decay : float
+        λ of g = g + λ p, at least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is out of range.
+
+    References
+    ----------
+    .. [1] Sutskever, Martens, Dahl & Hinton (2013), On the importance of initialization and momentum in deep learning,
+       ICML.
+    """
+
+    lr: float | Schedule
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        learning_rate.check("lr", self.lr)
+        _checks.fraction("momentum", self.momentum)
+        _checks.flag("nesterov", self.nesterov)
+        _checks.not_negative("weight_decay", self.weight_decay)
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("`nesterov` must be False without momentum, got True and `momentum` 0.0")
+
+    def init(self, params: Tree) -> Tree:
+        """Return the state: the velocities, {} without momentum; with a schedule, the count of updates t."""
+        _checks.not_half("params", params, INSTEAD)
+        velocity = {} if self.momentum == 0.0 else {"velocity": zeros(params)}
+        return learning_rate.clock(self.lr) | velocity
+
+    def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+        """Return the updates, to be added, and the new state."""
+        keys = ("velocity",) if self.momentum else ()
+        check_update(grads, state, ("t", *keys) if callable(self.lr) else keys)
+        factor, after = _factor(self.lr, state)
+        grads = _decayed(grads, params, self.weight_decay)
+        if self.momentum == 0.0:
+            return tree.map(lambda g: factor * g, grads), after
+        μ = self.momentum
+        velocity = tree.map(lambda g, v: μ * v + g, grads, state["velocity"])
+        after["velocity"] = velocity
+        if self.nesterov:
+            return tree.map(lambda g, v: factor * (g + μ * v), grads, velocity), after
+        return tree.map(lambda v: factor * v, velocity), after
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """Gradients over the root of their mean square: Hinton (2012), in PyTorch's form.
+
+    v = α v + (1 − α) g², d = g / (√v + ε), p = p − lr d; with momentum u = μ u + d, p = p − lr u.
+
+    Parameters
+    ----------
+    lr : float or schedule
+        The learning rate, above 0.
+    alpha : float
+        α, in [0, 1).
+    eps : float
+        ε, above 0.
+    momentum : float
+        μ, in [0, 1).
+    centered : bool
+        Divide by the root of the variance, v less the square of the mean gradient [2]_.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is out of range.
+
+    References
+    ----------
+    .. [1] Tieleman & Hinton (2012), Neural networks for machine learning, lecture 6.5.
+    .. [2] Graves (2013), Generating sequences with recurrent neural networks, arXiv:1308.0850, equations 38 to 41.
+    """
+
+    lr: float | Schedule = 1e-2
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    centered: bool = False
+
+    def __post_init__(self) -> None:
+        learning_rate.check("lr", self.lr)
+        _checks.fraction("alpha", self.alpha)
+        _checks.positive("eps", self.eps)
+        _checks.fraction("momentum", self.momentum)
+        _checks.flag("centered", self.centered)
+
+    def _names(self) -> tuple[str, ...]:
+        return ("v", *(("mean",) if self.centered else ()), *(("velocity",) if self.momentum else ()))
+
+    def init(self, params: Tree) -> Tree:
+        """Return the state: the mean squares v, and what else is asked for: mean gradients, velocities, the count t."""
+        _checks.not_half("params", params, INSTEAD)
+        return learning_rate.clock(self.lr) | {name: zeros(params) for name in self._names()}
+
+    def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+        """Return the updates, to be added, and the new state."""
+        del params
+        names = self._names()
+        check_update(grads, state, ("t", *names) if callable(self.lr) else names)
+        factor, after = _factor(self.lr, state)
+        α, μ = self.alpha, self.momentum
+        spread = after["v"] = tree.map(lambda g, v: α * v + (1.0 - α) * g * g, grads, state["v"])
+        if self.centered:
+            after["mean"] = tree.map(lambda g, m: α * m + (1.0 - α) * g, grads, state["mean"])
+            spread = tree.map(_variance, spread, after["mean"])
+        steps = tree.map(lambda g, v: g / (_xp.namespace(v).sqrt(v) + self.eps), grads, spread)
+        if μ:
+            steps = after["velocity"] = tree.map(lambda d, u: μ * u + d, steps, state["velocity"])
+        return tree.map(lambda d: factor * d, steps), after
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam: Kingma & Ba (2015), arXiv:1412.6980, algorithm 1.
+
+    Parameters
+    ----------
+    lr : float or schedule
+        The step size α, above 0.
+    betas : (float, float)
+        β₁ and β₂, each in [0, 1).
+    eps : float
+        ε, above 0, added to √v̂.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is out of range.
+    """
+
+    lr: float | Schedule = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        learning_rate.check("lr", self.lr)
+        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+            raise TypeError(f"`betas` must be a pair of numbers, got {self.betas!r}")
+        _checks.fraction("betas[0]", self.betas[0])
+        _checks.fraction("betas[1]", self.betas[1])
+        _checks.positive("eps", self.eps)
+
+    def init(self, params: Tree) -> Tree:
+        """Return the state: the count of updates t, and the moments m and v."""
+        _checks.not_half("params", params, INSTEAD)
+        return {"t": 0, "m": zeros(params), "v": zeros(params)}
+
+    def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+        """Return the updates, to be added, and the new state."""
+        del params
+        check_update(grads, state, ("t", "m", "v"))
+        β1, β2 = self.betas
+        t = state["t"] + 1
+        m = tree.map(lambda g, m: β1 * m + (1.0 - β1) * g, grads, state["m"])
+        v = tree.map(lambda g, v: β2 * v + (1.0 - β2) * g * g, grads, state["v"])
+        m_scale, v_scale = -learning_rate.at(self.lr, t - 1) / (1.0 - β1**t), 1.0 / (1.0 - β2**t)
+
+        def update(m: Array, v: Array) -> Array:
+            return m * m_scale / (_xp.namespace(v).sqrt(v * v_scale) + self.eps)
+
+        return tree.map(update, m, v), {"t": t, "m": m, "v": v}
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with weight decay, beside the gradient: Loshchilov & Hutter (2019), arXiv:1711.05101, algorithm 2.
+
+    The decay is p = p − lr λ p, as PyTorch has it.
+
+    Parameters
+    ----------
+    lr, betas, eps
+        Those of Adam.
+    weight_decay : float
+        λ, at least 0.
+    decoupled : bool
+        False adds λ p to the gradient instead, before the moments: PyTorch's ``Adam(weight_decay=λ)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is out of range.
+    """
+
+    weight_decay: float = 1e-2
+    decoupled: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.not_negative("weight_decay", self.weight_decay)
+        _checks.flag("decoupled", self.decoupled)
+
+    def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+        """Return the updates, to be added, and the new state."""
+        check_update(grads, state, ("t", "m", "v"))
+        if not self.decoupled:
+            return super().update(_decayed(grads, params, self.weight_decay), state, params)
+        updates, after = super().update(grads, state, params)
+        rate = learning_rate.at(self.lr, state["t"])
+        return _decayed(updates, params, -rate * self.weight_decay), after
+
+
+def _factor(lr: float | Schedule, state: Tree) -> tuple[float, dict[str, Any]]:
+    """Return what the step is multiplied by, and the beginning of the next state."""
+    if not callable(lr):
+        return -lr, {}
+    return -learning_rate.at(lr, state["t"]), {"t": state["t"] + 1}
+
+
+def _decayed(grads: Tree, params: Tree, decay: Any) -> Tree:
+    """Return grads + decay · params."""
+    if isinstance(decay, float | int) and decay == 0.0:
+        return grads
+    return tree.map(lambda g, p: g + decay * p, grads, params, constant="fixed")
+
+
+def _variance(v: Array, mean: Array) -> Array:
+    """Return v − mean², but not the -1e-17 that rounding leaves of gradients that are always the same."""
+    variance, xp = v - mean * mean, _xp.namespace(v)
+    return xp.maximum(variance, xp.zeros_like(variance))

@@ -1,0 +1,120 @@
+"""Parameter groups: other optimisers, or another learning rate, for parameters that a pattern of their path names."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from xprnn import tree
+from xprnn.optimizer import Optimizer
+from xprnn.tree import Tree
+
+
+@dataclass(frozen=True)
+class Groups:
+    """One optimiser per group of parameters; itself an optimiser.
+
+    Parameters
+    ----------
+    groups : dict
+        From patterns to optimisers. A pattern is met by a whole path as ``tree.items`` writes it, ``"l0.W_hh"``,
+        ``"0.l1.b_ih"``; ``*``, ``?`` and ``[...]`` are those of `fnmatch`, and ``*`` passes dots. The first pattern
+        that is met counts.
+    default : optimiser
+        Of all other parameters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `groups` is no dict of optimisers, or empty, or `default` is no optimiser.
+
+    Examples
+    --------
+    >>> from xprnn.optim import SGD, Adam
+    >>> optimizer = Groups({"*W_hh": SGD(1e-3), "*b_*": Adam(1e-3)}, default=Adam(1e-2))
+    """
+
+    groups: dict[str, Optimizer]
+    default: Optimizer
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.groups, dict):
+            raise TypeError(f"`groups` must be a dict from patterns to optimisers, got {self.groups!r}")
+        if not self.groups:
+            raise ValueError("`groups` must have at least one pattern, got {}")
+        for pattern, optimizer in self.groups.items():
+            if not isinstance(pattern, str):
+                raise TypeError(f"`groups` must have strings as keys, got {pattern!r}")
+            _check_optimizer(f"groups[{pattern!r}]", optimizer)
+        _check_optimizer("default", self.default)
+        object.__setattr__(self, "groups", dict(self.groups))  # a change of the caller's dict is none of ours
+
+    def init(self, params: Tree) -> Tree:
+        """Return the state: of each group its optimiser's, under "0", "1", … in order, and "default".
+
+        Raises
+        ------
+        TypeError
+            If `params` is no nested dict of arrays, or an array is of a half type.
+        ValueError
+            If a pattern is met by no parameter, or by none that an earlier pattern left.
+        """
+        parts = self._parts(tree.trainable(params))
+        for k, pattern in enumerate(self.groups):
+            if str(k) not in parts:
+                paths = ", ".join(path for path, _ in tree.items(tree.trainable(params)))
+                raise ValueError(f"`groups[{pattern!r}]` must match a path that no earlier pattern has, among {paths}")
+        return {name: self._optimizer(name).init(part) for name, part in parts.items()}
+
+    def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+        """Return the updates, to be added, and the new state."""
+        tree.map(_nothing, grads, params, constant="fixed")  # before any work, as its parts would be named by halves
+        mine, theirs = self._parts(grads), self._parts(tree.trainable(params))
+        if not isinstance(state, dict) or state.keys() != mine.keys():
+            came = list(state) if isinstance(state, dict) else type(state).__name__
+            raise ValueError(f"`state` must have the keys {list(mine)}, got {came}")
+        found: dict[str, Any] = {}
+        after = {}
+        for name, part in mine.items():
+            updates, after[name] = self._optimizer(name).update(part, state[name], theirs[name])
+            found.update(tree.items(updates))
+        in_order = iter([found[path] for path, _ in tree.items(grads)])
+        return tree.map(lambda _: next(in_order), grads), after
+
+    def _optimizer(self, name: str) -> Optimizer:
+        return self.default if name == "default" else list(self.groups.values())[int(name)]
+
+    def _name(self, path: str) -> str:
+        """Return under which key of the state the group of a path is."""
+        matches = (str(k) for k, pattern in enumerate(self.groups) if fnmatchcase(path, pattern))
+        return next(matches, "default")
+
+    def _parts(self, arrays: Tree) -> dict[str, Tree]:
+        """Return per group that has any, in order, the nested dict of its arrays alone."""
+        if not isinstance(arrays, dict):
+            raise TypeError(f"`params` must be a nested dict of arrays, got {type(arrays).__name__}")
+        parts: dict[str, Tree] = {}
+        self._sort(arrays, (), parts)
+        names = (*map(str, range(len(self.groups))), "default")
+        return {name: parts[name] for name in names if name in parts}
+
+    def _sort(self, arrays: dict[str, Tree], above: tuple[str, ...], parts: dict[str, Tree]) -> None:
+        for key, branch in arrays.items():
+            path = ".".join(map(str, (*above, key)))
+            if isinstance(branch, dict):
+                self._sort(branch, (*above, key), parts)
+            elif isinstance(branch, tuple):
+                raise TypeError(f"`params.{path}` must be an array or a dict, got a tuple")
+            elif branch is not None:
+                part = parts.setdefault(self._name(path), {})
+                for step in above:
+                    part = part.setdefault(step, {})
+                part[key] = branch
+
+
+def _check_optimizer(name: str, optimizer: Any) -> None:
+    if isinstance(optimizer, type) or not isinstance(optimizer, Optimizer):
+        raise TypeError(f"`{name}` must be an optimiser, with init and update, got {optimizer!r}")
+
+
+def _nothing(*arrays: Any) -> None:
+    """Stand in for a function where only the structure of trees is compared."""

@@ -1,0 +1,36 @@
+"""What an optimiser is, and what all of them check."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from xprnn import _checks, _xp, tree
+from xprnn._xp import Array
+from xprnn.tree import Tree
+
+INSTEAD = "small steps are lost in it: keep float32 parameters to train, and cast the gradients to float32"
+"""Of half types."""
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """A pair of pure functions; the state is a nested dict of arrays and of Python's ints and floats."""
+
+    def init(self, params: Tree) -> Tree:
+        """Return the state before the first update."""
+
+    def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+        """Return the updates, to be added to the parameters, and the new state."""
+
+
+def check_update(grads: Tree, state: Tree, keys: tuple[str, ...]) -> None:
+    """Raise if a gradient is of a half type, or `state` is that of another optimiser."""
+    _checks.not_half("grads", grads, INSTEAD)
+    _checks.keys("state", state, keys)
+
+
+def zeros(params: Tree) -> Tree:
+    """Return zeros for every parameter that is trained."""
+    return tree.map(_zeros_like, tree.trainable(params))
+
+
+def _zeros_like(a: Any) -> Array:
+    return _xp.namespace(a).zeros_like(a)
