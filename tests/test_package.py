@@ -23,7 +23,8 @@ ORDER = [
     "activations", "cells", "scan", "protocol", "kernels", "parameters", "surroundings", "state", "memory", "stepper",
     "part", "passes", "stepping", "stack", "recurrent", "stateless", "layers", "embedding", "sequential", "residual",
     "schedule", "piecewise", "wrappers", "testing", "losses", "learning_rate", "optimizer", "descent",
-    "clipping", "averaging", "groups", "optim", "simple", "interop",
+    "clipping", "averaging", "groups", "optim", "plain", "registry", "tensor_file", "content", "checkpoint",
+    "data", "sampling", "nonfinite", "generation", "progress", "fitting", "train", "tasks", "simple", "interop",
 ]  # fmt: skip
 """The parts from the bottom up, as in the design: a file imports only from those before it."""
 
@@ -57,7 +58,9 @@ def test_only_one_module_imports_array_api_compat():
 def test_public_names_exist_and_are_documented():
     for name in xprnn.__all__:
         assert getattr(xprnn, name).__doc__, name
-    for module in (xprnn.losses, xprnn.optim, xprnn.backends, xprnn.testing, xprnn.kernels):
+    for module in (
+        xprnn.losses, xprnn.optim, xprnn.backends, xprnn.testing, xprnn.kernels, xprnn.checkpoint, xprnn.registry,
+    ):  # fmt: skip
         for name, value in vars(module).items():
             if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
                 assert value.__doc__, f"{module.__name__}.{name}"
@@ -85,7 +88,7 @@ def test_the_examples_of_docstrings_run():
 
 
 def test_importing_loads_no_optional_library():
-    optional = ("torch", "jax", "cupy", "numba", "matplotlib", "tqdm", "ml_dtypes")
+    optional = ("torch", "jax", "cupy", "numba", "matplotlib", "tqdm", "ml_dtypes", "safetensors")
     code = f"import sys, xprnn; print([m for m in {optional} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -1,6 +1,6 @@
 """Recurrent neural networks (Elman, GRU, LSTM) on the arrays that you already hold."""
 
-from xprnn import backends, kernels, losses, optim, random, testing, tree
+from xprnn import backends, checkpoint, kernels, losses, optim, random, registry, testing, tree
 from xprnn.activations import Activation, Custom
 from xprnn.embedding import Embedding
 from xprnn.layers import Dropout, Last, Linear
@@ -28,10 +28,12 @@ __all__ = [
     "SimpleRNN",
     "Truncated",
     "backends",
+    "checkpoint",
     "kernels",
     "losses",
     "optim",
     "random",
+    "registry",
     "testing",
     "tree",
 ]

@@ -19,6 +19,10 @@ INSTALL = {
 """The backends, and how each is installed."""
 
 
+WIDE = ("float64", "int64", "uint64")
+"""What JAX would narrow to 32 bits, but for its switch."""
+
+
 class BackendError(ImportError):
     """A backend that is not installed, or has no device to run on."""
 
@@ -108,6 +112,8 @@ def dtype_of(name: str, xp: Namespace) -> Any:
         return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
     if (found := getattr(xp, name, None)) is None:
         raise TypeError(f"{_xp.library(xp)} has no {name}")
+    if name in WIDE and _xp.is_namespace_jax(xp) and name not in xp.__array_namespace_info__().dtypes():
+        raise TypeError(f"jax has no {name} without its switch: jax.config.update('jax_enable_x64', True)")
     return found
 
 

@@ -1,0 +1,138 @@
+"""What a checkpoint holds, as named arrays and JSON, and back, checked."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xprnn import _checks, _xp, registry, tensor_file
+from xprnn._xp import Array
+from xprnn.plain import Inner, decode, dumps, encode, parse, shown
+from xprnn.protocol import check_layer
+from xprnn.tensor_file import Header
+from xprnn.tree import Tree
+
+FORMAT_VERSION = 1
+
+TREES = ("params", "opt_state", "history", "more")
+CONTENT = ("format_version", "step", "metric", "model", "optimizer", *TREES)
+
+
+class Checkpoint(NamedTuple):
+    """What `save` was given."""
+
+    params: Tree
+    model: Any
+    optimizer: Any
+    opt_state: Tree
+    step: int
+    history: Any
+    more: Any
+
+
+def gather(checkpoint: Checkpoint, metric: float | None) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return the arrays and the metadata of a checkpoint's file.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something cannot be in a file; the message names its path.
+    """
+    _checks.integer("step", checkpoint.step, 0)
+    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": checkpoint.step}
+    arrays: dict[str, Array] = {}
+
+    def keep(a: Any, path: str, inner: Inner) -> dict[str, str]:
+        if not _xp.is_array(a) and not isinstance(a, np.generic):
+            kinds = "an array, int, float, str, bool, None, or a dict, tuple or list of such"
+            raise TypeError(f"`{path}` must be {kinds}, got {type(a).__module__}.{type(a).__qualname__}")
+        tensor_file.dtype_of(path, a)
+        arrays[path] = a
+        return {"array": path}
+
+    content["metric"] = encode(metric, "metric", keep)
+    for name in ("model", "optimizer"):
+        if (configuration := getattr(checkpoint, name)) is None:
+            content[name] = None
+        else:
+            _check_role(name, configuration)
+            content[name] = registry.describe(configuration, name)
+    for name in TREES:
+        content[name] = encode(getattr(checkpoint, name), name, keep)
+    return arrays, {"xprnn": dumps(content)}
+
+
+def _check_role(name: str, configuration: Any) -> None:
+    """Raise unless the model is a layer, the optimizer an optimiser."""
+    if name == "model":
+        check_layer(name, configuration)
+    elif not hasattr(configuration, "init") or not hasattr(configuration, "update"):
+        raise TypeError(f"`optimizer` must be an optimiser, with init and update; got {configuration!r}")
+
+
+def checked(header: Header) -> tuple[Callable[[Callable[[str], Array]], Checkpoint], float | None]:
+    """Return what makes a checkpoint, given what reads an array by its name; and the metric, None where none was told.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the file's header does not tell a checkpoint.
+    """
+    content = _content(header.metadata)
+    step, metric = content["step"], decode(content["metric"], "metric", _refuse)
+    if type(step) is not int or step < 0:
+        raise ValueError(f"`step` must be an int of at least 0, got {shown(step)}")
+    if metric is not None and type(metric) not in (int, float):
+        raise ValueError(f"`metric` must be a number, got {shown(metric)}")
+    built = {}
+    for name in ("model", "optimizer"):
+        built[name] = None if content[name] is None else registry.build(content[name], name)
+        if built[name] is not None:
+            _check_role(name, built[name])
+
+    def make(array: Callable[[str], Array]) -> Checkpoint:
+        trees = {name: decode(content[name], name, _arrays(array)) for name in TREES}
+        return Checkpoint(**trees, **built, step=step)
+
+    unused = dict(header.entries)
+
+    def use(name: str) -> None:
+        if unused.pop(name, None) is None:
+            raise ValueError(f"the array {shown(name)} is missing, or told of twice")
+
+    make(use)
+    if unused:
+        raise ValueError(f"the array {shown(next(iter(unused)))} is there, and nothing tells of it")
+    return make, metric
+
+
+def _content(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return the JSON of a checkpoint, of a version that we read."""
+    if "xprnn" not in metadata:
+        raise ValueError("this is no checkpoint: the file's `__metadata__` has no key 'xprnn'")
+    content = parse(metadata["xprnn"], "the metadata 'xprnn'")
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if type(version) is not int or version < 1:
+        raise ValueError(f"`format_version` must be an int of at least 1, got {shown(version)}")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"`format_version` is {shown(version)}, of a newer xprnn; this one reads up to {FORMAT_VERSION}"
+        )
+    if content.keys() != set(CONTENT):
+        raise ValueError(f"the metadata 'xprnn' must have the keys {', '.join(CONTENT)}, got {shown(list(content))}")
+    return dict(content)
+
+
+def _refuse(tag: str, body: Any, path: str, inner: Inner) -> Any:
+    raise ValueError(f"`{path}` has the unknown tag {shown(tag)}")
+
+
+def _arrays(array: Callable[[str], Array]) -> Callable[[str, Any, str, Inner], Array]:
+    """Return what decodes the tag "array"."""
+
+    def other(tag: str, body: Any, path: str, inner: Inner) -> Array:
+        if tag != "array" or not isinstance(body, str):
+            _refuse(tag, body, path, inner)
+        return array(body)
+
+    return other
