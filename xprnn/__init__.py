@@ -1,6 +1,10 @@
 """Recurrent neural networks (Elman, GRU, LSTM) on the arrays that you already hold."""
 
+<<<<<<< HEAD
 from xprnn import backends, checkpoint, kernels, losses, optim, random, registry, testing, tree
+=======
+from xprnn import backends, kernels, losses, optim, random, tasks, testing, tree
+>>>>>>> 5bc6698 (ENH: the classic tasks, with what a simple or an ideal strategy scores on them)
 from xprnn.activations import Activation, Custom
 from xprnn.embedding import Embedding
 from xprnn.layers import Dropout, Last, Linear
@@ -33,7 +37,11 @@ __all__ = [
     "losses",
     "optim",
     "random",
+<<<<<<< HEAD
     "registry",
+=======
+    "tasks",
+>>>>>>> 5bc6698 (ENH: the classic tasks, with what a simple or an ideal strategy scores on them)
     "testing",
     "tree",
 ]

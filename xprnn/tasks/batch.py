@@ -1,0 +1,45 @@
+"""What a task draws, and the check of a batch that a task is given back."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Batch(NamedTuple):
+    """Samples of a task.
+
+    Attributes
+    ----------
+    x : array (N, T, I), float64; or a list of N arrays (T_n, I) where lengths differ
+    y : array or list of arrays
+        The targets; shape and meaning are the task's.
+    mask : bool array (N, T), or None
+        True at the steps whose target counts; None: all of `y` counts.
+    """
+
+    x: Any
+    y: Any
+    mask: Any = None
+
+
+def inputs(name: str, batch: Any, T: int, I: int) -> np.ndarray:
+    """Return x of a batch, (N, T, I), or raise unless it has these steps and this width.
+
+    Raises
+    ------
+    TypeError
+        If `batch` is no `Batch`.
+    ValueError
+        If its x is of another shape.
+    """
+    instance(name, batch)
+    shape = np.shape(batch.x) if isinstance(batch.x, np.ndarray) else type(batch.x).__name__
+    if not isinstance(batch.x, np.ndarray) or batch.x.ndim != 3 or batch.x.shape[1:] != (T, I):
+        raise ValueError(f"`{name}.x` must be an array (N, T, I) = (N, {T}, {I}) as this task draws it, got {shape}")
+    return batch.x
+
+
+def instance(name: str, batch: Any) -> None:
+    """Raise TypeError unless `batch` is a `Batch`."""
+    if not isinstance(batch, Batch):
+        raise TypeError(f"`{name}` must be a Batch, as `draw` returns it, got {type(batch).__name__}")
