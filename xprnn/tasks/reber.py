@@ -36,10 +36,19 @@ def _embedded() -> tuple[dict[int, int], ...]:
 
 
 AUTOMATON = _embedded()
-"""Per node the symbols that may follow, each equally likely, and where they lead; ``len(AUTOMATON)`` is the end.
+"""Per node the symbols that may follow, each equally likely, and where they lead; `END` is the end.
 
 A symbol leads to one node only, so that who has seen a string knows its node.
 """
+
+END = len(AUTOMATON)
+
+
+def _choices() -> tuple[np.ndarray, np.ndarray]:
+    """Return two symbols per node, and where they lead: the same one twice without a choice, -1 at the end."""
+    pairs = [(list(follow.items()) * 2)[:2] for follow in AUTOMATON] + [[(-1, END)] * 2]
+    table = np.array(pairs)
+    return table[..., 0], table[..., 1]
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,13 @@ class EmbeddedReber:
         """
         _checks.integer("n", n)
         rng = init.generator(rng)
-        strings = [_string(rng) for _ in range(n)]
+        symbol, leads_to = _choices()
+        nodes, columns = np.zeros(n, dtype=np.int64), []
+        while np.any(nodes < END):
+            pick = rng.integers(0, 2, n)
+            columns.append(symbol[nodes, pick])
+            nodes = leads_to[nodes, pick]
+        strings = [row[row >= 0] for row in np.stack(columns, axis=1)]
         return Batch([np.eye(len(SYMBOLS))[s[:-1]] for s in strings], [s[1:] for s in strings])
 
     def ideal(self, batch: Batch) -> list[np.ndarray]:
@@ -112,6 +127,8 @@ class EmbeddedReber:
     def legal(self, batch: Batch) -> list[np.ndarray]:
         """Return which symbols may follow each step: a list of bool arrays (T_n, 7); errors as `ideal`."""
         instance("batch", batch)
+        if not isinstance(batch.x, list):
+            raise ValueError(f"`batch.x` must be a list of arrays (T_n, 7), got {type(batch.x).__name__}")
         return [_legal(f"batch.x[{k}]", x) for k, x in enumerate(batch.x)]
 
     def entropy_rate(self) -> float:
@@ -133,16 +150,6 @@ class EmbeddedReber:
         return (surprise + math.log(2.0)) / steps
 
 
-def _string(rng: Any) -> np.ndarray:
-    """Draw a string, as classes."""
-    node, codes = 0, []
-    while node < len(AUTOMATON):
-        follow = list(AUTOMATON[node])
-        codes.append(follow[rng.integers(len(follow))] if len(follow) > 1 else follow[0])
-        node = AUTOMATON[node][codes[-1]]
-    return np.array(codes)
-
-
 def _legal(name: str, x: Any) -> np.ndarray:
     """Return which symbols may follow each step of one string (T_n, 7)."""
     if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[1] != len(SYMBOLS):
@@ -150,22 +157,27 @@ def _legal(name: str, x: Any) -> np.ndarray:
         raise ValueError(f"`{name}` must be an array (T_n, {len(SYMBOLS)}), got {came}")
     node, legal = 0, np.zeros(x.shape, dtype=bool)
     for t, code in enumerate(x.argmax(axis=1).tolist()):
-        follow = AUTOMATON[node] if node < len(AUTOMATON) else {}
+        follow = _following(node)
         if code not in follow:
             allowed = " or ".join(SYMBOLS[k] for k in follow) or "nothing"
             raise ValueError(f"`{name}` must be a string of the grammar: at step {t} {allowed}, got {SYMBOLS[code]}")
         node = follow[code]
-        if node < len(AUTOMATON):
-            legal[t, list(AUTOMATON[node])] = True
+        for k in _following(node):
+            legal[t, k] = True
     return legal
+
+
+def _following(node: int) -> dict[int, int]:
+    """Return the symbols that may follow a node, none at the end, and where they lead."""
+    return AUTOMATON[node] if node < END else {}
 
 
 def _per_string() -> tuple[float, float]:
     """Return the means of a string's surprise, in nats, and of its steps, one less than its symbols."""
-    P = np.zeros((len(AUTOMATON), len(AUTOMATON) + 1))
+    P = np.zeros((END, END + 1))
     for node, follow in enumerate(AUTOMATON):
         P[node, list(follow.values())] = 1.0 / len(follow)
-    start = np.eye(len(AUTOMATON))[0]
-    visits = np.linalg.solve(np.eye(len(AUTOMATON)) - P[:, :-1].T, start)  # v = start + Pᵀ v
+    start = np.eye(END)[0]
+    visits = np.linalg.solve(np.eye(END) - P[:, :-1].T, start)  # v = start + Pᵀ v
     entropies = np.log([len(follow) for follow in AUTOMATON])
     return float(visits @ entropies), float(visits.sum()) - 1.0
