@@ -48,9 +48,10 @@ CASES = [
     (tasks.PerceptualDecision(stimulus=5, coherences=(0.0, 0.9), noise=0.7), likelihood_decision),
     (tasks.PerceptualDecision(stimulus=1, coherences=(0.6,), noise=0.5), likelihood_decision),
 ]
+NAMES = ["match", "match at once", "decision", "decision with none", "decision of a step"]
 
 
-@pytest.mark.parametrize(("task", "likelihood"), CASES, ids=str)
+@pytest.mark.parametrize(("task", "likelihood"), CASES, ids=NAMES)
 def test_ideal_observer_follows_the_likelihood_ratio_and_is_as_often_right_as_it_says(task, likelihood):
     batch = task.draw(N, 1)
     ratio = likelihood(task, batch.x)
@@ -61,7 +62,7 @@ def test_ideal_observer_follows_the_likelihood_ratio_and_is_as_often_right_as_it
     assert abs(correct.mean() - p) < 5.0 * math.sqrt(p * (1.0 - p) / N)
 
 
-@pytest.mark.parametrize(("task", "likelihood"), CASES, ids=str)
+@pytest.mark.parametrize(("task", "likelihood"), CASES, ids=NAMES)
 def test_baseline_is_the_accuracy_of_a_guess(task, likelihood, rng):
     y = task.draw(N, 2).y[:, -1]
     error = 5.0 * math.sqrt(0.25 / N)
@@ -69,7 +70,7 @@ def test_baseline_is_the_accuracy_of_a_guess(task, likelihood, rng):
     assert abs(np.mean(y) - task.baseline()) < error
 
 
-@pytest.mark.parametrize(("task", "likelihood"), CASES, ids=str)
+@pytest.mark.parametrize(("task", "likelihood"), CASES, ids=NAMES)
 def test_targets_are_held_and_count_in_the_response_alone(task, likelihood):
     x, y, mask = task.draw(7, 3)
     assert x.shape == (7, task.steps, 2)
