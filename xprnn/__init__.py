@@ -1,17 +1,15 @@
 """Recurrent neural networks (Elman, GRU, LSTM) on the arrays that you already hold."""
 
-<<<<<<< HEAD
-from xprnn import backends, checkpoint, kernels, losses, optim, random, registry, testing, tree
-=======
-from xprnn import backends, kernels, losses, optim, random, tasks, testing, tree
->>>>>>> 5bc6698 (ENH: the classic tasks, with what a simple or an ideal strategy scores on them)
+from xprnn import backends, checkpoint, kernels, losses, optim, random, tasks, testing, train, tree
 from xprnn.activations import Activation, Custom
+from xprnn.data import Stream
 from xprnn.embedding import Embedding
 from xprnn.layers import Dropout, Last, Linear
 from xprnn.recurrent import GRU, LSTM, RNN
 from xprnn.residual import Residual
 from xprnn.sequential import Sequential
 from xprnn.simple import SimpleRNN
+from xprnn.train import evaluate, fit, generate
 from xprnn.wrappers import Segmented, Truncated
 
 __version__ = "0.1.0"
@@ -30,18 +28,20 @@ __all__ = [
     "Segmented",
     "Sequential",
     "SimpleRNN",
+    "Stream",
     "Truncated",
     "backends",
     "checkpoint",
+    "evaluate",
+    "fit",
+    "generate",
     "kernels",
     "losses",
     "optim",
     "random",
-<<<<<<< HEAD
     "registry",
-=======
     "tasks",
->>>>>>> 5bc6698 (ENH: the classic tasks, with what a simple or an ideal strategy scores on them)
     "testing",
+    "train",
     "tree",
 ]
