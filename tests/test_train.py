@@ -1,4 +1,4 @@
-"""`fit` and `evaluate`: beside PyTorch, beside steps taken by hand, on every backend, interrupted, and on bad numbers."""
+"""`fit` and `evaluate`: beside PyTorch and steps by hand, on every backend, interrupted, and on bad numbers."""
 
 import re
 import warnings
@@ -50,8 +50,9 @@ def test_training_is_pytorchs(rng):
     params = MODEL.init(0)
     found, _, history = run(MODEL, (x, y), params, optimizer=optim.Adam(lr=0.01), epochs=5)
     gru, linear = torch.nn.GRU(3, 5, dtype=torch.float64), torch.nn.Linear(5, 2, dtype=torch.float64)
-    pairs = [(getattr(gru, f"{ours.replace('W', 'weight').replace('b_', 'bias_')}_l0"), ("0", "l0", ours))
-             for ours in ("W_ih", "W_hh", "b_ih", "b_hh")] + [(linear.weight, ("1", "W")), (linear.bias, ("1", "b"))]  # fmt: skip
+    words = {"W_ih": "weight_ih_l0", "W_hh": "weight_hh_l0", "b_ih": "bias_ih_l0", "b_hh": "bias_hh_l0"}
+    pairs = [(getattr(gru, theirs), ("0", "l0", ours)) for ours, theirs in words.items()]
+    pairs += [(linear.weight, ("1", "W")), (linear.bias, ("1", "b"))]
     with torch.no_grad():
         for theirs, path in pairs:
             theirs.copy_(torch.tensor(at(params, path)))

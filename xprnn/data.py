@@ -120,22 +120,17 @@ class Source:
         axes = (1, 0) if self.batch_first else (0, 1)
         if self.rows is not None:
             return self._ragged(taken, place)
+        rows = (slice(None), taken) if isinstance(taken, slice) else taken
         if isinstance(taken, slice):
-            x, y, mask = (None if a is None else _turned(a[:, taken], axes) for a in (self.x, self.y, self.mask))
+            x, y = (_turned(a[:, taken], axes) for a in (self.x, self.y))
+            mask = None if self.mask is None else _turned(self.mask[:, taken], axes)
         else:
             x = _taken(self.x, taken, axes)
-            y, mask = (
-                None if a is None else _taken(a, taken, axes if self.timed else None) for a in (self.y, self.mask)
-            )
+            of_target = axes if self.timed else None
+            y = _taken(self.y, taken, of_target)
+            mask = None if self.mask is None else _taken(self.mask, taken, of_target)
         size = int(x.shape[0] * x.shape[1]) if self.timed else len(taken)
-        counted = (
-            None
-            if mask is None
-            else self._mask_on_host[:, taken]
-            if isinstance(taken, slice)
-            else self._mask_on_host[taken]
-        )
-        count = size if counted is None else int(np.count_nonzero(counted))
+        count = size if mask is None else int(np.count_nonzero(self._mask_on_host[rows]))
         begins = not isinstance(taken, slice) or taken.start == 0
         return Batch(_placed(x, place), _placed(y, place), _placed(mask, place), None, count, begins)
 
