@@ -186,7 +186,9 @@ def test_losses_say_to_cast_to_float32(half):
             loss(single, y)
 
 
-@pytest.mark.parametrize("optimizer", [optim.SGD(0.1), optim.SGD(0.1, momentum=0.9), optim.Adam()], ids=repr)
+@pytest.mark.parametrize(
+    "optimizer", [optim.SGD(0.1), optim.SGD(0.1, momentum=0.9), optim.Adam(), optim.RMSprop(), optim.AdamW()], ids=repr
+)
 def test_optimisers_say_to_keep_float32_parameters(optimizer, half):
     wide, narrow = (
         {"l0": {"W": make(np.ones(2))}} for make in (lambda a: half.backend.asarray(a, np.float32), half.array)

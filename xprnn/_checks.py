@@ -4,7 +4,7 @@ A message names the argument, what was expected, what came, and a hint where the
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -122,13 +122,24 @@ def _halves(place: Home) -> tuple[str, ...]:
 
 def not_half(name: str, arrays: Any, instead: str) -> None:
     """Raise if an array of a tree is of a half type; `instead` tells what to do."""
-    for k, a in enumerate(tree.leaves(arrays)):
-        if type(a) is np.ndarray and a.itemsize != 2:  # most are, and this takes a third of the time
-            continue
-        if _xp.is_half(getattr(a, "dtype", None)):
-            path, _ = list(tree.items(arrays))[k]
-            label = f"{name}.{path}" if path else name
-            raise TypeError(f"`{label}` must be float32 or float64, got {_xp.dtype_name(a.dtype)}; {instead}")
+    if not _some_half((arrays,)):
+        return
+    path, a = next((path, a) for path, a in tree.items(arrays) if _xp.is_half(getattr(a, "dtype", None)))
+    label = f"{name}.{path}" if path else name
+    raise TypeError(f"`{label}` must be float32 or float64, got {_xp.dtype_name(a.dtype)}; {instead}")
+
+
+def _some_half(branches: Iterable[tree.Tree]) -> bool:
+    for a in branches:
+        if type(a) is np.ndarray:  # most are, and the size of a number is what they tell first
+            if a.itemsize == 2 and _xp.is_half(a.dtype):
+                return True
+        elif isinstance(a, tree.NODES):
+            if _some_half(a.values() if isinstance(a, dict) else a):
+                return True
+        elif _xp.is_half(getattr(a, "dtype", None)):
+            return True
+    return False
 
 
 def array(name: str, a: Array, place: Home, letters: str, shape: tuple[int, ...], like: str = "x") -> None:

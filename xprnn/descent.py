@@ -57,10 +57,9 @@ class SGD:
 
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
-        keys = ("velocity",) if self.momentum else ()
-        check_update(grads, state, ("t", *keys) if callable(self.lr) else keys)
-        factor, after = _factor(self.lr, state)
-        grads = _decayed(grads, params, self.weight_decay)
+        factor, after = _begin(self.lr, grads, state, ("velocity",) if self.momentum else ())
+        if self.weight_decay:
+            grads = _decayed(grads, params, self.weight_decay)
         if self.momentum == 0.0:
             return tree.map(lambda g: factor * g, grads), after
         μ = self.momentum
@@ -125,9 +124,7 @@ class RMSprop:
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         del params
-        names = self._names()
-        check_update(grads, state, ("t", *names) if callable(self.lr) else names)
-        factor, after = _factor(self.lr, state)
+        factor, after = _begin(self.lr, grads, state, self._names())
         α, μ = self.alpha, self.momentum
         spread = after["v"] = tree.map(lambda g, v: α * v + (1.0 - α) * g * g, grads, state["v"])
         if self.centered:
@@ -230,17 +227,17 @@ class AdamW(Adam):
         return _decayed(updates, params, -rate * self.weight_decay), after
 
 
-def _factor(lr: float | Schedule, state: Tree) -> tuple[float, dict[str, Any]]:
-    """Return what the step is multiplied by, and the beginning of the next state."""
+def _begin(lr: float | Schedule, grads: Tree, state: Tree, names: tuple[str, ...]) -> tuple[float, dict[str, Any]]:
+    """Check an update; return what its step is multiplied by, and the next state's count of updates."""
     if not callable(lr):
+        check_update(grads, state, names)
         return -lr, {}
+    check_update(grads, state, ("t", *names))
     return -learning_rate.at(lr, state["t"]), {"t": state["t"] + 1}
 
 
-def _decayed(grads: Tree, params: Tree, decay: Any) -> Tree:
+def _decayed(grads: Tree, params: Tree, decay: float) -> Tree:
     """Return grads + decay · params."""
-    if isinstance(decay, float | int) and decay == 0.0:
-        return grads
     return tree.map(lambda g, p: g + decay * p, grads, params, constant="fixed")
 
 
