@@ -156,7 +156,7 @@ class Warmup:
     Examples
     --------
     >>> rate = Warmup(3, then=0.1)
-    >>> [rate(t) for t in range(5)]
+    >>> [round(rate(t), 6) for t in range(5)]
     [0.025, 0.05, 0.075, 0.1, 0.1]
     """
 
