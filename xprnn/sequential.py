@@ -70,7 +70,7 @@ class Sequential:
         """Whether x is (B, T, ·): what its layers say, None where none does."""
         return next(iter(self._layouts().values()), None)
 
-    @property
+    @cached_property  # each of two layers is asked, and in a nest the same one twice at every level
     def widths(self) -> tuple[int | None, int | None]:
         """The widths of x and y, None where they are not told."""
         return widths(self.layers[0])[0], widths(self.layers[-1])[1]
