@@ -17,6 +17,13 @@ def pytest_addoption(parser):
         metavar="N",
         help="how many random combinations of the layers' options to test (30; 3000 is the full run)",
     )
+    parser.addoption(
+        "--fuzz",
+        type=int,
+        default=300,
+        metavar="N",
+        help="how many broken files to read in each fuzz test of checkpoints (300; 10000 is the full run)",
+    )
 
 
 def pytest_terminal_summary(terminalreporter):

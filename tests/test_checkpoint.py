@@ -78,6 +78,17 @@ def test_plain_data_comes_back_with_its_types_and_to_the_bit(tmp_path):
     assert not same(again.history, {**PLAIN, "numbers": [0.0, *NUMBERS[1:]]})
 
 
+@pytest.mark.parametrize("wrap", [lambda a: (a,), lambda a: [a], lambda a: {"a": a}])
+def test_what_is_nested_as_deep_as_may_be_comes_back(wrap, tmp_path):
+    given = np.ones(1)
+    for _ in range(99):
+        given = wrap(given)
+    checkpoint.save(tmp_path / "a", given)
+    assert same(checkpoint.load(tmp_path / "a").params, given)
+    with pytest.raises(ValueError, match="must be nested at most 100 deep"):
+        checkpoint.save(tmp_path / "a", wrap(given))
+
+
 def test_arrays_come_back_with_their_dtype_and_shape_to_the_bit(tmp_path, rng):
     path, given = tmp_path / "a.safetensors", (arrays(rng), [np.ones(2)], {"a.b": np.zeros(1), "a": {"b": np.ones(1)}})
     checkpoint.save(path, given)

@@ -6,6 +6,7 @@ None, bool, int, finite floats, text and lists are JSON's own. What JSON lacks i
 
 import json
 import math
+import reprlib
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -21,10 +22,13 @@ Inner = Callable[[Any, str], Any]
 """Of a branch and its path: what becomes of it."""
 
 
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxlong, SHORT.maxother = 2, 60, 60, 60
+
+
 def shown(value: Any) -> str:
-    """Return how a value looks, cut short: it comes from a file, and may be huge."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """Return how a value looks, cut short: it comes from a file, and may be long, or too deep to print."""
+    return SHORT.repr(value)
 
 
 def step(path: str, key: str | int) -> str:
@@ -97,8 +101,11 @@ def decode(node: Any, path: str, other: Callable[[str, Any, str, Inner], Any], l
     def inner(branch: Any, path: str) -> Any:
         return decode(branch, path, other, left - 1)
 
+    def each(nodes: list[Any]) -> list[Any]:
+        return [inner(branch, step(path, k)) for k, branch in enumerate(nodes)]
+
     if isinstance(node, list):
-        return [inner(branch, step(path, k)) for k, branch in enumerate(node)]
+        return each(node)
     if not isinstance(node, dict):
         return node
     if len(node) != 1:
@@ -109,7 +116,7 @@ def decode(node: Any, path: str, other: Callable[[str, Any, str, Inner], Any], l
             raise ValueError(f"`{path}` must be a float 'nan', 'inf' or '-inf', got {shown(body)}")
         return NOT_FINITE[body]
     if tag == "tuple":
-        return tuple(inner(_checked(body, list, path), path))
+        return tuple(each(_checked(body, list, path)))
     if tag == "dict":
         return {key: inner(branch, step(path, key)) for key, branch in _checked(body, dict, path).items()}
     return other(tag, body, path, inner)
@@ -163,10 +170,11 @@ def _checked(body: Any, kind: type, path: str) -> Any:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {shown(next(name for name in found if names.count(name) > 1))} is there twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {shown(key)} is there twice")
+        found[key] = value
     return found
 
 

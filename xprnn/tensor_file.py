@@ -198,10 +198,10 @@ def _entry(name: str, told: Any) -> Entry:
             raise ValueError(f"{what} of the array {label} must be a list of sizes, got {shown(numbers)}")
     if len(shape) > 32 or math.prod(n for n in shape if n) > LARGEST // 8:  # what every library can hold
         raise ValueError(f"the shape of the array {label} is beyond what an array can have: {shown(shape)}")
-    if len(offsets) != 2 or offsets[1] - offsets[0] != (size := math.prod(shape) * STORED[code].itemsize):
-        raise ValueError(
-            f"data_offsets of the array {label} must be a begin and an end, {size} apart; got {shown(offsets)}"
-        )
+    size = math.prod(shape) * STORED[code].itemsize
+    if len(offsets) != 2 or offsets[1] - offsets[0] != size:
+        expected = f"a begin and an end, {size} apart"
+        raise ValueError(f"data_offsets of the array {label} must be {expected}; got {shown(offsets)}")
     return Entry(code, tuple(shape), *offsets)
 
 
