@@ -127,6 +127,21 @@ def test_more_classes_than_the_targets_type_can_count(dtype, backend, rng):
     assert_close(call("classes", backend, pred, target.astype(dtype), {}), expected)
 
 
+@pytest.mark.parametrize("kind", ["classes", "probabilities"])
+def test_smoothed_labels_equal_to_pytorch_autograd(kind, reduction, torch, backend, rng):
+    pred, target, options = draw(kind, rng, ["mask", "weights"])
+    mask, p = torch.tensor(options["mask"]), torch.tensor(pred, requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(
+        p[mask], torch.tensor(target)[mask], reduction="none", label_smoothing=0.3
+    )
+    expected = (expected * torch.tensor(options["weights"])[mask]).sum() / (mask.sum() if reduction == "mean" else 1)
+    expected.backward()
+    pred[~options["mask"]] = np.nan
+    actual = call(kind, backend, pred, target, options, reduction=reduction, label_smoothing=0.3)
+    assert_close(actual, (expected.item(), p.grad.numpy()))
+    assert np.all(actual[1][~options["mask"]] == 0.0)
+
+
 # -- what does not count, and extremes ------------------------------------------------------------------------
 
 
@@ -135,6 +150,7 @@ def test_nan_where_the_mask_is_false_does_not_spread(kind, reduction, backend, r
     expected = by_hand(kind, pred, target, options, reduction)
     off = ~options["mask"]
     pred[off], target[off] = np.nan, -7 if kind == "classes" else np.nan
+    options["weights"][off] = np.nan
     loss, dpred = call(kind, backend, pred, target, options, reduction=reduction)
     assert_close((loss, dpred), expected)
     assert np.all(dpred[off] == 0.0)

@@ -22,9 +22,10 @@ ORDER = [
     "_xp", "tree", "_checks", "backends", "init", "cupy_draws", "random", "_sequence", "options", "constraints",
     "activations", "cells", "scan", "protocol", "kernels", "parameters", "surroundings", "state", "memory", "stepper",
     "part", "passes", "stepping", "stack", "recurrent", "stateless", "layers", "embedding", "sequential", "residual",
-    "schedule", "piecewise", "wrappers", "testing", "losses", "learning_rate", "optimizer", "descent",
-    "clipping", "averaging", "groups", "optim", "plain", "registry", "tensor_file", "content", "checkpoint",
-    "data", "sampling", "nonfinite", "generation", "progress", "fitting", "train", "tasks", "simple", "interop",
+    "schedule", "piecewise", "wrappers", "testing", "_reduction", "_regression", "_likelihoods", "losses", "penalties",
+    "learning_rate", "optimizer", "descent", "clipping", "averaging", "groups", "optim", "plain", "registry",
+    "tensor_file", "content", "checkpoint", "data", "sampling", "nonfinite", "generation", "progress", "fitting", "train",
+    "tasks", "simple", "interop",
 ]  # fmt: skip
 """The parts from the bottom up, as in the design: a file imports only from those before it."""
 
@@ -64,6 +65,8 @@ def test_public_names_exist_and_are_documented():
         for name, value in vars(module).items():
             if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
                 assert value.__doc__, f"{module.__name__}.{name}"
+    for name in xprnn.losses.__all__:
+        assert getattr(xprnn.losses, name).__doc__, f"xprnn.losses.{name}"
     assert xprnn.kernels.set_num_threads.__doc__
     assert xprnn.kernels.get_num_threads.__doc__
 

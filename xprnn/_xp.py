@@ -243,6 +243,18 @@ def row_mean(a: Array, xp: Namespace) -> Array:
     return row_sum(a, xp) / a.shape[-1] if isinstance(a, np.ndarray) else xp.mean(a, axis=-1, keepdims=True)
 
 
+def sign(a: Array, xp: Namespace) -> Array:
+    """Return −1, 0 or 1, NaN of NaN; array-api-compat's own waits for the device on CuPy, to look for NaN."""
+    one = xp.ones_like(a)
+    return xp.where(a > 0.0, one, xp.where(a < 0.0, -one, a))
+
+
+def within(a: Array, bound: float, xp: Namespace) -> Array:
+    """Return `a` cut to −bound … bound, NaN of NaN; as for `sign`, array-api-compat's `clip` waits."""
+    most = xp.ones_like(a) * bound
+    return xp.maximum(xp.minimum(a, most), -most)
+
+
 def split(a: Array, n: int) -> list[Array]:
     """Cut the last axis into n equal blocks, the gates."""
     size = a.shape[-1] // n

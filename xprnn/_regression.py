@@ -1,0 +1,183 @@
+"""Losses of a distance between prediction and target: squares, absolute values, Huber's, quantiles."""
+
+from xprnn import _checks, _reduction, _xp
+from xprnn._xp import Array
+
+
+def half_sum_of_squares(
+    pred: Array,
+    target: Array,
+    *,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    reduction: str = "sum",
+) -> tuple[Array, Array]:
+    """Return ½ Σ (pred − target)² and its gradient pred − target.
+
+    Parameters
+    ----------
+    pred, target : array (…, V), float32 or float64
+    mask : bool array (…), optional
+        False steps count nothing.
+    weights : array (…), optional
+        A factor per step.
+    reduction : {"sum", "mean"}
+        "mean" divides by the number of valid elements.
+
+    Returns
+    -------
+    loss : 0-d array
+    dpred : array (…, V)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit `pred`.
+    """
+    loss, diff = _squares(pred, target, mask, weights, reduction)
+    return 0.5 * loss, diff
+
+
+def mse(
+    pred: Array,
+    target: Array,
+    *,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    reduction: str = "mean",
+) -> tuple[Array, Array]:
+    """Return the mean of (pred − target)² over valid elements, and its gradient; as `half_sum_of_squares`."""
+    loss, diff = _squares(pred, target, mask, weights, reduction)
+    return loss, 2.0 * diff
+
+
+def _squares(
+    pred: Array, target: Array, mask: Array | None, weights: Array | None, reduction: str
+) -> tuple[Array, Array]:
+    """Return Σ w d² and w d, d = pred − target, both reduced."""
+    home = _checks.home("pred", pred, instead=_reduction.INSTEAD)
+    _checks.array("target", target, home, "like `pred`", tuple(pred.shape), "pred")
+    reduce = _reduction.of("pred", pred, mask, weights, reduction, home)
+    diff = reduce.valid(pred - target)
+    weighted = diff if reduce.weights is None else reduce.weights * diff
+    return reduce.of_weighted(diff * weighted, weighted, pred.shape)
+
+
+def mae(
+    pred: Array,
+    target: Array,
+    *,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    reduction: str = "mean",
+) -> tuple[Array, Array]:
+    """Return the mean of |pred − target| over valid elements, and its gradient; as `half_sum_of_squares`.
+
+    The gradient is 0 where both are equal, as PyTorch's ``l1_loss``.
+    """
+    pred, target, reduce = _reduction.beside(pred, target, mask, weights, reduction)
+    xp, diff = reduce.home.xp, pred - target
+    return reduce.of_elements(xp.abs(diff), _xp.sign(diff, xp), pred.shape)
+
+
+def huber(
+    pred: Array,
+    target: Array,
+    *,
+    delta: float = 1.0,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    reduction: str = "mean",
+) -> tuple[Array, Array]:
+    """Return the mean of Huber's loss over valid elements, and its gradient; as `half_sum_of_squares`.
+
+    With d = pred − target it is ½ d² where |d| ≤ δ, and δ (|d| − ½ δ) beyond: squares that outliers cannot rule.
+
+    Parameters
+    ----------
+    pred, target, mask, weights, reduction
+        As in `half_sum_of_squares`.
+    delta : float
+        δ, above 0.
+
+    References
+    ----------
+    .. [1] Huber (1964), Robust estimation of a location parameter, Annals of Mathematical Statistics 35(1).
+    """
+    _checks.positive("delta", delta)
+    pred, target, reduce = _reduction.beside(pred, target, mask, weights, reduction)
+    diff = pred - target
+    slope = _xp.within(diff, float(delta), reduce.home.xp)
+    return reduce.of_elements(slope * (diff - 0.5 * slope), slope, pred.shape)  # d² is never made: it may overflow
+
+
+def quantile(
+    pred: Array,
+    target: Array,
+    q: float | tuple[float, ...],
+    *,
+    mask: Array | None = None,
+    weights: Array | None = None,
+    reduction: str = "mean",
+) -> tuple[Array, Array]:
+    """Return the mean of the quantile (pinball) loss over valid elements of `pred`, and its gradient.
+
+    With d = target − pred it is max(q d, (q − 1) d), least in expectation where pred is the q-quantile of the target.
+    Its gradient is −q below the target, 1 − q above, 0 where both are equal.
+
+    Parameters
+    ----------
+    pred : array (…, V), or (…, Q*V) for a tuple of Q numbers, float32 or float64
+        One block of V after the other: the quantile q[0] of every target, then q[1], ….
+    target : array (…, V)
+    q : float or tuple of floats
+        Each above 0 and below 1.
+    mask, weights, reduction
+        As in `half_sum_of_squares`; "mean" is over the quantiles too.
+
+    Returns
+    -------
+    loss : 0-d array
+    dpred : array like `pred`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit `pred`, or `q`.
+
+    References
+    ----------
+    .. [1] Koenker & Bassett (1978), Regression quantiles, Econometrica 46(1).
+    """
+    levels = _levels(q)
+    home = _checks.home("pred", pred, instead=_reduction.INSTEAD)
+    xp, Q, shape = home.xp, len(levels), tuple(pred.shape)
+    if len(shape) < 1 or shape[-1] % Q:
+        raise ValueError(f"`pred` must have shape (…, Q*V) with Q = {Q} quantiles, got {shape}")
+    _checks.array("target", target, home, "(…, V)", (*shape[:-1], shape[-1] // Q), "pred")
+    reduce = _reduction.of("pred", pred, mask, weights, reduction, home)
+    target = reduce.valid(target)
+    blocks = [_pinball(p, target, level) for p, level in zip(_xp.split(reduce.valid(pred), Q), levels, strict=True)]
+    losses, dpred = (xp.concat(parts, axis=-1) for parts in zip(*blocks, strict=True))
+    return reduce.of_elements(losses, dpred, shape)
+
+
+def _levels(q: float | tuple[float, ...]) -> tuple[float, ...]:
+    """Return `q` as a tuple of numbers within (0, 1)."""
+    levels = q if isinstance(q, tuple) else (q,)
+    if not levels:
+        raise ValueError("`q` must hold at least one number, got ()")
+    for k, level in enumerate(levels):
+        name = f"q[{k}]" if isinstance(q, tuple) else "q"
+        _checks.finite(name, level)
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"`{name}` must lie in (0, 1), got {level}")
+    return tuple(map(float, levels))
+
+
+def _pinball(pred: Array, target: Array, q: float) -> tuple[Array, Array]:
+    """Return the loss of every element, and its derivative at `pred`."""
+    xp, diff = _xp.namespace(pred), pred - target
+    sign = _xp.sign(diff, xp)  # NaN stays NaN in it
+    slope = xp.where(diff > 0.0, (1.0 - q) * sign, q * sign)
+    return slope * diff, slope
