@@ -1,6 +1,7 @@
 """Recurrent neural networks (Elman, GRU, LSTM) on the arrays that you already hold."""
 
 from xprnn import backends, checkpoint, kernels, losses, optim, random, tasks, testing, train, tree
+from xprnn import backends, kernels, losses, optim, penalties, random, testing, tree
 from xprnn.activations import Activation, Custom
 from xprnn.data import Stream
 from xprnn.embedding import Embedding
@@ -38,6 +39,7 @@ __all__ = [
     "kernels",
     "losses",
     "optim",
+    "penalties",
     "random",
     "registry",
     "tasks",
