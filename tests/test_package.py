@@ -60,11 +60,14 @@ def test_public_names_exist_and_are_documented():
     for name in xprnn.__all__:
         assert getattr(xprnn, name).__doc__, name
     for module in (
-        xprnn.losses, xprnn.optim, xprnn.backends, xprnn.testing, xprnn.kernels, xprnn.checkpoint, xprnn.registry,
+        xprnn.penalties, xprnn.optim, xprnn.backends, xprnn.testing, xprnn.kernels, xprnn.checkpoint, xprnn.registry,
+        xprnn.train, xprnn.tasks,
     ):  # fmt: skip
         for name, value in vars(module).items():
             if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
                 assert value.__doc__, f"{module.__name__}.{name}"
+    for name in xprnn.losses.__all__:
+        assert getattr(xprnn.losses, name).__doc__, f"xprnn.losses.{name}"
     for name in xprnn.losses.__all__:
         assert getattr(xprnn.losses, name).__doc__, f"xprnn.losses.{name}"
     assert xprnn.kernels.set_num_threads.__doc__

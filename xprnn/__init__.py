@@ -1,7 +1,18 @@
 """Recurrent neural networks (Elman, GRU, LSTM) on the arrays that you already hold."""
 
-from xprnn import backends, checkpoint, kernels, losses, optim, random, tasks, testing, train, tree
-from xprnn import backends, kernels, losses, optim, penalties, random, testing, tree
+from xprnn import (
+    backends,
+    checkpoint,
+    kernels,
+    losses,
+    optim,
+    penalties,
+    random,
+    tasks,
+    testing,
+    train,
+    tree,
+)
 from xprnn.activations import Activation, Custom
 from xprnn.data import Stream
 from xprnn.embedding import Embedding
