@@ -12,7 +12,8 @@ import pytest
 
 import xprnn
 from tests.test_checkpoint import arrays, same
-from xprnn import checkpoint, optim, tensor_file
+from xprnn import checkpoint, optim
+from xprnn.checkpoint import tensor_file
 
 MODEL = xprnn.Sequential(
     xprnn.Embedding(5, 3),

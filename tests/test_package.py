@@ -22,10 +22,8 @@ ORDER = [
     "_xp", "tree", "_checks", "backends", "init", "cupy_draws", "random", "_sequence", "options", "constraints",
     "activations", "cells", "scan", "protocol", "kernels", "parameters", "surroundings", "state", "memory", "stepper",
     "part", "passes", "stepping", "stack", "recurrent", "stateless", "layers", "embedding", "sequential", "residual",
-    "schedule", "piecewise", "wrappers", "testing", "_reduction", "_regression", "_likelihoods", "losses", "penalties",
-    "learning_rate", "optimizer", "descent", "clipping", "averaging", "groups", "optim", "plain", "registry",
-    "tensor_file", "content", "checkpoint", "data", "sampling", "nonfinite", "generation", "progress", "fitting", "train",
-    "tasks", "simple", "interop",
+    "schedule", "piecewise", "wrappers", "testing", "losses", "penalties", "optim", "plain", "registry", "checkpoint",
+    "data", "train", "tasks", "simple", "interop",
 ]  # fmt: skip
 """The parts from the bottom up, as in the design: a file imports only from those before it."""
 

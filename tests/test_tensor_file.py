@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.test_checkpoint import arrays, same
-from xprnn import checkpoint, tensor_file, tree
-from xprnn.checkpoint import CheckpointError
+from xprnn import checkpoint, tree
+from xprnn.checkpoint import CheckpointError, tensor_file
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 
 import xprnn
 from tests.close import assert_close
-from xprnn import _xp, fitting, losses, optim, random, train, tree
+from xprnn import _xp, losses, optim, random, train, tree
 from xprnn.data import Source, Stream
+from xprnn.train import fitting
 
 MODEL = xprnn.Sequential(xprnn.GRU(3, 5), xprnn.Linear(5, 2))
 LAST = xprnn.Sequential(xprnn.LSTM(3, 5), xprnn.Last(), xprnn.Linear(5, 4))

@@ -8,8 +8,9 @@ Each returns the penalty, a 0-d array on the device, and its gradient, to be add
 
 from collections.abc import Callable
 
-from xprnn import _checks, _reduction, _xp, tree
+from xprnn import _checks, _xp, tree
 from xprnn._xp import Array, Home
+from xprnn.losses import reduction as reduced
 from xprnn.tree import Tree
 
 INSTEAD = "take the float32 parameters that are trained"
@@ -139,15 +140,15 @@ def firing_rate(
     _checks.not_negative("strength", strength)
     _checks.finite("target", target)
     _checks.one_of("per", per, ("step", "unit"))
-    home = _checks.home("y", y, instead=_reduction.INSTEAD)
+    home = _checks.home("y", y, instead=reduced.INSTEAD)
     if len(y.shape) < 1 or y.shape[-1] < 1:
         raise ValueError(f"`y` must have shape (…, H) with H of at least 1, got {tuple(y.shape)}")
-    reduce = _reduction.of("y", y, mask, None, "mean", home)
+    reduce = reduced.of("y", y, mask, None, "mean", home)
     factor, diff = float(strength), reduce.valid(y - float(target))
     if per == "step":
         loss, half_slope = reduce.of_weighted(diff * diff, diff, y.shape)
         return factor * loss, 2.0 * factor * half_slope
-    steps = _reduction.count(reduce.mask, (*y.shape[:-1], 1), home)
+    steps = reduced.count(reduce.mask, (*y.shape[:-1], 1), home)
     mean = _xp.sum_time(diff, home.xp) / steps  # of nothing valid 0, whatever the target
     slope = (2.0 * factor / y.shape[-1]) * mean / steps
     dy = reduce.valid(slope + home.xp.zeros_like(diff))

@@ -1,6 +1,6 @@
 """Configuration as plain data, and back: layers, models, activations and optimisers.
 
-A description is JSON: the name of the class over its fields, ``{"SGD": {"lr": 0.1, "momentum": 0.0}}``. Classes are
+A description is JSON: the name of the class over its fields, ``{"SGD": {"lr": 0.1, "momentum": 0.0, …}}``. Classes are
 looked up in `CLASSES`, and nowhere else: no description can make Python import, or run, anything other.
 """
 
@@ -35,7 +35,16 @@ CLASSES: dict[str, type] = {
         Truncated,
         Activation,
         optim.SGD,
+        optim.RMSprop,
         optim.Adam,
+        optim.AdamW,
+        optim.Groups,
+        optim.Cosine,
+        optim.Step,
+        optim.Warmup,
+        optim.OneCycle,
+        optim.ReduceOnPlateau,
+        optim.EMA,
     )
 }
 """Every class that can be described, by its name."""
@@ -68,7 +77,7 @@ def describe(configuration: Any, name: str = "configuration") -> dict[str, Any]:
     --------
     >>> import xprnn
     >>> xprnn.registry.describe(xprnn.optim.SGD(0.1))
-    {'SGD': {'lr': 0.1, 'momentum': 0.0}}
+    {'SGD': {'lr': 0.1, 'momentum': 0.0, 'nesterov': False, 'weight_decay': 0.0}}
     """
     if CLASSES.get(type(configuration).__name__) is not type(configuration):
         raise TypeError(_refusal(configuration, name))

@@ -5,7 +5,7 @@ from typing import Any
 
 from xprnn import _checks, _xp, tree
 from xprnn._xp import Array
-from xprnn.optimizer import INSTEAD
+from xprnn.optim.optimizer import INSTEAD
 from xprnn.tree import Tree
 
 

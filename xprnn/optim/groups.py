@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from xprnn import tree
-from xprnn.optimizer import Optimizer
+from xprnn.optim.optimizer import Optimizer
 from xprnn.tree import Tree
 
 

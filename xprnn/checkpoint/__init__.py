@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, _xp, backends, tensor_file
+from xprnn import _checks, _xp, backends
 from xprnn._xp import Array, Home
-from xprnn.content import Checkpoint, checked, gather
-from xprnn.tensor_file import Entry, replacing
+from xprnn.checkpoint import tensor_file
+from xprnn.checkpoint.content import Checkpoint, checked, gather
+from xprnn.checkpoint.tensor_file import Entry, replacing
 from xprnn.tree import Tree
 
 BEST = "best.safetensors"

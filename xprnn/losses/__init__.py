@@ -12,8 +12,8 @@ the last valid step of every sequence, and (B, V) are then the steps. Targets at
 others, where the target array may hold NaN.
 """
 
-from xprnn._likelihoods import binary_cross_entropy, gaussian_nll, poisson, softmax_cross_entropy
-from xprnn._regression import half_sum_of_squares, huber, mae, mse, quantile
+from xprnn.losses.likelihoods import binary_cross_entropy, gaussian_nll, poisson, softmax_cross_entropy
+from xprnn.losses.regression import half_sum_of_squares, huber, mae, mse, quantile
 
 __all__ = [
     "binary_cross_entropy",

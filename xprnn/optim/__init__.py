@@ -11,12 +11,12 @@ parameters, give the layers a copy of them in the half type, and cast what `back
 from operator import add
 
 from xprnn import _checks, tree
-from xprnn.averaging import EMA
-from xprnn.clipping import clip_by_global_norm, clip_by_value
-from xprnn.descent import SGD, Adam, AdamW, RMSprop
-from xprnn.groups import Groups
-from xprnn.learning_rate import Cosine, OneCycle, ReduceOnPlateau, Schedule, Step, Warmup
-from xprnn.optimizer import INSTEAD, Optimizer
+from xprnn.optim.averaging import EMA
+from xprnn.optim.clipping import clip_by_global_norm, clip_by_value
+from xprnn.optim.descent import SGD, Adam, AdamW, RMSprop
+from xprnn.optim.groups import Groups
+from xprnn.optim.learning_rate import Cosine, OneCycle, ReduceOnPlateau, Schedule, Step, Warmup
+from xprnn.optim.optimizer import INSTEAD, Optimizer
 from xprnn.tree import Tree
 
 __all__ = [

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _checks, _xp, registry, tensor_file
+from xprnn import _checks, _xp, registry
 from xprnn._xp import Array
+from xprnn.checkpoint import tensor_file
+from xprnn.checkpoint.tensor_file import Header
 from xprnn.plain import Inner, decode, dumps, encode, parse, shown
 from xprnn.protocol import check_layer
-from xprnn.tensor_file import Header
 from xprnn.tree import Tree
 
 FORMAT_VERSION = 1

@@ -12,13 +12,13 @@ from typing import Any
 from xprnn import _checks, _xp, checkpoint, tree
 from xprnn.backends import to_numpy
 from xprnn.data import Source, Stream
-from xprnn.fitting import At, Fitting, Plan, begin, from_more, settings
-from xprnn.generation import generate
-from xprnn.nonfinite import NonFiniteError
 from xprnn.parameters import Params
-from xprnn.progress import bar
 from xprnn.protocol import check_layer
-from xprnn.sampling import Sampling
+from xprnn.train.fitting import At, Fitting, Plan, begin, from_more, settings
+from xprnn.train.generation import generate
+from xprnn.train.nonfinite import NonFiniteError
+from xprnn.train.progress import bar
+from xprnn.train.sampling import Sampling
 
 __all__ = ["At", "NonFiniteError", "Sampling", "Stream", "accuracy", "evaluate", "fit", "generate"]
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, _reduction, _xp
-from xprnn._reduction import Reduction
+from xprnn import _checks, _xp
 from xprnn._xp import Array
+from xprnn.losses import reduction as reduced
+from xprnn.losses.reduction import Reduction
 
 
 def softmax_cross_entropy(
@@ -51,11 +52,11 @@ def softmax_cross_entropy(
        smoothing.
     """
     _checks.fraction("label_smoothing", label_smoothing)
-    home = _checks.home("logits", logits, instead=_reduction.INSTEAD)
+    home = _checks.home("logits", logits, instead=reduced.INSTEAD)
     xp = home.xp
     if len(logits.shape) < 1 or logits.shape[-1] < 1:
         raise ValueError(f"`logits` must have shape (…, V) with V of at least 1, got {tuple(logits.shape)}")
-    reduce = _reduction.of("logits", logits, mask, weights, reduction, home)
+    reduce = reduced.of("logits", logits, mask, weights, reduction, home)
     goal = _probabilities(target, logits, reduce)
     if label_smoothing:
         goal = (1.0 - label_smoothing) * goal + label_smoothing / logits.shape[-1]
@@ -86,7 +87,7 @@ def _probabilities(target: Any, logits: Array, reduce: Reduction) -> Array:
         wrong = np.asarray(target)[~inside & (True if mask is None else mask[..., 0])]
         raise ValueError(f"`target` must be classes of 0 … V-1 = {V - 1}, got {wrong[0]}")
     one_hot = xp.astype(target[..., None] == classes, home.dtype)
-    return xp.where(inside[..., None], one_hot, one_hot + _reduction.nan_like(one_hot))
+    return xp.where(inside[..., None], one_hot, one_hot + reduced.nan_like(one_hot))
 
 
 def binary_cross_entropy(
@@ -127,7 +128,7 @@ def binary_cross_entropy(
         Naming the argument that does not fit `logits`.
     """
     _checks.positive("pos_weight", pos_weight)
-    z, t, reduce = _reduction.beside(logits, target, mask, weights, reduction, "logits")
+    z, t, reduce = reduced.beside(logits, target, mask, weights, reduction, "logits")
     xp = reduce.home.xp
     t = reduce.within(t, xp.logical_and(t >= 0.0, t <= 1.0), "lie in [0, 1]")
     yes, no, zero = float(pos_weight) * t, 1.0 - t, xp.zeros_like(z)
@@ -174,7 +175,7 @@ def poisson(
     TypeError, ValueError
         Naming the argument that does not fit `log_rate`.
     """
-    z, t, reduce = _reduction.beside(log_rate, target, mask, weights, reduction, "log_rate")
+    z, t, reduce = reduced.beside(log_rate, target, mask, weights, reduction, "log_rate")
     t = reduce.within(t, t >= 0.0, "be at least 0")
     rate = reduce.home.xp.exp(z)
     return reduce.of_elements(rate - t * z, rate - t, z.shape)
@@ -221,12 +222,12 @@ def gaussian_nll(
     .. [1] Nix & Weigend (1994), Estimating the mean and variance of the target probability distribution, ICNN.
     """
     _checks.positive("eps", eps)
-    home = _checks.home("pred", pred, instead=_reduction.INSTEAD)
+    home = _checks.home("pred", pred, instead=reduced.INSTEAD)
     xp, shape = home.xp, tuple(pred.shape)
     if len(shape) < 1 or shape[-1] % 2:
         raise ValueError(f"`pred` must have shape (…, 2*V), means and log variances, got {shape}")
     _checks.array("target", target, home, "(…, V)", (*shape[:-1], shape[-1] // 2), "pred")
-    reduce = _reduction.of("pred", pred, mask, weights, reduction, home)
+    reduce = reduced.of("pred", pred, mask, weights, reduction, home)
     mean, log_v = _xp.split(reduce.valid(pred), 2)
     floor = xp.ones_like(log_v) * math.log(eps)
     bounded = xp.maximum(log_v, floor)

@@ -1,7 +1,8 @@
 """Losses of a distance between prediction and target: squares, absolute values, Huber's, quantiles."""
 
-from xprnn import _checks, _reduction, _xp
+from xprnn import _checks, _xp
 from xprnn._xp import Array
+from xprnn.losses import reduction as reduced
 
 
 def half_sum_of_squares(
@@ -55,9 +56,9 @@ def _squares(
     pred: Array, target: Array, mask: Array | None, weights: Array | None, reduction: str
 ) -> tuple[Array, Array]:
     """Return Σ w d² and w d, d = pred − target, both reduced."""
-    home = _checks.home("pred", pred, instead=_reduction.INSTEAD)
+    home = _checks.home("pred", pred, instead=reduced.INSTEAD)
     _checks.array("target", target, home, "like `pred`", tuple(pred.shape), "pred")
-    reduce = _reduction.of("pred", pred, mask, weights, reduction, home)
+    reduce = reduced.of("pred", pred, mask, weights, reduction, home)
     diff = reduce.valid(pred - target)
     weighted = diff if reduce.weights is None else reduce.weights * diff
     return reduce.of_weighted(diff * weighted, weighted, pred.shape)
@@ -75,7 +76,7 @@ def mae(
 
     The gradient is 0 where both are equal, as PyTorch's ``l1_loss``.
     """
-    pred, target, reduce = _reduction.beside(pred, target, mask, weights, reduction)
+    pred, target, reduce = reduced.beside(pred, target, mask, weights, reduction)
     xp, diff = reduce.home.xp, pred - target
     return reduce.of_elements(xp.abs(diff), _xp.sign(diff, xp), pred.shape)
 
@@ -105,7 +106,7 @@ def huber(
     .. [1] Huber (1964), Robust estimation of a location parameter, Annals of Mathematical Statistics 35(1).
     """
     _checks.positive("delta", delta)
-    pred, target, reduce = _reduction.beside(pred, target, mask, weights, reduction)
+    pred, target, reduce = reduced.beside(pred, target, mask, weights, reduction)
     diff = pred - target
     slope = _xp.within(diff, float(delta), reduce.home.xp)
     return reduce.of_elements(slope * (diff - 0.5 * slope), slope, pred.shape)  # d² is never made: it may overflow
@@ -150,12 +151,12 @@ def quantile(
     .. [1] Koenker & Bassett (1978), Regression quantiles, Econometrica 46(1).
     """
     levels = _levels(q)
-    home = _checks.home("pred", pred, instead=_reduction.INSTEAD)
+    home = _checks.home("pred", pred, instead=reduced.INSTEAD)
     xp, Q, shape = home.xp, len(levels), tuple(pred.shape)
     if len(shape) < 1 or shape[-1] % Q:
         raise ValueError(f"`pred` must have shape (…, Q*V) with Q = {Q} quantiles, got {shape}")
     _checks.array("target", target, home, "(…, V)", (*shape[:-1], shape[-1] // Q), "pred")
-    reduce = _reduction.of("pred", pred, mask, weights, reduction, home)
+    reduce = reduced.of("pred", pred, mask, weights, reduction, home)
     target = reduce.valid(target)
     blocks = [_pinball(p, target, level) for p, level in zip(_xp.split(reduce.valid(pred), Q), levels, strict=True)]
     losses, dpred = (xp.concat(parts, axis=-1) for parts in zip(*blocks, strict=True))

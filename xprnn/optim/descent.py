@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from xprnn import _checks, _xp, learning_rate, tree
+from xprnn import _checks, _xp, tree
 from xprnn._xp import Array
-from xprnn.learning_rate import Schedule
-from xprnn.optimizer import INSTEAD, check_update, zeros
+from xprnn.optim import learning_rate
+from xprnn.optim.learning_rate import Schedule
+from xprnn.optim.optimizer import INSTEAD, check_update, zeros
 from xprnn.tree import Tree
 
 

@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from xprnn import _xp, nonfinite, optim, random, tree
+from xprnn import _xp, optim, random, tree
 from xprnn._xp import Home
 from xprnn.backends import to_numpy
 from xprnn.data import Batch, Source, ahead
 from xprnn.protocol import draws
 from xprnn.random import Key
-from xprnn.sampling import fed_back
+from xprnn.train import nonfinite
+from xprnn.train.sampling import fed_back
 
 
 class Plan(NamedTuple):
