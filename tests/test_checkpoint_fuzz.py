@@ -25,7 +25,9 @@ MODEL = xprnn.Sequential(
 ODD = (
     None, True, False, 0, -1, 1, 2, 8, 16, 2**31, 2**53, 2**63, 2**64, 10**25, 10**599, 0.5, 1e308, -0.0, "", "F64",
     "BF16", "BOOL", "params", "nan", "\ud800", "\x00", [], [0], [2**62, 4], [0, 2**62], [-1], [[]], {},
-    {"array": "more.x"}, {"tuple": []}, {"dict": {}}, {"float": "inf"}, {"float": "nan"}, {"SGD": {"lr": 0.1}}, {"Last": {}}, {"Adam": {}},
+    {"array": "more.x"}, {"tuple": []}, {"dict": {}}, {"float": "inf"}, {"float": "nan"}, {"SGD": {"lr": 0.1}},
+    {"Last": {}},
+    {"Adam": {}},
     {"GRU": {"input_size": 4, "hidden_size": 4}}, {"Activation": {"name": "elu"}},
 )  # fmt: skip
 """What a mutation puts in the place of a node."""
