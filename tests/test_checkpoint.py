@@ -385,7 +385,7 @@ def test_the_metadata_is_json_that_a_reader_can_follow(tmp_path):
         "step": 0,
         "metric": None,
         "model": None,
-        "optimizer": {"SGD": {"lr": 0.1, "momentum": 0.0}},
+        "optimizer": {"SGD": {"lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}},
         "params": {"dict": {"l0": {"dict": {"W": {"array": "params.l0.W"}}}}},
         "opt_state": None,
         "history": None,
