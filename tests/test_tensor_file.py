@@ -157,6 +157,7 @@ BROKEN = {
     "no metadata": (raw({"a": ENTRY}), "this is no checkpoint: the file's `__metadata__` has no key 'xprnn'"),
     "null metadata": (raw({"__metadata__": None, "a": ENTRY}), "`__metadata__` must hold texts, got None"),
     "metadata of a number": (raw({"__metadata__": {**META, "b": 1}, "a": ENTRY}), "`__metadata__` must hold texts"),
+    "half a letter": (raw({"__metadata__": {**META, "\ud800": ""}}), r"must hold text of UTF-8, got '\\ud800'"),
     "metadata of a list": (raw({"__metadata__": []}, b""), "`__metadata__` must hold texts"),
     "a number": (raw({"__metadata__": META, "a": 1}), "the array 'a' must have dtype, shape and data_offsets, got 1"),
     "no dtype": (raw({"__metadata__": META, "a": {"shape": [2], "data_offsets": [0, 16]}}), "must have dtype"),

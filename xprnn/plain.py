@@ -6,6 +6,7 @@ None, bool, int, finite floats, text and lists are JSON's own. What JSON lacks i
 
 import json
 import math
+import re
 import reprlib
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -29,6 +30,11 @@ SHORT.maxlevel, SHORT.maxstring, SHORT.maxlong, SHORT.maxother = 2, 60, 60, 60
 def shown(value: Any) -> str:
     """Return how a value looks, cut short: it comes from a file, and may be long, or too deep to print."""
     return SHORT.repr(value)
+
+
+def is_text(text: str) -> bool:
+    """Tell whether UTF-8 can hold a text: JSON, and Python, have halves of letters too."""
+    return re.search("[\ud800-\udfff]", text) is None
 
 
 def step(path: str, key: str | int) -> str:
@@ -153,7 +159,7 @@ def parse(text: str | bytes, what: str) -> Any:
 def _key(path: str, key: Any) -> str:
     if type(key) is not str:
         raise TypeError(f"the keys of `{path}` must be str, got {key!r}")
-    if any("\ud800" <= letter <= "\udfff" for letter in key):
+    if not is_text(key):
         raise ValueError(f"the keys of `{path}` must be text that UTF-8 can hold, got {key!r}")
     return key
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from xprnn import _xp, backends
 from xprnn._xp import Array
-from xprnn.plain import dumps, parse, shown
+from xprnn.plain import dumps, is_text, parse, shown
 
 CODES = {
     "bool": "BOOL",
@@ -180,6 +180,9 @@ def read_header(file: BinaryIO) -> Header:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"`__metadata__` must hold texts, got {shown(metadata)}")
+    for words in (*header, *metadata, *metadata.values()):
+        if not is_text(words):
+            raise ValueError(f"the header must hold text of UTF-8, got {shown(words)}")
     entries = {name: _entry(name, told) for name, told in header.items()}
     _check_cover(entries, size - 8 - length)
     return Header(entries, metadata, 8 + length)
