@@ -24,6 +24,13 @@ def pytest_addoption(parser):
         metavar="N",
         help="how many broken files to read in each fuzz test of checkpoints (300; 10000 is the full run)",
     )
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how often a training process is killed at a random instant (3; 50 is the full run)",
+    )
 
 
 def pytest_terminal_summary(terminalreporter):

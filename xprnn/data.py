@@ -186,6 +186,8 @@ def _check_arrays(name: str, x: Any, y: Any, mask: Any, timed: bool) -> None:
     for label, a in (("x", x), ("y", y), ("mask", mask)):
         if not _xp.is_array(a) and not (label == "mask" and a is None):
             raise TypeError(f"`{name}{label}` must be an array, or x and y lists of arrays (T_n, ·), got {_told(a)}")
+    for label, a in (("x", x), ("y", y)):
+        _check_numbers(f"{name}{label}", a)
     shape, axes = tuple(x.shape), 2 if timed else 1
     if len(shape) not in (2, 3) or shape[0] == 0 or shape[1] == 0:
         raise ValueError(f"`{name}x` must have shape (N, T, I), or of integers (N, T), none of them 0, got {shape}")
@@ -200,6 +202,13 @@ def _check_arrays(name: str, x: Any, y: Any, mask: Any, timed: bool) -> None:
         )
 
 
+def _check_numbers(name: str, a: Any) -> None:
+    """Raise unless an array holds floats or integers."""
+    dtype = _xp.dtype_name(a.dtype)
+    if not (_xp.is_integer(a) or dtype.startswith(("float", "bfloat"))):
+        raise TypeError(f"`{name}` must be of floats or of integers, got {dtype}")
+
+
 def _check_rows(name: str, x: Any, y: Any, mask: Any, timed: bool) -> np.ndarray:
     """Raise unless x is a list of host arrays (T_n, ·), and y and mask go with it; return the lengths."""
     lists = {"x": x} | ({"y": y} | ({} if mask is None else {"mask": mask}) if timed else {})
@@ -208,17 +217,20 @@ def _check_rows(name: str, x: Any, y: Any, mask: Any, timed: bool) -> np.ndarray
             raise TypeError(
                 f"`{name}: {label}` must be a list with one array per sequence, {len(x)}, got {_told(rows)}"
             )
-        for n, row in enumerate(rows):
+        for n, row in enumerate(rows):  # x first, so that its rows are arrays
             if not isinstance(row, np.ndarray):
                 raise TypeError(
                     f"`{name}: {label}[{n}]` must be a NumPy array, got {_told(row)}; see xprnn.backends.to_numpy"
                 )
-            if row.ndim < 1 or len(row) != len(x[n]) or len(row) == 0 or row.shape[1:] != rows[0].shape[1:]:
-                expected = (len(x[n]) or "T_n", *rows[0].shape[1:])
+            steps = x[n].shape[:1]
+            if row.shape[:1] != steps or steps in ((), (0,)) or row.shape[1:] != rows[0].shape[1:]:
+                expected = (*(steps if steps and steps[0] else ("T_n",)), *rows[0].shape[1:])
                 raise ValueError(f"`{name}: {label}[{n}]` must have shape {expected}, got {row.shape}")
             if row.dtype != rows[0].dtype:
                 raise TypeError(f"`{name}: {label}[{n}]` must be {rows[0].dtype} like the first, got {row.dtype}")
-    if not timed and (not isinstance(y, np.ndarray) or len(y) != len(x)):
+    for label, rows in (("x", x), *((("y", y),) if timed else ())):
+        _check_numbers(f"{name}: {label}[0]", rows[0])
+    if not timed and (not isinstance(y, np.ndarray) or y.ndim < 1 or len(y) != len(x)):
         raise TypeError(f"`{name}: y` must be a NumPy array with a target per sequence, {len(x)}, got {_told(y)}")
     return np.array([len(row) for row in x])
 

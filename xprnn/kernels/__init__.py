@@ -182,7 +182,7 @@ def check_name(name: str) -> None:
     ValueError
         Naming the kernels that there are.
     """
-    if name not in NAMES:
+    if not isinstance(name, str) or name not in NAMES:
         raise ValueError(f"`kernel` must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
 
 

@@ -5,8 +5,7 @@ whatever it draws is a function of the seed and of how many updates there were, 
 and the same after it was stopped.
 """
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from xprnn import _checks, _xp, checkpoint, tree
@@ -14,6 +13,7 @@ from xprnn.backends import to_numpy
 from xprnn.data import Source, Stream
 from xprnn.parameters import Params
 from xprnn.protocol import check_layer
+from xprnn.train.arguments import check, check_functions, plan_of
 from xprnn.train.fitting import At, Fitting, Plan, begin, from_more, settings
 from xprnn.train.generation import generate
 from xprnn.train.nonfinite import NonFiniteError
@@ -45,7 +45,7 @@ def fit(
     metrics: dict[str, Callable[..., Any]] | None = None,
     patience: int | None = None,
     min_delta: float = 0.0,
-    callbacks: Iterable[Callable[[At], Any]] = (),
+    callbacks: Sequence[Callable[[At], Any]] = (),
     folder: Any = None,
     save_every: int | None = None,
     resume: bool = False,
@@ -95,7 +95,7 @@ def fit(
     patience : int, optional
         Epochs without a better `val_loss`, by more than `min_delta`, after which training ends. The best parameters are
         returned.
-    callbacks : callables
+    callbacks : list of callables
         Called after each epoch with an `At`: `params`, `opt_state`, `history`, `epoch`, `step`, …; True ends training.
     folder : path or checkpoint.Folder, optional
         Where checkpoints go: after each epoch, or every `save_every` updates and at the end.
@@ -131,8 +131,12 @@ def fit(
     Ctrl-C ends training: what there is then is saved in `folder` and returned.
     """
     given = dict(locals())
-    place = _check(given)
-    plan = _plan(given)
+    place = check(given)
+
+    def judge(source: Source) -> Callable[[Params], dict[str, float]]:
+        return lambda params: _judge(source, model, params, loss, metrics or {}, batch_size, kernel)
+
+    plan = plan_of(given, judge)
     at = _resumed(plan, params) if resume else None
     at = at or begin(plan, params, opt_state)
     updates = -(-len(plan.source.plan(batch_size, None)) // accumulate)
@@ -179,7 +183,7 @@ def evaluate(
         As `fit`.
     """
     check_layer("model", model)
-    _check_functions({"loss": loss, **{f"metrics[{name!r}]": metric for name, metric in (metrics or {}).items()}})
+    check_functions({"loss": loss}, metrics)
     _checks.integer("batch_size", batch_size)
     return _judge(Source(data, model), model, params, loss, metrics or {}, batch_size, kernel)
 
@@ -212,74 +216,6 @@ def _judge(
             sums, count = weighed if sums is None else sums + weighed, count + batch.counted
     means = [float("nan")] * (1 + len(metrics)) if sums is None else (to_numpy(sums) / count).tolist()
     return dict(zip(("loss", *metrics), means, strict=True))
-
-
-def _check(given: dict[str, Any]) -> Any:
-    """Raise unless all arguments of `fit` are as they must be; return where the parameters live."""
-    check_layer("model", given["model"])
-    leaves = tree.leaves(given["params"]) if isinstance(given["params"], dict) else []
-    if not leaves:
-        raise TypeError(f"`params` must be the model's parameters, a dict of arrays, got {given['params']!r}")
-    for name in ("epochs", "batch_size", "accumulate", "save_every", "patience"):
-        if given[name] is not None or name in ("epochs", "batch_size", "accumulate"):
-            _checks.integer(name, given[name], least=0 if name in ("epochs", "patience") else 1)
-    _checks.integer("seed", given["seed"], least=0)
-    for name in ("clip_norm", "clip_value"):
-        if given[name] is not None:
-            _checks.positive(name, given[name])
-    _checks.not_negative("min_delta", given["min_delta"])
-    _checks.one_of("on_nonfinite", given["on_nonfinite"], ("raise", "skip"))
-    _checks.one_of("progress", given["progress"], (None, True, False))
-    _checks.flag("resume", given["resume"])
-    functions = {"loss": given["loss"], "penalty": given["penalty"]} | {
-        f"metrics[{name!r}]": metric for name, metric in (given["metrics"] or {}).items()
-    }
-    _check_functions({name: f for name, f in functions.items() if f is not None or name != "penalty"})
-    for name, methods in (
-        ("optimizer", ("init", "update")),
-        ("plateau", ("init", "update")),
-        ("average", ("init", "update")),
-    ):
-        value = given[name]
-        if (value is not None or name == "optimizer") and (
-            isinstance(value, type) or not all(hasattr(value, m) for m in methods)
-        ):
-            raise TypeError(f"`{name}` must have the methods {' and '.join(methods)}, got {value!r}")
-    for name, needs in (("patience", "validation"), ("metrics", "validation"), ("save_every", "folder")):
-        if given[name] is not None and given[needs] is None:
-            raise ValueError(f"`{name}` needs `{needs}`, got None")
-    if given["resume"] and given["folder"] is None:
-        raise ValueError("`resume` needs `folder`, got None")
-    return _checks.home("params", leaves[0], instead="train float32 parameters: small steps are lost in a half type")
-
-
-def _check_functions(functions: dict[str, Any]) -> None:
-    for name, f in functions.items():
-        if not callable(f):
-            raise TypeError(f"`{name}` must be a function, got {f!r}")
-
-
-def _plan(given: dict[str, Any]) -> Plan:
-    """Return what `fit` is to do, from its arguments."""
-    source, validation, folder, sampling = (given[name] for name in ("data", "validation", "folder", "sampling"))
-    model, loss, metrics, size, kernel = (given[name] for name in ("model", "loss", "metrics", "batch_size", "kernel"))
-    judge = None
-    if validation is not None:
-        judged = Source(validation, model, "validation")
-
-        def judge(params: Any) -> dict[str, float]:
-            return _judge(judged, model, params, loss, metrics or {}, size, kernel)
-
-    if isinstance(folder, str | os.PathLike):
-        folder = checkpoint.Folder(folder)
-    if sampling is not None and not isinstance(sampling, Sampling):
-        sampling = Sampling(sampling)
-    made = {"source": Source(source, model), "judge": judge, "folder": folder, "sampling": sampling}
-    callbacks = tuple(given["callbacks"])
-    _check_functions({f"callbacks[{k}]": f for k, f in enumerate(callbacks)})
-    return Plan(
-        **{name: given[name] for name in Plan._fields if name not in (*made, "callbacks")}, **made, callbacks=callbacks
-    )
 
 
 def _resumed(plan: Plan, params: Params) -> At | None:

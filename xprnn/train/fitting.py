@@ -172,7 +172,7 @@ class Fitting:
                 value, grads = share * value, tree.map(lambda g, share=share: share * g, grads)
             loss, total = (value, grads) if loss is None else (loss + value, tree.map(_add, total, grads))
         if plan.penalty is not None:
-            penalty, grads = plan.penalty(at.params)
+            penalty, grads = _pair("penalty", plan.penalty(at.params))
             loss, total = loss + penalty, tree.map(_add, total, grads)
         sums = [_xp.total(g, self._place.xp) for g in tree.leaves(total)]
         report = self._place.xp.stack([loss, sum(sums[1:], sums[0])])
@@ -184,7 +184,8 @@ class Fitting:
         plan, params = self.plan, self.at.params
         batch, state, options = self._given(batch, carried, key)
         y, final, cache = plan.model.forward(params, batch.x, state, **options)
-        value, dy = plan.loss(y, batch.y) if batch.mask is None else plan.loss(y, batch.y, mask=batch.mask)
+        told = plan.loss(y, batch.y) if batch.mask is None else plan.loss(y, batch.y, mask=batch.mask)
+        value, dy = _pair("loss", told)
         grads, _, _ = plan.model.backward(params, cache, dy)
         return value, grads, final
 
@@ -269,6 +270,13 @@ class Fitting:
             history=history,
         )  # fmt: skip
         self._bar.tell(row | judged)
+
+
+def _pair(name: str, told: Any) -> Any:
+    """Return what a user's function told, or raise unless it is a value and a gradient."""
+    if not isinstance(told, tuple) or len(told) != 2:
+        raise TypeError(f"`{name}` must return a pair, the value and its gradient, got {type(told).__name__}")
+    return told
 
 
 def _add(a: Any, b: Any) -> Any:

@@ -1,0 +1,92 @@
+"""The arguments of `fit`, checked before any work is done."""
+
+import os
+from typing import Any
+
+from xprnn import _checks, checkpoint, optim, tree
+from xprnn._xp import Home
+from xprnn.data import Source
+from xprnn.kernels import check_name
+from xprnn.protocol import check_layer
+from xprnn.train.fitting import Plan
+from xprnn.train.sampling import Sampling
+
+INSTEAD = "train float32 parameters: small steps are lost in a half type"
+
+NEEDS = {"patience": "validation", "metrics": "validation", "save_every": "folder", "resume": "folder"}
+
+
+def check(given: dict[str, Any]) -> Home:
+    """Raise unless all arguments of `fit` are as they must be; return where the parameters live."""
+    check_layer("model", given["model"])
+    leaves = tree.leaves(given["params"]) if isinstance(given["params"], dict) else []
+    if not leaves:
+        raise TypeError(f"`params` must be the model's parameters, a dict of arrays, got {given['params']!r}")
+    _check_numbers(given)
+    _checks.one_of("on_nonfinite", given["on_nonfinite"], ("raise", "skip"))
+    _checks.one_of("progress", given["progress"], (None, True, False))
+    _checks.flag("resume", given["resume"])
+    check_name(given["kernel"])
+    check_functions({"loss": given["loss"]}, given["metrics"])
+    if given["penalty"] is not None:
+        check_functions({"penalty": given["penalty"]})
+    _check_pairs(given)
+    for name, needed in NEEDS.items():
+        if given[name] is not None and given[name] is not False and given[needed] is None:
+            raise ValueError(f"`{name}` needs `{needed}`, got None")
+    return _checks.home("params", leaves[0], instead=INSTEAD)
+
+
+def _check_numbers(given: dict[str, Any]) -> None:
+    for name, least in (("epochs", 0), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
+        _checks.integer(name, given[name], least)
+    if given["seed"] >= 1 << 64:
+        raise ValueError(f"`seed` must be below 2**64, got {given['seed']}")
+    for name, least in (("save_every", 1), ("patience", 0)):
+        if given[name] is not None:
+            _checks.integer(name, given[name], least)
+    for name in ("clip_norm", "clip_value"):
+        if given[name] is not None:
+            _checks.positive(name, given[name])
+    _checks.not_negative("min_delta", given["min_delta"])
+
+
+def _check_pairs(given: dict[str, Any]) -> None:
+    """Raise unless what is a pair of functions is one."""
+    for name, kind in (("plateau", optim.ReduceOnPlateau), ("average", optim.EMA)):
+        if given[name] is not None and not isinstance(given[name], kind):
+            raise TypeError(f"`{name}` must be an optim.{kind.__name__}, got {given[name]!r}")
+    optimizer = given["optimizer"]
+    whole = all(callable(getattr(optimizer, method, None)) for method in ("init", "update"))
+    if not whole or isinstance(optimizer, type | optim.ReduceOnPlateau | optim.EMA):
+        raise TypeError(f"`optimizer` must be one, with the methods init and update, got {optimizer!r}")
+
+
+def check_functions(functions: dict[str, Any], metrics: Any = None) -> None:
+    """Raise unless all of these are functions, and `metrics` is a dict of such."""
+    if metrics is not None and not isinstance(metrics, dict):
+        raise TypeError(f"`metrics` must be a dict of functions, got {metrics!r}")
+    for name, f in (functions | {f"metrics[{name!r}]": f for name, f in (metrics or {}).items()}).items():
+        if not callable(f) or isinstance(f, type):
+            raise TypeError(f"`{name}` must be a function, got {f!r}")
+
+
+def plan_of(given: dict[str, Any], judge: Any) -> Plan:
+    """Return what `fit` is to do, from its arguments; `judge` makes a function of parameters from a `Source`."""
+    folder, sampling, callbacks = given["folder"], given["sampling"], given["callbacks"]
+    if isinstance(folder, str | os.PathLike):
+        folder = checkpoint.Folder(folder)
+    if folder is not None and not isinstance(folder, checkpoint.Folder):
+        raise TypeError(f"`folder` must be a path or a checkpoint.Folder, got {folder!r}")
+    if sampling is not None and not isinstance(sampling, Sampling):
+        sampling = Sampling(sampling)
+    if not isinstance(callbacks, list | tuple):
+        raise TypeError(f"`callbacks` must be a list of functions, got {callbacks!r}")
+    callbacks = tuple(callbacks)
+    check_functions({f"callbacks[{k}]": f for k, f in enumerate(callbacks)})
+    source = Source(given["data"], given["model"])
+    judged = None
+    if given["validation"] is not None:
+        judged = judge(Source(given["validation"], given["model"], "validation"))
+    made = {"source": source, "judge": judged, "folder": folder, "sampling": sampling, "callbacks": callbacks}
+    return Plan(**{name: given[name] for name in Plan._fields if name not in made}, **made)
