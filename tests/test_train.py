@@ -8,7 +8,7 @@ import pytest
 
 import xprnn
 from tests.close import assert_close
-from xprnn import _xp, losses, optim, random, train, tree
+from xprnn import losses, optim, random, train, tree
 from xprnn.data import Source, Stream
 from xprnn.train import fitting
 
@@ -439,10 +439,11 @@ def test_a_bar_is_shown_where_it_is_asked_for(rng, capsys):
     assert capsys.readouterr() == ("", "")  # nobody watches
 
 
-def test_the_loop_reads_the_device_once_per_update(rng, monkeypatch):
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_the_loop_reads_the_device_once_per_update(name, rng, monkeypatch):
+    xp = pytest.importorskip({"torch": "torch", "jax": "jax.numpy"}[name])
     read, original = [], fitting.to_numpy
     monkeypatch.setattr(fitting, "to_numpy", lambda a: read.append(a) or original(a))
-    run(MODEL, draw(rng), epochs=3)
-    assert len(read) == 9
-    assert all(tuple(a.shape) == (2,) for a in read)
-    assert _xp.is_array(read[0])
+    x, y = (a.astype("f4") for a in draw(rng))
+    run(MODEL, (x, y), tree.map(lambda a: xp.asarray(a.astype("f4")), MODEL.init(0)), epochs=3)
+    assert [tuple(a.shape) for a in read] == [(2,)] * 9

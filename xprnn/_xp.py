@@ -276,6 +276,8 @@ def load(module: str) -> Namespace:
 
 def to_numpy(a: Array) -> np.ndarray:
     """Copy an array to the host; bfloat16, which NumPy lacks, as float32."""
+    if type(a) is np.ndarray:
+        return a.copy()
     xp = compat.array_namespace(a)
     if dtype_name(a.dtype) == "bfloat16":
         a = xp.astype(a, xp.float32)

@@ -237,11 +237,9 @@ def _check_rows(name: str, x: Any, y: Any, mask: Any, timed: bool) -> np.ndarray
 
 def _taken(a: Any, index: np.ndarray, axes: tuple[int, int] | None) -> Any:
     """Return rows of an array, time first where `axes` says so; of a file no more is read."""
-    if isinstance(a, np.memmap):
-        a = np.asarray(a[index])
-        return a if axes is None else _turned(a, axes)
     if isinstance(a, np.ndarray):
-        return np.take(a, index, axis=0) if axes != (0, 1) else np.take(a.swapaxes(0, 1), index, axis=1)
+        rows = np.asarray(a[index]) if isinstance(a, np.memmap) else np.take(a, index, axis=0)
+        return rows if axes is None else _turned(rows, axes)
     xp = _xp.namespace(a)
     rows = xp.take(a, _xp.from_host(index, _xp.home(a)._replace(dtype=xp.int64)), axis=0)
     return rows if axes is None else _turned(rows, axes)

@@ -79,7 +79,7 @@ class At(NamedTuple):
 class Update(NamedTuple):
     """What an update has launched, before anybody has looked at its numbers."""
 
-    report: Any  # (2,) on the device: the loss, and a sum that is finite where all gradients are
+    report: Any  # two numbers, (2,) on a device: the loss, and a sum that is finite where all gradients are
     params: Any
     opt_state: Any
     average: Any
@@ -175,7 +175,9 @@ class Fitting:
             penalty, grads = _pair("penalty", plan.penalty(at.params))
             loss, total = loss + penalty, tree.map(_add, total, grads)
         sums = [_xp.total(g, self._place.xp) for g in tree.leaves(total)]
-        report = self._place.xp.stack([loss, sum(sums[1:], sums[0])])
+        report: Any = loss, sum(sums[1:], sums[0])
+        if not self._place.is_numpy:
+            report = self._place.xp.stack(report)  # read as one
         params, opt_state, average = self._step(total)
         return Update(report, params, opt_state, average, carried if plan.source.chunk else None, count)
 
@@ -223,7 +225,7 @@ class Fitting:
     def _accept(self, group: list[Batch], update: Update) -> None:
         """Look at an update's numbers, the one time that the host waits for the device, and move on."""
         at = self.at
-        loss, check = to_numpy(update.report).tolist()
+        loss, check = map(float, update.report if self._place.is_numpy else to_numpy(update.report))
         moved = at._replace(step=at.step + 1, taken=at.taken + len(group))
         if not (math.isfinite(loss) and math.isfinite(check)) and (found := self._look(group)) is not None:
             if self.plan.on_nonfinite == "raise":
