@@ -2,7 +2,7 @@
 
     python scripts/bench.py                        # everything that is installed, some minutes
     python scripts/bench.py --quick                # the tables' two smallest rows
-    python scripts/bench.py training --rows 1,3    # training, inference, stream, ragged, options, small, draws, …
+    python scripts/bench.py training --rows 1,3    # training, inference, stream, ragged, fit, options, small, …
     python scripts/bench.py --json new.json --against old.json    # keep the figures; print them over older ones
     python scripts/bench.py --memory               # instead: the peak memory of a training step, beside PyTorch's
     python scripts/bench.py --backend cupy         # on a CUDA device: every kernel, and PyTorch's cuDNN

@@ -1,4 +1,4 @@
-"""The parts of bench.py beside its tables: ragged batches, options, a per-step loop, draws, importing, compiling.
+"""The parts of bench.py beside its tables: ragged batches, `fit`, options, a per-step loop, draws, imports, compiling.
 
 Sides of one part share a process here, and take turns; a record is as in `bench_table.py`, of medians alone.
 """
@@ -101,6 +101,33 @@ def small():
     for name, seconds in times.items():
         print(f"  {name:16} {1e3 * seconds:8.3f} ms   {base / seconds:5.2f} times as fast as the loop")
     return [record("small", "training step, Elman", times)]
+
+
+def fit():
+    """Compare `xprnn.fit` with a loop of one's own over the same calls, per minibatch."""
+    print("an LSTM's update within xprnn.fit and in a loop by hand, float64, per minibatch")
+    records = []
+    for shape in ((50, 1, 10, 16, 1), (20, 32, 10, 16, 1)):
+        model, params, x, target = given(Job("training", "LSTM", shape, "float64"))
+        optimizer = xprnn.optim.SGD(lr=1e-6)
+        data = tuple(np.tile(a.swapaxes(0, 1), (100, 1, 1)) for a in (x, target))
+        step = training_step(model, params, x, target)
+        options = {
+            "loss": xprnn.losses.half_sum_of_squares,
+            "optimizer": optimizer,
+            "epochs": 1,
+            "batch_size": shape[1],
+        }
+        sides = {
+            "by hand": lambda step=step: [step() for _ in range(100)],
+            "fit": lambda model=model, params=params, data=data, told=options: xprnn.fit(model, params, data, **told),
+        }
+        times = {name: seconds / 100 for name, seconds in alternate(sides, rounds=9, seconds=0.2).items()}
+        cost = times["fit"] - times["by hand"]
+        records.append(record("fit", str(shape), times, goals={"≤ 100 µs": cost <= 1e-4}))
+        told = f"{1e6 * times['by hand']:.0f} µs by hand, {1e6 * times['fit']:.0f} in fit: {1e6 * cost:.0f} more"
+        print(f"  {shape!s:20} {told}")
+    return records
 
 
 def ragged():
@@ -259,4 +286,12 @@ def jit():
     return [record("jit", "LSTM training step", times | {"compile": seconds})]
 
 
-PARTS = {"ragged": ragged, "options": options, "small": small, "draws": draws, "import": imports, "jit": jit}
+PARTS = {
+    "ragged": ragged,
+    "fit": fit,
+    "options": options,
+    "small": small,
+    "draws": draws,
+    "import": imports,
+    "jit": jit,
+}
