@@ -23,7 +23,7 @@ ORDER = [
     "activations", "cells", "scan", "protocol", "kernels", "parameters", "surroundings", "state", "memory", "stepper",
     "part", "passes", "stepping", "stack", "recurrent", "stateless", "layers", "embedding", "sequential", "residual",
     "schedule", "piecewise", "wrappers", "testing", "losses", "penalties", "optim", "plain", "registry", "checkpoint",
-    "data", "train", "tasks", "simple", "interop",
+    "data", "train", "tasks", "plots", "simple", "interop",
 ]  # fmt: skip
 """The parts from the bottom up, as in the design: a file imports only from those before it."""
 
@@ -59,7 +59,7 @@ def test_public_names_exist_and_are_documented():
         assert getattr(xprnn, name).__doc__, name
     for module in (
         xprnn.penalties, xprnn.optim, xprnn.backends, xprnn.testing, xprnn.kernels, xprnn.checkpoint, xprnn.registry,
-        xprnn.train, xprnn.tasks,
+        xprnn.train, xprnn.tasks, xprnn.plots,
     ):  # fmt: skip
         for name, value in vars(module).items():
             if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
