@@ -124,7 +124,7 @@ def options(description, epochs, wheels=True):
     parser.add_argument("--cell", choices=tuple(CELLS), help="one cell; all of them without it")
     parser.add_argument("--seeds", type=positive, default=3, help="how many seeds, 0, 1, … (3)")
     parser.add_argument("--epochs", type=positive, help=f"passes over the training set ({epochs})")
-    parser.add_argument("--kernel", default="auto", help="as in RNN.forward")
+    parser.add_argument("--kernel", choices=xprnn.kernels.NAMES, default="auto", help="as in RNN.forward")
     parser.add_argument("--quick", action="store_true", help="one seed and one epoch: does it run?")
     if wheels:
         parser.add_argument("--wheels", default=str(FOLDER), metavar="DIR", help=f"where wheels are kept ({FOLDER})")
@@ -162,7 +162,7 @@ def report(args, figure, run):
 
 
 def status(name, main):
-    """Run a script; return its exit status: 2 with a sentence where the data, or the kernel, are not to be had."""
+    """Run a script; return its exit status: 2 with a sentence where the data are not to be had."""
     try:
         main()
     except NoDataError as error:
