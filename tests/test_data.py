@@ -180,6 +180,7 @@ BAD = {
     "another width": ((ROWS, [np.zeros((1, 2)), np.zeros((2, 1))]), ValueError, r"`data: y\[1\]`"),
     "another dtype": ((ROWS, [np.zeros((1, 2)), np.zeros((2, 2), "f4")]), TypeError, "must be float64 like the first"),
     "an empty sequence": (([ROWS[0], np.zeros((0, 3))], ROWS), ValueError, r"`data: x\[1\]` must have shape"),
+    "masks of ints": ((ROWS, ROWS, [np.ones(1, int), np.ones(2, int)]), TypeError, "must be bool"),
     "no sequences": (([], []), TypeError, "`data: x` must be a list with one array per sequence"),
 }
 
@@ -194,6 +195,9 @@ def test_what_is_no_data_is_named(name):
 def test_a_stream_needs_an_axis_of_time_and_a_chunk():
     with pytest.raises(ValueError, match="`data` must not be a Stream"):
         Source(Stream(X, Y, chunk=2), LAST)
+    both = Sequential(RNN(3, 4, bidirectional=True), Linear(8, 2))
+    with pytest.raises(ValueError, match="its reverse direction begins at the end"):
+        Source(Stream(X, Y, chunk=2), both)
     with pytest.raises(ValueError, match="`chunk` must be at least 1"):
         Stream(X, Y, chunk=0)
     with pytest.raises(ValueError, match=r"`Stream\.y`"):

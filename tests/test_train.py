@@ -1,5 +1,6 @@
 """`fit` and `evaluate`: beside PyTorch and steps by hand, on every backend, interrupted, and on bad numbers."""
 
+import pickle
 import re
 import warnings
 
@@ -385,6 +386,85 @@ def test_huge_finite_gradients_are_no_fault(rng):
         )
     assert history["skipped"] == [0]
     assert all(np.isfinite(a).all() for a in tree.leaves(found))
+
+
+@pytest.mark.parametrize("mode", ["raise", "skip"])
+def test_what_a_penalty_or_a_step_makes_infinite_is_no_good_update(mode, rng):
+    data, start = draw(rng, N=8), MODEL.init(0)
+    nan = {"penalty": lambda params: (0.0, tree.map(lambda a: np.full_like(a, np.nan), params))}
+    far = {"penalty": lambda params: (0.0, tree.map(lambda a: a + 9.0, params)), "optimizer": optim.SGD(lr=1e308)}
+    for options in (nan, far):
+        with np.errstate(all="ignore"):
+            if mode == "raise":
+                with pytest.raises(train.NonFiniteError, match=r"the parameter 0\.l0\.W_ih holds .* after it"):
+                    run(MODEL, data, start, epochs=1, **options)
+            else:
+                found, _, history = run(MODEL, data, start, epochs=1, on_nonfinite=mode, **options)
+                assert history["skipped"] == [2]
+                assert_same(found, start)
+
+
+def test_a_stream_goes_on_where_its_state_is_finite(rng):
+    x, y = draw(rng, T=8)
+    bad, params, sgd = spoiled(y, (0, 1, 0), np.nan), MODEL.init(0), optim.SGD(lr=0.1)
+    found, _, _ = run(MODEL, Stream(x, bad, chunk=4), params, epochs=1, on_nonfinite="skip")
+    _, state = MODEL(params, x[:, :4].swapaxes(0, 1))
+    out, _, cache = MODEL.forward(params, x[:, 4:].swapaxes(0, 1), state)
+    _, dy = losses.mse(out, y[:, 4:].swapaxes(0, 1))
+    assert_close(found, optim.apply(params, sgd.update(MODEL.backward(params, cache, dy)[0], {}, params)[0]))
+
+
+def test_an_error_goes_from_process_to_process():
+    error = train.NonFiniteError("x holds NaN", 3, 1, "a.safetensors")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.where, again.step, again.checkpoint) == (str(error), "x holds NaN", 3, "a.safetensors")
+
+
+# -- what is kept -------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_come_when_they_are_due_and_the_best_is_the_best(rng, tmp_path):
+    x, y = draw(rng)
+    folder, written = xprnn.checkpoint.Folder(tmp_path, keep=100), []
+    options = {"validation": (x[:4], -y[:4]), "epochs": 6, "save_every": 3, "folder": folder}
+    _, _, history = run(MODEL, (x, y), callbacks=[lambda at: written.append(folder.latest())], **options)
+    assert all(path is not None for path in written)
+    assert {xprnn.checkpoint.load(path).step for path in tmp_path.glob("step-*")} == {3, 6, 9, 12, 15, 18}
+    best = xprnn.checkpoint.load(folder.best())
+    assert best.step == 3 * (1 + int(np.argmin(history["val_loss"])))
+    judged = train.evaluate(MODEL, best.params, (x[:4], -y[:4]), loss=losses.mse)
+    assert judged["loss"] == min(history["val_loss"])
+
+
+def test_a_first_judgement_of_nan_is_not_the_best(rng):
+    x, y = draw(rng)
+    told = iter([np.nan, 3.0, 2.0, 1.0, 4.0, 5.0])
+
+    def loss(pred, target):
+        value, dy = losses.mse(pred, target)
+        return (np.float64(next(told)), dy) if target.shape[1] == 1 else (value, dy)
+
+    options = {"validation": (x[:1], y[:1]), "batch_size": 10, "patience": 2, "epochs": 9}
+    _, _, history = run(MODEL, (x, y), loss=loss, **options)
+    assert history["val_loss"][1:] == [3.0, 2.0, 1.0, 4.0, 5.0]
+
+
+def test_what_cannot_be_kept_is_told_before_any_work(rng, tmp_path):
+    data = draw(rng)
+    custom = xprnn.Custom(np.tanh, lambda y: 1 - y * y)
+    model = xprnn.Sequential(xprnn.RNN(3, 5, nonlinearity=custom), xprnn.Linear(5, 2))
+    with pytest.raises(TypeError, match="model"):
+        run(model, data, folder=tmp_path / "own", loss=Stopping(1))
+    run(MODEL, data, folder=tmp_path)
+    with pytest.raises(ValueError, match="`folder` must be empty, or `resume` True"):
+        run(MODEL, data, folder=tmp_path, loss=Stopping(1))
+    alone = xprnn.checkpoint.Folder(tmp_path / "alone")
+    alone.save(3, MODEL.init(0), model=MODEL, optimizer=optim.SGD(lr=0.1))
+    with pytest.raises(xprnn.checkpoint.CheckpointError, match="is no checkpoint of `fit`"):
+        run(MODEL, data, folder=alone, resume=True)
+    for changed in ({"average": optim.EMA(0.9)}, {"plateau": optim.ReduceOnPlateau()}, {"penalty": lambda p: (0.0, p)}):
+        with pytest.raises(xprnn.checkpoint.CheckpointError, match=f"its {next(iter(changed))} is"):
+            run(MODEL, data, folder=tmp_path, resume=True, **changed)
 
 
 # -- bad arguments --------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ GOOD = {
     "average": [None, optim.EMA(0.9)],
     "validation": [None, (X, Y[..., :2])],
     "metrics": [None, {"mae": lambda *given, **options: losses.mae(*given, **options)[0]}],
-    "patience": [None, 0],
+    "patience": [None, 1],
     "min_delta": [0.0, 1.0],
     "callbacks": [(), [print]],
     "on_nonfinite": ["raise", "skip"],

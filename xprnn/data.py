@@ -13,6 +13,7 @@ import numpy as np
 
 from xprnn import _checks, _xp
 from xprnn._xp import Array, Home
+from xprnn.protocol import parts
 from xprnn.random import Key, threefry2x32
 
 WINDOW = 50
@@ -83,6 +84,8 @@ class Source:
             self.x, self.y, self.mask = data.x, data.y, data.mask
             if not self.timed:
                 raise ValueError(f"`{name}` must not be a Stream: the model's output has no axis of time")
+            if any(getattr(part, "bidirectional", False) for part in parts(model)):
+                raise ValueError(f"`{name}` must not be a Stream: its reverse direction begins at the end")
         elif isinstance(data, tuple) and len(data) in (2, 3):
             self.x, self.y, self.mask = (_opened(f"{name}[{k}]", a) for k, a in enumerate((*data, None)[:3]))
         else:
@@ -228,6 +231,8 @@ def _check_rows(name: str, x: Any, y: Any, mask: Any, timed: bool) -> np.ndarray
                 raise ValueError(f"`{name}: {label}[{n}]` must have shape {expected}, got {row.shape}")
             if row.dtype != rows[0].dtype:
                 raise TypeError(f"`{name}: {label}[{n}]` must be {rows[0].dtype} like the first, got {row.dtype}")
+    if timed and mask is not None and mask[0].dtype != bool:
+        raise TypeError(f"`{name}: mask[0]` must be bool, got {mask[0].dtype}")
     for label, rows in (("x", x), *((("y", y),) if timed else ())):
         _check_numbers(f"{name}: {label}[0]", rows[0])
     if not timed and (not isinstance(y, np.ndarray) or y.ndim < 1 or len(y) != len(x)):
@@ -241,7 +246,7 @@ def _taken(a: Any, index: np.ndarray, axes: tuple[int, int] | None) -> Any:
         rows = np.asarray(a[index]) if isinstance(a, np.memmap) else np.take(a, index, axis=0)
         return rows if axes is None else _turned(rows, axes)
     xp = _xp.namespace(a)
-    rows = xp.take(a, _xp.from_host(index, _xp.home(a)._replace(dtype=xp.int64)), axis=0)
+    rows = xp.take(a, _xp.from_host(index, _xp.home(a)._replace(dtype=_xp.integers(1, a, xp).dtype)), axis=0)
     return rows if axes is None else _turned(rows, axes)
 
 

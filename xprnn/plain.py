@@ -11,6 +11,9 @@ import reprlib
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+LONGEST = 1000
+"""Characters of a key: every leaf's path holds those above it."""
+
 DEPTH = 100
 """How deep trees may be nested: far below what Python's recursion can bear."""
 
@@ -124,7 +127,10 @@ def decode(node: Any, path: str, other: Callable[[str, Any, str, Inner], Any], l
     if tag == "tuple":
         return tuple(each(_checked(body, list, path)))
     if tag == "dict":
-        return {key: inner(branch, step(path, key)) for key, branch in _checked(body, dict, path).items()}
+        body = _checked(body, dict, path)
+        if any(len(key) > LONGEST for key in body):
+            raise ValueError(f"`{path}` must have keys of at most {LONGEST} characters")
+        return {key: inner(branch, step(path, key)) for key, branch in body.items()}
     return other(tag, body, path, inner)
 
 

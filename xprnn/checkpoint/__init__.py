@@ -8,7 +8,6 @@ there is no pickle, and classes are looked up in the table of `xprnn.registry`.
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
@@ -220,13 +219,12 @@ class Folder:
             )
         record = None if metric is None else self._record()
         self.path.mkdir(parents=True, exist_ok=True)
-        new = self._file(step)
-        _write(new, Checkpoint(params, model, optimizer, opt_state, step, history, more), metric)
+        new, made = self._file(step), Checkpoint(params, model, optimizer, opt_state, step, history, more)
         if metric is not None and not math.isnan(metric) and (record is None or metric < record):
-            with new.open("rb") as source, replacing(self.path / BEST) as copy:
-                shutil.copyfileobj(source, copy)
+            _write(self.path / BEST, made, metric)  # first: killed in between, a run that goes on writes both again
+        _write(new, made, metric)
         for old in self._steps()[: -self.keep]:
-            self._file(old).unlink()
+            self._file(old).unlink(missing_ok=True)
         return new
 
     def latest(self) -> Path | None:

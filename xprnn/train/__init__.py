@@ -13,7 +13,7 @@ from xprnn.backends import to_numpy
 from xprnn.data import Source, Stream
 from xprnn.parameters import Params
 from xprnn.protocol import check_layer
-from xprnn.train.arguments import check, check_functions, plan_of
+from xprnn.train.arguments import check, check_functions, check_params, plan_of
 from xprnn.train.fitting import At, Fitting, Plan, begin, from_more, settings
 from xprnn.train.generation import generate
 from xprnn.train.nonfinite import NonFiniteError
@@ -65,7 +65,8 @@ def fit(
         loss does not count; for a model without an axis of time (`Last`) y (N, …), mask (N,). Or lists of NumPy arrays
         (T_n, ·). An array may be a `numpy.memmap`, or the path of a `.npy` file, of which only minibatches are read.
     loss : callable
-        ``loss(pred, target, mask=None) -> (loss, dpred)``, a mean over what counts: those of `xprnn.losses`.
+        ``loss(pred, target, mask=None) -> (loss, dpred)``, a mean over what counts: those of `xprnn.losses`, of which
+        `half_sum_of_squares` is a sum by default.
     optimizer : SGD, Adam, …
     epochs : int
         Passes over the data, those before a `resume` among them.
@@ -93,12 +94,13 @@ def fit(
     metrics : dict of callables, optional
         As in `evaluate`.
     patience : int, optional
-        Epochs without a better `val_loss`, by more than `min_delta`, after which training ends. The best parameters are
-        returned.
+        Epochs without a better `val_loss`, by more than `min_delta`, after which training ends; at least 1. The best
+        parameters are returned.
     callbacks : list of callables
         Called after each epoch with an `At`: `params`, `opt_state`, `history`, `epoch`, `step`, …; True ends training.
     folder : path or checkpoint.Folder, optional
-        Where checkpoints go: after each epoch, or every `save_every` updates and at the end.
+        Where checkpoints go: after each epoch, or every `save_every` updates, at the end, and where an epoch is the
+        best of the validation. With `average` that is the branch "average" of what `checkpoint.load` gives as `more`.
     resume : bool
         Go on from the newest checkpoint of `folder`, if there is one, as if training had never stopped.
     on_nonfinite : {"raise", "skip"}
@@ -183,6 +185,7 @@ def evaluate(
         As `fit`.
     """
     check_layer("model", model)
+    check_params(params)
     check_functions({"loss": loss}, metrics)
     _checks.integer("batch_size", batch_size)
     return _judge(Source(data, model), model, params, loss, metrics or {}, batch_size, kernel)
@@ -191,7 +194,8 @@ def evaluate(
 def accuracy(pred: Any, target: Any, *, mask: Any = None) -> Any:
     """Return how often the largest of pred (…, V) is at target (…), integers, a 0-d array on the device."""
     xp = _xp.namespace(pred)
-    right = xp.astype(xp.astype(xp.argmax(pred, axis=-1), target.dtype) == target, pred.dtype)
+    told = xp.argmax(pred, axis=-1)
+    right = xp.astype(told == xp.astype(target, told.dtype), pred.dtype)
     if mask is None:
         return xp.mean(right)
     weight = xp.astype(mask, pred.dtype)
@@ -225,6 +229,8 @@ def _resumed(plan: Plan, params: Params) -> At | None:
         return None
     found = checkpoint.load(path, like=tree.leaves(params)[0])
     told = settings(plan)
+    if not isinstance(found.more, dict) or not isinstance(found.more.get("plan"), dict):
+        raise checkpoint.CheckpointError(f"{path} is no checkpoint of `fit`, which could go on from it")
     for name, here, there in (
         ("model", plan.model, found.model),
         ("optimizer", plan.optimizer, found.optimizer),

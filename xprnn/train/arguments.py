@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from xprnn import _checks, checkpoint, optim, tree
+from xprnn import _checks, checkpoint, optim, registry, tree
 from xprnn._xp import Home
 from xprnn.data import Source
 from xprnn.kernels import check_name
@@ -19,9 +19,7 @@ NEEDS = {"patience": "validation", "metrics": "validation", "save_every": "folde
 def check(given: dict[str, Any]) -> Home:
     """Raise unless all arguments of `fit` are as they must be; return where the parameters live."""
     check_layer("model", given["model"])
-    leaves = tree.leaves(given["params"]) if isinstance(given["params"], dict) else []
-    if not leaves:
-        raise TypeError(f"`params` must be the model's parameters, a dict of arrays, got {given['params']!r}")
+    leaves = check_params(given["params"])
     _check_numbers(given)
     _checks.one_of("on_nonfinite", given["on_nonfinite"], ("raise", "skip"))
     _checks.one_of("progress", given["progress"], (None, True, False))
@@ -37,12 +35,20 @@ def check(given: dict[str, Any]) -> Home:
     return _checks.home("params", leaves[0], instead=INSTEAD)
 
 
+def check_params(params: Any) -> list[Any]:
+    """Raise unless there are parameters; return their arrays."""
+    leaves = tree.leaves(params) if isinstance(params, dict) else []
+    if not leaves:
+        raise TypeError(f"`params` must be the model's parameters, a dict of arrays, got {params!r}")
+    return leaves
+
+
 def _check_numbers(given: dict[str, Any]) -> None:
     for name, least in (("epochs", 0), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
         _checks.integer(name, given[name], least)
     if given["seed"] >= 1 << 64:
         raise ValueError(f"`seed` must be below 2**64, got {given['seed']}")
-    for name, least in (("save_every", 1), ("patience", 0)):
+    for name, least in (("save_every", 1), ("patience", 1)):
         if given[name] is not None:
             _checks.integer(name, given[name], least)
     for name in ("clip_norm", "clip_value"):
@@ -71,6 +77,14 @@ def check_functions(functions: dict[str, Any], metrics: Any = None) -> None:
             raise TypeError(f"`{name}` must be a function, got {f!r}")
 
 
+def _check_folder(folder: checkpoint.Folder, given: dict[str, Any]) -> None:
+    """Raise unless a checkpoint can be written there: of what can be described, and of no other run."""
+    registry.describe(given["model"], "model")
+    registry.describe(given["optimizer"], "optimizer")
+    if not given["resume"] and (newest := folder.latest()) is not None:
+        raise ValueError(f"`folder` must be empty, or `resume` True to go on from what is there, {newest}")
+
+
 def plan_of(given: dict[str, Any], judge: Any) -> Plan:
     """Return what `fit` is to do, from its arguments; `judge` makes a function of parameters from a `Source`."""
     folder, sampling, callbacks = given["folder"], given["sampling"], given["callbacks"]
@@ -78,6 +92,8 @@ def plan_of(given: dict[str, Any], judge: Any) -> Plan:
         folder = checkpoint.Folder(folder)
     if folder is not None and not isinstance(folder, checkpoint.Folder):
         raise TypeError(f"`folder` must be a path or a checkpoint.Folder, got {folder!r}")
+    if folder is not None:
+        _check_folder(folder, given)
     if sampling is not None and not isinstance(sampling, Sampling):
         sampling = Sampling(sampling)
     if not isinstance(callbacks, list | tuple):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from xprnn import _xp, optim, random, tree
+from xprnn import _xp, optim, random, registry, tree
 from xprnn._xp import Home
 from xprnn.backends import to_numpy
 from xprnn.data import Batch, Source, ahead
@@ -117,7 +117,7 @@ class Fitting:
         while self.at.epoch < self.plan.epochs and not self._is_over():
             self._run_epoch()
             stop = [callback(self.at) for callback in self.plan.callbacks]
-            if any(stop):
+            if any(told is True for told in stop):
                 break
 
     def save(self) -> None:
@@ -132,6 +132,11 @@ class Fitting:
         )  # fmt: skip
         self._saved = at
 
+    def _is_due(self) -> bool:
+        """Tell whether a checkpoint is to be written after this update."""
+        every = self.plan.save_every
+        return every is not None and self.at.step % every == 0
+
     def _is_over(self) -> bool:
         """Tell whether patience has run out."""
         best, patience = self.at.best, self.plan.patience
@@ -145,11 +150,11 @@ class Fitting:
             group, update = following, self._launch(following)
             following = next(groups, None)  # made while the device computes
             self._accept(group, update)
-            every = self.plan.save_every
-            if every and self.at.step % every == 0 and following is not None:
+            if following is not None and self._is_due():
                 self.save()
+        best = self.at.best
         self._end_epoch()
-        if self.plan.save_every is None:
+        if self.plan.save_every is None or self._is_due() or self.at.best is not best:
             self.save()
 
     def _groups(self) -> Iterator[list[Batch]]:
@@ -174,11 +179,12 @@ class Fitting:
         if plan.penalty is not None:
             penalty, grads = _pair("penalty", plan.penalty(at.params))
             loss, total = loss + penalty, tree.map(_add, total, grads)
-        sums = [_xp.total(g, self._place.xp) for g in tree.leaves(total)]
+        params, opt_state, average = self._step(total)
+        trained = tree.leaves(tree.trainable(params))
+        sums = [_xp.total(a, self._place.xp) for a in (*tree.leaves(total), *trained)]
         report: Any = loss, sum(sums[1:], sums[0])
         if not self._place.is_numpy:
             report = self._place.xp.stack(report)  # read as one
-        params, opt_state, average = self._step(total)
         return Update(report, params, opt_state, average, carried if plan.source.chunk else None, count)
 
     def _gradients(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Any, Any, Any]:
@@ -227,11 +233,12 @@ class Fitting:
         at = self.at
         loss, check = map(float, update.report if self._place.is_numpy else to_numpy(update.report))
         moved = at._replace(step=at.step + 1, taken=at.taken + len(group))
-        if not (math.isfinite(loss) and math.isfinite(check)) and (found := self._look(group)) is not None:
+        if not (math.isfinite(loss) and math.isfinite(check)) and (found := self._look(group, update)) is not None:
             if self.plan.on_nonfinite == "raise":
                 last = None if self.plan.folder is None else self.plan.folder.latest()
                 raise nonfinite.NonFiniteError(found, at.step, at.epoch, last)
-            self.at = moved._replace(skipped=at.skipped + 1)
+            carried = at.carried if nonfinite.first(update.carried) else update.carried
+            self.at = moved._replace(skipped=at.skipped + 1, carried=carried)
         else:
             self.at = moved._replace(
                 params=update.params,
@@ -243,8 +250,8 @@ class Fitting:
             )
         self._bar.update(1)
 
-    def _look(self, group: list[Batch]) -> str | None:
-        """Return where a number that is not finite came first in the failing minibatches, or None if nowhere."""
+    def _look(self, group: list[Batch], update: Update) -> str | None:
+        """Return where a number that is not finite came first in a failing update; None if a sum alone overflowed."""
         carried = self.at.carried
         for k, batch in enumerate(group):
             seen, state, options = self._given(batch, carried, self._key_of(k))
@@ -253,7 +260,8 @@ class Fitting:
                 return found
             if len(group) > 1:
                 _, _, carried = self._gradients(batch, carried, self._key_of(k))
-        return None
+        found = nonfinite.first(update.params)
+        return found and f"the parameter {found} after it, by the penalty or the optimiser's step"
 
     def _end_epoch(self) -> None:
         """Judge the parameters, and write the epoch into the history."""
@@ -264,7 +272,7 @@ class Fitting:
         metric = judged.get("val_loss", loss)
         plateau = None if plan.plateau is None else plan.plateau.update(at.plateau, metric)
         best = at.best
-        if plan.judge is not None and (best is None or metric < best.loss - plan.min_delta):
+        if plan.judge is not None and (best is None or math.isnan(best.loss) or metric < best.loss - plan.min_delta):
             best = Best(metric, at.epoch, at.result)
         history = {name: [*at.history.get(name, ()), value] for name, value in (row | judged).items()}
         self.at = at._replace(
@@ -303,4 +311,9 @@ def from_more(params: Any, opt_state: Any, history: dict[str, list[Any]], more: 
 def settings(plan: Plan) -> dict[str, Any]:
     """Return what must be the same for a run to go on as if it had never stopped."""
     names = ("batch_size", "seed", "accumulate", "clip_norm", "clip_value", "min_delta", "on_nonfinite")
-    return {name: getattr(plan, name) for name in names} | {"samples": len(plan.source), "chunk": plan.source.chunk}
+    told = {name: getattr(plan, name) for name in names} | {"samples": len(plan.source), "chunk": plan.source.chunk}
+    for name in ("plateau", "average"):
+        pair = getattr(plan, name)
+        told[name] = None if pair is None else registry.describe(pair, name)
+    rate = None if plan.sampling is None else plan.sampling.rate
+    return told | {"sampling": "a function" if callable(rate) else rate, "penalty": plan.penalty is not None}

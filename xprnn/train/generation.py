@@ -104,6 +104,9 @@ def _choose(temperature: float, key: random.Key | None, like: Array) -> Callable
 
     def choose(logits: Array, t: int) -> Array:
         home = _xp.home(logits)
+        if logits.shape[-1] - 1 > home.xp.iinfo(like.dtype).max:
+            told = _xp.dtype_name(like.dtype)
+            raise ValueError(f"`prompt` must be of a dtype that holds {logits.shape[-1] - 1}, got {told}")
         if temperature and key is not None:
             B, V = logits.shape
             logits = logits / temperature + random.gumbel(key.fold("generate").at(t), 1, B, V, home)[0, ...]

@@ -32,6 +32,10 @@ class NonFiniteError(FloatingPointError):
         last = "no checkpoint was kept" if checkpoint is None else f"the last good checkpoint is {checkpoint}"
         super().__init__(f"update {step}, in epoch {epoch}, is not finite: {where}; {last}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process makes it again."""
+        return type(self), (self.where, self.step, self.epoch, self.checkpoint)
+
 
 def locate(model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any]) -> str | None:
     """Return where a training step on a minibatch is first not finite, in words, or None where it is.
@@ -39,12 +43,17 @@ def locate(model: Any, loss: Any, params: Any, batch: Batch, state: Any, options
     It looks in the order in which a step computes: parameters, input, the layers one after the other and in them time
     step by time step, the loss, then the gradients from the last layer to the first.
     """
-    for path, a in tree.items(tree.trainable(params)):
-        if not _finite(a):
-            return f"the parameter {path} holds {_worst(a)}"
+    if found := first(params):
+        return f"the parameter {found}"
     time = 1 if getattr(model, "batch_first", False) else 0
     found = _in_input(batch, time) or _in_forward(model, params, batch, state, options, time)
     return found or _in_backward(model, loss, params, batch, state, options, time)
+
+
+def first(arrays: Any) -> str | None:
+    """Return the first array of a tree that is not finite, its constants aside, and what it holds; None if none is."""
+    bad = ((path, a) for path, a in tree.items(tree.trainable(arrays)) if not _finite(a))
+    return next((f"{path} holds {_worst(a)}" for path, a in bad), None)
 
 
 def _in_input(batch: Batch, time: int) -> str | None:
@@ -108,7 +117,8 @@ def _in_backward(
     if not _finite(value):
         return f"the loss is {_worst(value)}, of a finite output"
     if not _finite(dy):
-        return f"the gradient of the loss at the output is {_worst(dy)} at time step {_first(dy, time)}"
+        at = f" at time step {_first(dy, time)}" if getattr(model, "keeps_time", True) else ""
+        return f"the gradient of the loss at the output is {_worst(dy)}{at}"
     grads, _, _ = model.backward(params, cache, dy)
     bad = [path for path, g in tree.items(grads) if not _finite(g)]
     if not bad:

@@ -47,7 +47,10 @@ class Sampling:
 
     def at(self, step: int) -> float:
         """Return the probability of an update."""
-        return float(self.rate(step)) if callable(self.rate) else float(self.rate)
+        rate = self.rate(step) if callable(self.rate) else self.rate
+        if not 0.0 <= rate <= 1.0:
+            raise ValueError(f"`rate` must lie in [0, 1], got {rate} at update {step}")
+        return float(rate)
 
 
 def fed_back(
