@@ -4,87 +4,27 @@
     python scripts/train.py --backend torch                   # the same on another array library
     python scripts/train.py --cell lstm --task adding         # a classic task
     python scripts/train.py --cell gru --task charlm --text FILE --out DIR
+    python scripts/train.py --resume DIR --epochs 30          # goes on where that ended
 
-Without --cell, the task `mean` trains `SimpleRNN` on the example that xprnn grew from; with it, a stack of layers.
+Without --cell, the task `mean` trains `SimpleRNN` on the example that xprnn grew from; with it, a stack of layers by
+`xprnn.fit`. Of those --out leaves checkpoint.safetensors, run.json, history.csv, history.png and predictions.png.
 """
 
 import argparse
-import contextlib
-import importlib.util
 import json
 import pathlib
 import sys
 import time
 
 import numpy as np
+import train_run
+import train_tasks
 
 import xprnn
 
-CELLS = {"rnn": xprnn.RNN, "gru": xprnn.GRU, "lstm": xprnn.LSTM}
-EPOCHS = {"mean": 100, "adding": 600, "copy": 600, "charlm": 300}
-"""Steps of training, one minibatch each, where --epochs does not say."""
-
-
-# -- tasks: each returns (x, target), x (T, B, I) ---------------------------------------------------------------
-
-
-def mean_batch(rng, batch):
-    """Draw x from a normal distribution; the target of every step is the mean of its inputs."""
-    x = rng.standard_normal((50, batch, 10))
-    return x, x.mean(axis=2, keepdims=True)
-
-
-def adding_batch(rng, batch, T=50):
-    """Draw the adding problem (Hochreiter & Schmidhuber, 1997): the sum of the two marked numbers, at the end."""
-    x = np.zeros((T, batch, 2))
-    x[..., 0] = rng.uniform(0.0, 1.0, (T, batch))
-    first, second = rng.integers(0, T // 2, batch), rng.integers(T // 2, T, batch)
-    rows = np.arange(batch)
-    x[first, rows, 1] = x[second, rows, 1] = 1.0
-    return x, (x[first, rows, 0] + x[second, rows, 0])[:, None]
-
-
-def copy_batch(rng, batch, delay=10, length=5, symbols=4):
-    """Draw delayed copy: repeat `length` symbols `delay` steps later; class 0 is blank, the last one says go."""
-    T = 2 * length + delay
-    seen = np.zeros((T, batch), dtype=np.int64)
-    target = np.zeros((T, batch), dtype=np.int64)
-    seen[:length] = target[-length:] = rng.integers(1, symbols + 1, (length, batch))
-    seen[-length - 1] = symbols + 1
-    return np.eye(symbols + 2)[seen], target
-
-
-class CharacterText:
-    """Windows of a text as one-hot characters; the target of every step is the next character."""
-
-    def __init__(self, path):
-        if path is None:
-            topics = importlib.import_module("pydoc_data.topics").topics
-            self.text = "\n".join(topics[key] for key in sorted(topics))
-        else:
-            self.text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
-        if len(self.text) < 101:
-            raise SystemExit(f"train.py: --text must hold at least 101 characters, got {len(self.text)}")
-        self.symbols = sorted(set(self.text))
-        lookup = {symbol: k for k, symbol in enumerate(self.symbols)}
-        self.codes = np.array([lookup[symbol] for symbol in self.text])
-
-    def batch(self, rng, batch, T=50):
-        """Draw windows."""
-        starts = rng.integers(0, len(self.codes) - T, batch)
-        window = self.codes[starts[None, :] + np.arange(T + 1)[:, None]]
-        return np.eye(len(self.symbols))[window[:-1]], window[1:]
-
-    def sample(self, model, params, like, rng, n=200):
-        """Return n characters that the model writes, one at a time through its stepper."""
-        stepper, code, written = model.stepper(params), int(self.codes[0]), []
-        for _ in range(n):
-            x_t = place(np.eye(len(self.symbols))[[code]], like)
-            logits = xprnn.backends.to_numpy(stepper(x_t))[0].astype(np.float64)
-            p = np.exp(logits - logits.max())
-            code = int(rng.choice(len(p), p=p / p.sum()))
-            written.append(self.symbols[code])
-        return "".join(written)
+EPOCHS = {"mean": 10, "adding": 20, "copy": 12, "charlm": 6}
+"""Passes over the samples, where --epochs does not say; the main job has 100, over its one sample."""
+CLIP_NORM = 1.0
 
 
 # -- training -------------------------------------------------------------------------------------------------
@@ -101,7 +41,7 @@ def train_simple(args, like):
     np.random.seed(args.seed)
     x = np.random.randn(50, 10)
     x, y = place(x, like), place(x.mean(1, keepdims=True), like)
-    model = xprnn.SimpleRNN(10, args.hidden or 16, 1, lr=args.lr or 0.01, like=x)
+    model = xprnn.SimpleRNN(10, args.hidden, 1, lr=args.lr, like=x)
     losses = []
     for step in range(1, args.epochs + 1):
         losses.append(model.train_step(x, y))
@@ -113,75 +53,61 @@ def train_simple(args, like):
     return [float(loss) for loss in losses]
 
 
-def build(args, task):
-    """Return the model of a task, its batch function and its loss."""
-    widths = {"mean": (10, 1), "adding": (2, 1), "copy": (6, 6)}
-    width, out = widths.get(args.task) or (len(task.symbols),) * 2
-    hidden = args.hidden or {"mean": 16, "charlm": 128}.get(args.task, 64)
-    cell = CELLS[args.cell or "lstm"]
-    layer = cell(width, hidden, args.layers, bidirectional=args.bidirectional)
-    readout = xprnn.Linear(hidden * (2 if args.bidirectional else 1), out)
-    last = [xprnn.Last()] if args.task == "adding" else []
-    model = xprnn.Sequential(layer, *last, readout)
-    draws = {"mean": mean_batch, "adding": adding_batch, "copy": copy_batch}
-    classes = args.task in ("copy", "charlm")
-    loss = xprnn.losses.softmax_cross_entropy if classes else xprnn.losses.mse
-    return model, draws.get(args.task) or task.batch, loss
+def train_model(args, like, title, kernel):
+    """Train a stack of layers with Adam; return how many steps that took, and the losses of the epochs."""
+    text = train_tasks.CharacterText(args.text) if args.task == "charlm" else None
+    task = text.task if text else train_tasks.TASKS[args.task]()
+    model = task.model(args.cell, args.hidden, args.layers, args.bidirectional)
+    data, validation = task.data(args.samples, args.seed, args.dtype)
+    optimizer = xprnn.optim.Adam(lr=args.lr)
+    folder = begin(args, model, optimizer, (*data, *validation), kernel, like)
+    begun = folder.step if args.resume else 0
+    if task.baseline is not None:
+        print(f"a simple strategy scores {task.baseline:.6f} ({task.unit})")
+    params, _, history = xprnn.fit(
+        model, model.init(args.seed, like=like), data, validation=validation, loss=task.loss, optimizer=optimizer,
+        epochs=args.epochs, batch_size=args.batch, seed=args.seed, clip_norm=CLIP_NORM, folder=folder,
+        resume=bool(args.resume), callbacks=[teller(args.epochs, task.unit)],
+    )  # fmt: skip
+    if folder is not None and history["loss"]:
+        train_run.write_history(folder.path, history)
+        train_run.draw(folder.path, title, history, *shown(task, model, params, validation, like))
+        print(f"wrote {folder.path}")
+    if text:
+        print("a sample of the model's writing:\n" + text.write(model, params, like, args.seed))
+    return sum(history["step"][-1:]) - begun, history["loss"]
 
 
-def train_model(args, like):
-    """Train a stack of layers with Adam; return the losses."""
-    task = CharacterText(args.text) if args.task == "charlm" else None
-    model, draw, loss_of = build(args, task)
-    rng = np.random.default_rng(args.seed)
-    params = model.init(args.seed, like=like)
-    optimizer = xprnn.optim.Adam(lr=args.lr or 3e-3)
-    state = optimizer.init(params)
-    step = training_step(model, loss_of, optimizer, args.backend)
-    losses, unit = [], "nats per step" if task or args.task == "copy" else "mean square"
-    every = max(1, args.epochs // 10)
-    with progress(args.epochs) as advance:
-        for k in range(1, args.epochs + 1):
-            x, target = (place(a, like) for a in draw(rng, args.batch))
-            loss, params, state = step(params, state, x, target)
-            losses.append(loss)
-            advance()
-            if k % every == 0:
-                recent = np.mean([float(loss) for loss in losses[-every:]])
-                print(f"step {k:5d}   loss {recent:.6f} ({unit}, mean of the last {every})")
-    if task is not None:
-        print("a sample of the model's writing:\n" + task.sample(model, params, like, rng))
-    return [float(loss) for loss in losses]
+def begin(args, model, optimizer, arrays, kernel, like):
+    """Return the folder of a run, with the record of it, or None where none is asked for."""
+    if not (args.out or args.resume):
+        return None
+    settings = {name: value for name, value in vars(args).items() if name not in ("out", "resume")}
+    fixed = {"clip_norm": CLIP_NORM, "validation": train_tasks.VALIDATION}
+    record = train_run.record(settings, fixed, model, optimizer, arrays, kernel, xprnn.backends.device(like))
+    folder = train_run.Folder(args.out or args.resume)
+    folder.begin(record, resume=bool(args.resume))
+    return folder
 
 
-def training_step(model, loss_of, optimizer, backend):
-    """Return one step of training, compiled on JAX: forward, loss, backward, clipping, update."""
+def teller(epochs, unit):
+    """Return a callback that prints ten of the epochs."""
 
-    def step(params, state, x, target):
-        y, _, cache = model.forward(params, x)
-        loss, dy = loss_of(y, target)
-        grads, _, _ = model.backward(params, cache, dy)
-        grads, _ = xprnn.optim.clip_by_global_norm(grads, 1.0)
-        updates, state = optimizer.update(grads, state, params)
-        return loss, xprnn.optim.apply(params, updates), state
+    def tell(at):
+        if at.epoch % max(1, epochs // 10) == 0:
+            loss, judged = at.history["loss"][-1], at.history["val_loss"][-1]
+            print(f"epoch {at.epoch:4d}   loss {loss:.6f}   validation {judged:.6f} ({unit})")
 
-    if backend == "jax":
-        import jax
-
-        return jax.jit(step)
-    return step
+    return tell
 
 
-@contextlib.contextmanager
-def progress(total):
-    """Yield a function that advances a progress bar: tqdm's where it is installed and a terminal is there."""
-    if importlib.util.find_spec("tqdm") is None or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="step", leave=False) as bar:
-        yield bar.update
+def shown(task, model, params, validation, like, n=32):
+    """Return predictions of the validation, their targets, and what they go over: steps of one sample, or samples."""
+    x, target = (a[:n] for a in validation)
+    pred = xprnn.backends.to_numpy(model(params, xprnn.backends.move(np.ascontiguousarray(x.swapaxes(0, 1)), like))[0])
+    if task.at_end:
+        return pred, target, "sample"
+    return (pred[:, 0].argmax(axis=-1) if task.of_classes else pred[:, 0]), target[0], "step"
 
 
 # -- command line ---------------------------------------------------------------------------------------------
@@ -195,32 +121,69 @@ def positive(text):
     return value
 
 
+def parser():
+    """Return the reader of the command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--backend", choices=tuple(xprnn.backends.INSTALL), default="numpy")
+    made.add_argument("--cell", choices=tuple(train_tasks.CELLS), help="lstm for all tasks but mean")
+    made.add_argument("--task", choices=tuple(EPOCHS), default="mean")
+    made.add_argument("--text", help="a text file for charlm; by default Python's own help texts")
+    made.add_argument("--samples", type=positive, default=1600, help="samples to train on")
+    made.add_argument("--epochs", type=positive, help="passes over the samples; the main job has one sample")
+    made.add_argument("--hidden", type=positive, help="hidden units")
+    made.add_argument("--layers", type=positive, default=1)
+    made.add_argument("--bidirectional", action="store_true")
+    made.add_argument("--batch", type=positive, default=32)
+    made.add_argument("--lr", type=float, help="learning rate")
+    made.add_argument("--dtype", choices=("float32", "float64"), default="float64")
+    made.add_argument("--seed", type=int, default=42)
+    folder = made.add_mutually_exclusive_group()
+    folder.add_argument("--out", help="a folder for the checkpoint, the settings, the losses and their pictures")
+    folder.add_argument("--resume", help="the folder of a run to go on with, to as many --epochs; its settings hold")
+    return made
+
+
 def arguments(argv):
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", choices=tuple(xprnn.backends.INSTALL), default="numpy")
-    parser.add_argument("--cell", choices=tuple(CELLS))
-    parser.add_argument("--task", choices=tuple(EPOCHS), default="mean")
-    parser.add_argument("--text", help="a text file for charlm; by default Python's own help texts")
-    parser.add_argument("--epochs", type=positive, help="steps of training, one minibatch each")
-    parser.add_argument("--hidden", type=positive, help="hidden units")
-    parser.add_argument("--layers", type=positive, default=1)
-    parser.add_argument("--bidirectional", action="store_true")
-    parser.add_argument("--batch", type=positive, default=32)
-    parser.add_argument("--lr", type=float, help="learning rate")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--out", help="a folder for the loss history and its picture")
-    args = parser.parse_args(argv)
-    args.epochs = args.epochs or EPOCHS[args.task]
+    """Read the command line, and of a run that goes on what it was begun with."""
+    reader = parser()
+    given = reader.parse_args(argv)
+    if not given.resume:
+        args = checked(reader, given)
+        if args.out and train_run.Folder(args.out).latest():
+            reader.error(f"--out {args.out} holds a run: --resume goes on with it, another folder begins anew")
+        return args
+    try:
+        begun = train_run.arguments(train_run.read(given.resume)["settings"])
+    except train_run.RunError as error:
+        reader.error(str(error))
+    before = checked(reader, reader.parse_args(begun))
+    args = checked(reader, reader.parse_args([*begun, *(sys.argv[1:] if argv is None else argv)]))
+    if args.epochs < before.epochs:
+        reader.error(f"--epochs must be at least {before.epochs}, as in {args.resume}, got {args.epochs}")
+    for name, value in vars(before).items():
+        now = getattr(args, name)
+        if name not in ("epochs", "backend", "resume") and now != value:
+            reader.error(f"--{name} is {value} in {args.resume}, got {now}: a run goes on with its own settings")
+    return args
+
+
+def checked(reader, args):
+    """Return the settings with their defaults, or end with a sentence where they make no sense."""
+    simple = args.task == "mean" and args.cell is None
+    args.cell = args.cell or (None if simple else "lstm")
+    args.epochs = args.epochs or (100 if simple else EPOCHS[args.task])
+    args.hidden = args.hidden or {"mean": 16, "charlm": 128}.get(args.task, 64)
+    args.lr = (0.01 if simple or args.task == "adding" else 3e-3) if args.lr is None else args.lr
     if args.task == "charlm" and args.bidirectional:
-        parser.error("--task charlm predicts the next character: --bidirectional would see it")
-    if args.lr is not None and not args.lr > 0:
-        parser.error(f"--lr must be above 0, got {args.lr}")
+        reader.error("--task charlm predicts the next character: --bidirectional would see it")
+    if not 0 < args.lr < float("inf"):
+        reader.error(f"--lr must be above 0, got {args.lr}")
     if args.seed < 0:
-        parser.error(f"--seed must be at least 0, got {args.seed}")
+        reader.error(f"--seed must be at least 0, got {args.seed}")
     if args.text is not None and not pathlib.Path(args.text).is_file():
-        parser.error(f"--text must be a file, got {args.text}")
+        reader.error(f"--text must be a file, got {args.text}")
+    if args.out and pathlib.Path(args.out).exists() and not pathlib.Path(args.out).is_dir():
+        reader.error(f"--out must be a folder, got {args.out}")
     return args
 
 
@@ -235,46 +198,50 @@ def like_on(backend, dtype):
 
 
 def save(losses, folder, title):
-    """Write the loss history and, where matplotlib is installed, a picture of it."""
+    """Write the main job's losses and, where matplotlib is installed, a picture of them."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "losses.json").write_text(json.dumps({"run": title, "losses": losses}) + "\n")
-    if importlib.util.find_spec("matplotlib") is None:
-        print(f"wrote {folder / 'losses.json'}; no picture: pip install matplotlib")
+    try:
+        axes = xprnn.plots.history({"epoch": list(range(1, len(losses) + 1)), "loss": losses})
+    except ImportError as error:
+        print(f"wrote {folder / 'losses.json'}; no picture: {error}")
         return
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    axes.semilogy(range(1, len(losses) + 1), losses)
-    axes.set(xlabel="step", ylabel="loss", title=title)
-    figure.savefig(folder / "losses.png", dpi=120)
-    plt.close(figure)
+    axes.set(xlabel="step", title=title)
+    axes.figure.savefig(folder / "losses.png", dpi=120)
     print(f"wrote {folder / 'losses.json'} and {folder / 'losses.png'}")
 
 
 def main(argv=None):
-    """Train, print, and return the exit status: 2 where the backend cannot run."""
+    """Train, print, and return the exit status: 2 where the backend cannot run, 1 where the training cannot."""
     args = arguments(argv)
     try:
         like = like_on(args.backend, args.dtype)
+        train(args, like)
     except xprnn.backends.BackendError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    simple = args.task == "mean" and args.cell is None
-    layer = xprnn.RNN(1, 1) if simple else CELLS[args.cell or "lstm"](1, 1)
-    kernel = xprnn.kernels.explain(layer, like)
-    name = "SimpleRNN" if simple else f"{args.cell or 'lstm'} x {args.layers}"
+    except (train_run.RunError, xprnn.checkpoint.CheckpointError, xprnn.train.NonFiniteError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(args, like):
+    """Train the main job's net, or a stack of layers, and print what came of it."""
+    name = f"{args.cell} x {args.layers}" if args.cell else "SimpleRNN"
+    kernel = str(xprnn.kernels.explain(train_tasks.CELLS[args.cell or "rnn"](1, 1), like))
     title = f"{name} on {args.task}, {args.backend} {args.dtype}"
     print(f"{title}; device {xprnn.backends.device(like)}; kernel {kernel}")
     start = time.perf_counter()
-    losses = train_simple(args, like) if simple else train_model(args, like)
-    print(f"{args.epochs} steps in {time.perf_counter() - start:.2f} s; last loss {losses[-1]:.6f}")
-    if args.out:
+    if args.cell:
+        steps, losses = train_model(args, like, title, kernel)
+    else:
+        steps, losses = args.epochs, train_simple(args, like)
+    last = f"last loss {losses[-1]:.6f}" if losses else "no epoch has ended"
+    print(f"{steps} steps in {time.perf_counter() - start:.2f} s; {last}")
+    if args.out and not args.cell:
         save(losses, args.out, title)
-    return 0
 
 
 if __name__ == "__main__":
