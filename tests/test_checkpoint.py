@@ -58,7 +58,7 @@ def training(rng, backend=None):
     x = rng.standard_normal((5, 2, 3))
     x = x if backend is None else backend.asarray(x)
     params = model.init(0, like=x)
-    y, _, cache = model.forward(params, x)
+    y, _, cache = model.forward(params, x, kernel="auto" if backend is None else backend.kernel)
     grads, _, _ = model.backward(params, cache, y)
     updates, opt_state = optimizer.update(grads, optimizer.init(params), params)
     kept = {"opt_state": opt_state, "step": 1, "history": {"loss": [0.5]}, "more": {"x": x, "seed": (1, 2)}}
@@ -141,7 +141,7 @@ def test_a_training_goes_on_as_if_it_had_not_been_cut(backend, tmp_path, rng):
         (kept["model"], kept["optimizer"], params, kept["opt_state"], kept["more"]["x"]),
         (again.model, again.optimizer, again.params, again.opt_state, again.more["x"]),
     ):
-        y, _, cache = model.forward(p, x, rng=3)
+        y, _, cache = model.forward(p, x, rng=3, kernel=backend.kernel)
         updates, _ = optimizer.update(model.backward(p, cache, y)[0], state, p)
         results.append(backend.to_numpy(tree.trainable(optim.apply(p, updates))))
     assert_close(*results, tol=0.0)
