@@ -79,7 +79,7 @@ class At(NamedTuple):
 class Update(NamedTuple):
     """What an update has launched, before anybody has looked at its numbers."""
 
-    report: Any  # two numbers, (2,) on a device: the loss, and a sum that is finite where all gradients are
+    report: Any  # two numbers, (2,) on a device: the loss, and a sum that is finite where all new parameters are
     params: Any
     opt_state: Any
     average: Any
@@ -110,6 +110,7 @@ class Fitting:
         self.plan, self.at, self._place, self._bar = plan, at, place, bar
         self._key = _root(plan.seed)
         self._draws = draws(plan.model)
+        self._has_constants = len(tree.leaves(tree.trainable(at.params))) < len(tree.leaves(at.params))
         self._saved: Any = None
 
     def run(self) -> None:
@@ -180,8 +181,10 @@ class Fitting:
             penalty, grads = _pair("penalty", plan.penalty(at.params))
             loss, total = loss + penalty, tree.map(_add, total, grads)
         params, opt_state, average = self._step(total)
-        trained = tree.leaves(tree.trainable(params))
-        sums = [_xp.total(a, self._place.xp) for a in (*tree.leaves(total), *trained)]
+        trained = tree.leaves(tree.trainable(params) if self._has_constants else params)
+        if plan.clip_value is not None:  # else what is not finite in a gradient is so in its parameter, too
+            trained += tree.leaves(total)
+        sums = [_xp.total(a, self._place.xp) for a in trained]
         report: Any = loss, sum(sums[1:], sums[0])
         if not self._place.is_numpy:
             report = self._place.xp.stack(report)  # read as one
