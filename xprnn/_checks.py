@@ -161,11 +161,11 @@ def beside(name: str, a: Array, place: Home, dtype: Any, like: str = "x") -> Non
     """Raise unless `a` is an array of this dtype in the namespace and on the device of `like`."""
     if type(a) is not place.kind or not place.is_numpy:
         if not _xp.is_array(a):
-            raise TypeError(f"`{name}` must be a {_xp.library(place.xp)} array like `{like}`, got {_kind(a)}")
+            raise TypeError(f"`{name}` must be a {_xp.package(place.xp)} array like `{like}`, got {_kind(a)}")
         xp = place.xp if type(a) is place.kind else _xp.namespace(a)
         if xp is not place.xp:
             raise TypeError(
-                f"`{name}` must be a {_xp.library(place.xp)} array like `{like}`, got a {_xp.library(xp)} array; "
+                f"`{name}` must be a {_xp.package(place.xp)} array like `{like}`, got a {_xp.package(xp)} array; "
                 "xprnn.backends.move copies one beside the other"
             )
         if place.device is not None and (device := _xp.device(a)) not in (place.device, None):

@@ -42,7 +42,7 @@ class Home(NamedTuple):
 
     def __str__(self) -> str:
         place = "" if self.device is None else f" on {self.device}"
-        return f"{library(self.xp)} {dtype_name(self.dtype)}{place}"
+        return f"{package(self.xp)} {dtype_name(self.dtype)}{place}"
 
 
 NUMPY = compat.array_namespace(np.empty(0))
@@ -80,7 +80,7 @@ def elsewhere(place: Home) -> int | None:
     return None if place.device.id == current else current
 
 
-def library(xp: Namespace) -> str:
+def package(xp: Namespace) -> str:
     """Return the name under which users know a namespace: `numpy`, `jax`, `array_api_strict`."""
     name: str = xp.__name__
     return name.removeprefix("array_api_compat.").split(".")[0]
@@ -285,7 +285,7 @@ def to_numpy(a: Array) -> np.ndarray:
         return np.array(a.detach().cpu().numpy())
     if compat.is_cupy_array(a):
         return np.asarray(a.get())
-    if library(xp) == "array_api_strict":
+    if package(xp) == "array_api_strict":
         a = a.to_device(xp.__array_namespace_info__().default_device())
     return np.array(a)
 

@@ -111,7 +111,7 @@ def dtype_of(name: str, xp: Namespace) -> Any:
     if name == "bfloat16" and _xp.is_namespace_cupy(xp):  # CuPy computes with it, and leaves its name to ml_dtypes
         return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
     if (found := getattr(xp, name, None)) is None:
-        raise TypeError(f"{_xp.library(xp)} has no {name}")
+        raise TypeError(f"{_xp.package(xp)} has no {name}")
     if name in WIDE and _xp.is_namespace_jax(xp) and name not in xp.__array_namespace_info__().dtypes():
         raise TypeError(f"jax has no {name} without its switch: jax.config.update('jax_enable_x64', True)")
     return found
@@ -128,7 +128,7 @@ def device(a: Array) -> str:
     if not _xp.is_array(a):
         raise TypeError(f"`a` must be an array, got {type(a).__name__}")
     place = _xp.device(a)
-    return f"cuda:{place.id}" if _xp.library(_xp.namespace(a)) == "cupy" else str(place)
+    return f"cuda:{place.id}" if _xp.package(_xp.namespace(a)) == "cupy" else str(place)
 
 
 def move(arrays: Tree, like: Array) -> Tree:

@@ -143,7 +143,7 @@ def _cupy_stepwise() -> Kernel:
 class Twin(NamedTuple):
     """A kernel before it is loaded."""
 
-    library: str
+    package: str
     runs_on: Callable[[Namespace], bool]
     load: Callable[[], Kernel]
     needs: str | None = None  # a package beside the library, of an extra
@@ -271,13 +271,13 @@ def products(xp: Namespace, dtype: Any, work: int, kernel: str = "auto") -> Any:
 def _select(twins: tuple[Twin, ...], kernel: str, *scan: Any) -> tuple[Kernel, str]:
     """Choose the kernel of a scan, the fields of `_Asked`, among `TWINS`, before it is widened."""
     asked, named = _Asked(*scan), dict(zip(TWINS, twins, strict=True))
-    library = _xp.library(asked.xp)
+    library = _xp.package(asked.xp)
     if kernel == "reference":
         return REFERENCE, "asked for by name"
     if kernel != "auto":
         twin = named[kernel]
         if not twin.runs_on(asked.xp):
-            why = f"it runs on {twin.library} arrays, not on {library} arrays"
+            why = f"it runs on {twin.package} arrays, not on {library} arrays"
         else:
             why = twin.lacks or _refusal(twin.load(), asked, free=False) or ""
         if why:
