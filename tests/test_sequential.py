@@ -250,3 +250,71 @@ def test_batch_first_of_a_sequential_is_that_of_its_layers():
         xprnn.Sequential(first, other)
     with pytest.raises(ValueError, match=r"False of layers\[1\] = Linear.* and True of layers\[2\] = Residual"):
         xprnn.Sequential(Widening(), other, xprnn.Residual(first))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_loss_of_what_layers_inside_put_out(listed, backend, rng):
+    """Its gradient, against the derivative along a random direction of all parameters and of x."""
+    model = xprnn.Sequential(xprnn.GRU(I, 3), xprnn.Dropout(0.3), xprnn.Linear(3, V))
+    params, x = model.init(3), rng.standard_normal((T, B, I))
+    lengths = [4, 6, 1]
+    weights = {"y": rng.standard_normal((T, B, V)), "0": rng.standard_normal((T, B, 3)), "2": np.ones((T, B, V))}
+    direction = tree.map(lambda a: rng.standard_normal(a.shape), (params, x))
+
+    def forward(params, x):
+        there, given = backend.asarrays(params), backend.asarray(x)
+        if listed:
+            given = [given[:n, b, :] for b, n in enumerate(lengths)]
+        options = {"lengths": None if listed else lengths, "rng": 5, "kernel": backend.kernel}
+        return model.forward(there, given, outputs=("0", "2"), **options)
+
+    def like(weight):
+        if listed:
+            return [backend.asarray(weight[:n, b]) for b, n in enumerate(lengths)]
+        return backend.asarray(weight)
+
+    def dense(y):
+        if not listed:
+            return backend.to_numpy(y)
+        whole = np.zeros((T, B, y[0].shape[-1]))
+        for b, n in enumerate(lengths):
+            whole[:n, b] = backend.to_numpy(y[b])
+        return whole
+
+    def loss(step):
+        y, _, cache = forward(*tree.map(lambda a, d: a + step * d, (params, x), direction))
+        found = {"y": y} | cache.outputs
+        return sum(float(np.sum(weights[name] * dense(found[name]))) for name in weights)
+
+    y, _, cache = forward(params, x)
+    assert list(cache.outputs) == ["0", "2"]
+    doutputs = {name: like(weights[name]) for name in ("0", "2")}
+    dparams, dx, _ = model.backward(backend.asarrays(params), cache, like(weights["y"]), doutputs=doutputs)
+    gradient = (backend.to_numpy(dparams), dense(dx))
+    pairs = zip(tree.leaves(gradient), tree.leaves(direction), strict=True)
+    numeric = (loss(1e-5) - loss(-1e-5)) / 2e-5
+    assert abs(numeric - sum(float(np.sum(g * d)) for g, d in pairs)) < 1e-8 * abs(numeric)
+
+
+def test_outputs_are_kept_only_where_they_are_asked_for_and_gradients_fit_them(rng):
+    model = model_of(xprnn.GRU)
+    params, x = model.init(0), rng.standard_normal((T, B, I))
+    y, _, cache = model.forward(params, x)
+    assert cache.outputs == {}
+    alone, _, _ = model.backward(params, cache, None)
+    assert all((g == 0.0).all() for g in tree.leaves(alone))
+    for bad, error, message in (("0", TypeError, r"\('0',\) is one"), (("3",), ValueError, "0, 1, 2, got")):
+        with pytest.raises(error, match=message):
+            model.forward(params, x, outputs=bad)
+    _, _, cache = model.forward(params, x, outputs=["1"])
+    for bad, error, message in (
+        ([1], TypeError, "`doutputs` must be a dict"),
+        ({"0": x}, ValueError, r"`doutputs` has \['0'\]; the `outputs` that `forward` kept are \['1'\]"),
+        ({"1": x}, ValueError, r"`doutputs\['1'\]` must have shape"),
+        ({"1": y.astype("f4")[:, :3]}, TypeError, r"`doutputs\['1'\]` must be float64"),
+    ):
+        with pytest.raises(error, match=message):
+            model.backward(params, cache, y, doutputs=bad)
+    ones = {"1": np.ones((B, 3))}
+    none, zero = (model.backward(params, cache, dy, doutputs=ones)[:2] for dy in (None, np.zeros((B, V))))
+    assert_close(none, zero)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-from xprnn import _checks, init, random
+from xprnn import _checks, _xp, init, random
 from xprnn._xp import Array
 from xprnn.parameters import Params
 from xprnn.protocol import check_layer, widths
@@ -13,10 +13,17 @@ from xprnn.state import State
 
 
 class SequentialCache(NamedTuple):
-    """What `Sequential.forward` leaves for `backward`: one cache per layer."""
+    """What `Sequential.forward` leaves for `backward`: one cache per layer.
+
+    Attributes
+    ----------
+    outputs : dict
+        What layers put out, by their names: those that were asked for.
+    """
 
     layer: "Sequential"
     caches: tuple[Any, ...]
+    outputs: dict[str, Any]
 
 
 @dataclass(frozen=True, init=False)
@@ -101,12 +108,13 @@ class Sequential:
         return x, tuple(finals)
 
     def forward(
-        self, params: Params, x: Any, state0: State = None, **options: Any
+        self, params: Params, x: Any, state0: State = None, *, outputs: Iterable[str] = (), **options: Any
     ) -> tuple[Any, State, SequentialCache]:
         """Run all layers; `lengths`, `mask`, `reset` and `kernel` go to each.
 
         Of `rng` each layer gets a key of its own: its masks are independent of those of other layers. After a layer
-        that has no time axis any more (`Last`), `lengths`, `mask` and `reset` end.
+        that has no time axis any more (`Last`), `lengths`, `mask` and `reset` end. What the layers named in `outputs`,
+        "0", "1", …, put out is in ``cache.outputs``.
 
         Returns
         -------
@@ -115,24 +123,43 @@ class Sequential:
         cache : SequentialCache
         """
         states = self._read(params, state0, "state0")
-        finals, caches = [], []
+        finals, caches, seen = [], [], self._asked(outputs)
         for layer, name, state, told in self._each(states, options):
             x, final, cache = layer.forward(params[name], x, state, **told)
             finals.append(final)
             caches.append(cache)
-        return x, tuple(finals), SequentialCache(self, tuple(caches))
+            if name in seen:
+                seen[name] = x
+        return x, tuple(finals), SequentialCache(self, tuple(caches), seen)
 
     def backward(
-        self, params: Params, cache: SequentialCache, dy: Any, dstate: State = None
+        self,
+        params: Params,
+        cache: SequentialCache,
+        dy: Any,
+        dstate: State = None,
+        *,
+        doutputs: dict[str, Any] | None = None,
     ) -> tuple[Params, Any, State]:
-        """Return `dparams`, `dx` and `dstate0`, each in the form of its counterpart; dx is None for integers x."""
+        """Return `dparams`, `dx` and `dstate0`, each in the form of its counterpart; dx is None for integers x.
+
+        Where a loss depends on ``cache.outputs`` too, `doutputs` has its gradients there, by the layers' names.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit the forward pass.
+        """
         if not isinstance(cache, SequentialCache) or (cache.layer is not self and cache.layer != self):
             raise ValueError("`cache` must come from this layer's `forward`")
         dstates = self._read(params, dstate, "dstate")
+        added = self._beside(cache, doutputs)
         dparams: Params = dict.fromkeys(params)  # in their order
         dinitials: list[State] = []
         for k in reversed(range(len(self.layers))):
             name = self._names[k]
+            if name in added:
+                dy = added[name] if dy is None else _sum(dy, added[name])
             dparams[name], dy, dinitial = self.layers[k].backward(params[name], cache.caches[k], dy, dstates[k])
             dinitials.insert(0, dinitial)
         return dparams, dy, tuple(dinitials)
@@ -197,6 +224,27 @@ class Sequential:
             return told
         return [{**own, "rng": key.fold(name)} for own, name in zip(told, self._names, strict=True)]
 
+    def _asked(self, outputs: Iterable[str]) -> dict[str, Any]:
+        """Return the names of layers as keys, or raise unless there are such layers."""
+        if isinstance(outputs, str):
+            raise TypeError(f"`outputs` must be a tuple of layers' names, got {outputs!r}; ({outputs!r},) is one")
+        asked = dict.fromkeys(outputs)
+        if unknown := [name for name in asked if name not in self._names]:
+            raise ValueError(f"`outputs` must be of the layers' names, {', '.join(self._names)}, got {unknown}")
+        return asked
+
+    def _beside(self, cache: SequentialCache, doutputs: Any) -> dict[str, Any]:
+        """Return the gradients at outputs, each of which is like the output."""
+        if doutputs is None:
+            return {}
+        if not isinstance(doutputs, dict):
+            raise TypeError(f"`doutputs` must be a dict of gradients, by the names of layers, got {doutputs!r}")
+        if unknown := [name for name in doutputs if name not in cache.outputs]:
+            raise ValueError(f"`doutputs` has {unknown}; the `outputs` that `forward` kept are {list(cache.outputs)}")
+        for name, d in doutputs.items():
+            _check_like(f"doutputs[{name!r}]", d, f"cache.outputs[{name!r}]", cache.outputs[name])
+        return doutputs
+
     def _read(self, params: Params, state: State, name: str) -> tuple[Any, ...]:
         _checks.keys("params", params, self._names)
         if state is None:
@@ -204,6 +252,22 @@ class Sequential:
         if not isinstance(state, tuple | list) or len(state) != len(self.layers):
             raise TypeError(f"`{name}` must be a tuple with one state per layer, {len(self.layers)}, got {state!r}")
         return tuple(state)
+
+
+def _check_like(name: str, d: Any, like: str, y: Any) -> None:
+    """Raise unless a gradient is like what it belongs to: an array, or a list of arrays."""
+    if not isinstance(y, list):
+        _checks.array(name, d, _xp.home(y), "(…)", tuple(y.shape), like)
+    elif not isinstance(d, list) or len(d) != len(y):
+        raise TypeError(f"`{name}` must be a list of {len(y)} arrays like `{like}`, got {type(d).__name__}")
+    else:
+        for k, (one, of) in enumerate(zip(d, y, strict=True)):
+            _check_like(f"{name}[{k}]", one, f"{like}[{k}]", of)
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """Return the sum of two gradients: arrays, or lists of them."""
+    return [one + other for one, other in zip(a, b, strict=True)] if isinstance(a, list) else a + b
 
 
 class SequentialStepper:

@@ -13,6 +13,7 @@ from xprnn.backends import to_numpy
 from xprnn.data import Source, Stream
 from xprnn.parameters import Params
 from xprnn.protocol import check_layer
+from xprnn.train.activity import Activity
 from xprnn.train.arguments import check, check_functions, check_params, plan_of
 from xprnn.train.fitting import At, Fitting, Plan, begin, from_more, settings
 from xprnn.train.generation import generate
@@ -38,6 +39,7 @@ def fit(
     clip_norm: float | None = None,
     clip_value: float | None = None,
     penalty: Callable[..., Any] | None = None,
+    activity: Activity | None = None,
     plateau: Any = None,
     average: Any = None,
     sampling: Any = None,
@@ -83,6 +85,9 @@ def fit(
         Bounds of the global norm of the gradients, and before that of each number.
     penalty : callable, optional
         ``penalty(params) -> (penalty, gradient)``, added to the loss.
+    activity : dict of callables, optional
+        By the name of a layer of a `Sequential`, "0", "1", …: ``f(y, mask=None) -> (penalty, dy)`` of what it puts out,
+        added to the loss, as ``functools.partial(penalties.firing_rate, strength=1e-3)``.
     plateau : optim.ReduceOnPlateau, optional
         Told the loss of the validation, or else of the training, after every epoch.
     average : optim.EMA, optional

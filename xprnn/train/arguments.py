@@ -8,6 +8,7 @@ from xprnn._xp import Home
 from xprnn.data import Source
 from xprnn.kernels import check_name
 from xprnn.protocol import check_layer
+from xprnn.train import activity
 from xprnn.train.fitting import Plan
 from xprnn.train.sampling import Sampling
 
@@ -28,6 +29,9 @@ def check(given: dict[str, Any]) -> Home:
     check_functions({"loss": given["loss"]}, given["metrics"])
     if given["penalty"] is not None:
         check_functions({"penalty": given["penalty"]})
+    if given["activity"] is not None:
+        activity.check(given["activity"], given["model"])
+        check_functions({f"activity[{name!r}]": f for name, f in given["activity"].items()})
     _check_pairs(given)
     for name, needed in NEEDS.items():
         if given[name] is not None and given[name] is not False and given[needed] is None:
@@ -105,4 +109,5 @@ def plan_of(given: dict[str, Any], judge: Any) -> Plan:
     if given["validation"] is not None:
         judged = judge(Source(given["validation"], given["model"], "validation"))
     made = {"source": source, "judge": judged, "folder": folder, "sampling": sampling, "callbacks": callbacks}
+    made["activity"] = given["activity"] or {}
     return Plan(**{name: given[name] for name in Plan._fields if name not in made}, **made)

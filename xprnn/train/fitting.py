@@ -15,6 +15,7 @@ from xprnn.data import Batch, Source, ahead
 from xprnn.protocol import draws
 from xprnn.random import Key
 from xprnn.train import nonfinite
+from xprnn.train.activity import Activity, pair, penalise
 from xprnn.train.sampling import fed_back
 
 
@@ -32,6 +33,7 @@ class Plan(NamedTuple):
     clip_norm: float | None
     clip_value: float | None
     penalty: Callable[..., Any] | None
+    activity: Activity
     plateau: Any
     average: Any
     sampling: Any
@@ -178,7 +180,7 @@ class Fitting:
                 value, grads = share * value, tree.map(lambda g, share=share: share * g, grads)
             loss, total = (value, grads) if loss is None else (loss + value, tree.map(_add, total, grads))
         if plan.penalty is not None:
-            penalty, grads = _pair("penalty", plan.penalty(at.params))
+            penalty, grads = pair("penalty", plan.penalty(at.params))
             loss, total = loss + penalty, tree.map(_add, total, grads)
         params, opt_state, average = self._step(total)
         trained = tree.leaves(tree.trainable(params) if self._has_constants else params)
@@ -194,11 +196,14 @@ class Fitting:
         """Return the loss of a minibatch, its gradient, and the state after it."""
         plan, params = self.plan, self.at.params
         batch, state, options = self._given(batch, carried, key)
-        y, final, cache = plan.model.forward(params, batch.x, state, **options)
+        watched = {"outputs": tuple(plan.activity)} if plan.activity else {}
+        y, final, cache = plan.model.forward(params, batch.x, state, **watched, **options)
         told = plan.loss(y, batch.y) if batch.mask is None else plan.loss(y, batch.y, mask=batch.mask)
-        value, dy = _pair("loss", told)
-        grads, _, _ = plan.model.backward(params, cache, dy)
-        return value, grads, final
+        value, dy = pair("loss", told)
+        if not watched:
+            return value, plan.model.backward(params, cache, dy)[0], final
+        penalty, doutputs = penalise(plan.activity, cache.outputs, batch, plan.model)
+        return value + penalty, plan.model.backward(params, cache, dy, doutputs=doutputs)[0], final
 
     def _given(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Batch, Any, dict[str, Any]]:
         """Return what a layer gets: the minibatch, with some steps of its own, the state, and the options."""
@@ -236,7 +241,7 @@ class Fitting:
         at = self.at
         loss, check = map(float, update.report if self._place.is_numpy else to_numpy(update.report))
         moved = at._replace(step=at.step + 1, taken=at.taken + len(group))
-        if not (math.isfinite(loss) and math.isfinite(check)) and (found := self._look(group, update)) is not None:
+        if not (math.isfinite(loss) and math.isfinite(check)) and (found := self._look(group, update, loss)) is not None:
             if self.plan.on_nonfinite == "raise":
                 last = None if self.plan.folder is None else self.plan.folder.latest()
                 raise nonfinite.NonFiniteError(found, at.step, at.epoch, last)
@@ -253,7 +258,7 @@ class Fitting:
             )
         self._bar.update(1)
 
-    def _look(self, group: list[Batch], update: Update) -> str | None:
+    def _look(self, group: list[Batch], update: Update, loss: float) -> str | None:
         """Return where a number that is not finite came first in a failing update; None if a sum alone overflowed."""
         carried = self.at.carried
         for k, batch in enumerate(group):
@@ -263,8 +268,9 @@ class Fitting:
                 return found
             if len(group) > 1:
                 _, _, carried = self._gradients(batch, carried, self._key_of(k))
-        found = nonfinite.first(update.params)
-        return found and f"the parameter {found} after it, by the penalty or the optimiser's step"
+        if found := nonfinite.first(update.params):
+            return f"the parameter {found} after it, by a penalty or the optimiser's step"
+        return None if math.isfinite(loss) else f"the loss is {loss}, by a penalty"
 
     def _end_epoch(self) -> None:
         """Judge the parameters, and write the epoch into the history."""
@@ -283,13 +289,6 @@ class Fitting:
             history=history,
         )  # fmt: skip
         self._bar.tell(row | judged)
-
-
-def _pair(name: str, told: Any) -> Any:
-    """Return what a user's function told, or raise unless it is a value and a gradient."""
-    if not isinstance(told, tuple) or len(told) != 2:
-        raise TypeError(f"`{name}` must return a pair, the value and its gradient, got {type(told).__name__}")
-    return told
 
 
 def _add(a: Any, b: Any) -> Any:
@@ -319,4 +318,5 @@ def settings(plan: Plan) -> dict[str, Any]:
         pair = getattr(plan, name)
         told[name] = None if pair is None else registry.describe(pair, name)
     rate = None if plan.sampling is None else plan.sampling.rate
-    return told | {"sampling": "a function" if callable(rate) else rate, "penalty": plan.penalty is not None}
+    told |= {"penalty": plan.penalty is not None, "activity": sorted(plan.activity)}
+    return told | {"sampling": "a function" if callable(rate) else rate}
