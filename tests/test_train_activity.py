@@ -7,20 +7,15 @@ import pytest
 
 import xprnn
 from tests.close import assert_close
-from xprnn import losses, optim, penalties, train, tree
+from tests.training import MODEL, draw, run
+from xprnn import optim, penalties, train, tree
 
-MODEL = xprnn.Sequential(xprnn.GRU(3, 5), xprnn.Linear(5, 2))
 RATE = functools.partial(penalties.firing_rate, strength=0.7, target=0.1)
 LR = 0.1
 
 
-def draw(rng, N=4, T=6):
-    return rng.standard_normal((N, T, 3)), rng.standard_normal((N, T, 2))
-
-
 def fit(params, data, **options):
-    given = {"loss": losses.mse, "optimizer": optim.SGD(lr=LR), "epochs": 1, "batch_size": 4} | options
-    return train.fit(MODEL, params, data, **given)
+    return run(MODEL, data, params, **({"optimizer": optim.SGD(lr=LR), "epochs": 1} | options))
 
 
 def cost(params, rows):
@@ -36,7 +31,7 @@ def cost(params, rows):
 @pytest.mark.parametrize("ragged", [False, True])
 def test_an_update_descends_the_loss_with_the_penalty(ragged, backend, rng):
     """Against the derivative along a random direction; padded steps have no part in it."""
-    x, y = draw(rng)
+    x, y = draw(rng, N=4)
     if ragged:
         x, y = ([a[:n] for a, n in zip(part, (6, 2, 4, 3), strict=True)] for part in (x, y))
     params, rows = MODEL.init(0), list(zip(x, y, strict=True))
@@ -67,12 +62,12 @@ def test_axes_and_masks_are_the_layers(rng):
         seen.append((y.shape, mask))
         return 0.0, np.zeros_like(y)
 
-    x, y = draw(rng)
+    x, y = draw(rng, N=4)
     for batch_first in (False, True):
-        model = xprnn.Sequential(xprnn.GRU(3, 5, batch_first=batch_first), xprnn.Linear(5, 2))
+        model = xprnn.Sequential(xprnn.GRU(3, 5, batch_first=batch_first), xprnn.Linear(5, 2, batch_first=batch_first))
         rows = [[a[:n] for a, n in zip(part, (1, 2, 3, 4), strict=True)] for part in (x, y)]
         for data in ((x, y), tuple(rows)):
-            train.fit(model, model.init(0), data, loss=losses.mse, optimizer=optim.SGD(), epochs=1, activity={"0": note})
+            run(model, data, epochs=1, activity={"0": note})
     assert [shape for shape, _ in seen] == [(6, 4, 5), (4, 4, 5), (4, 6, 5), (4, 4, 5)]
     assert seen[0][1] is seen[2][1] is None
     assert sorted(seen[1][1].sum(axis=0).tolist()) == sorted(seen[3][1].sum(axis=1).tolist()) == [1, 2, 3, 4]
@@ -83,13 +78,13 @@ def test_a_penalty_that_is_not_finite_is_named(rng):
         return np.inf, np.zeros_like(y)
 
     with pytest.raises(train.NonFiniteError, match="the loss is inf, by a penalty"):
-        fit(MODEL.init(0), draw(rng), activity={"0": huge})
+        fit(MODEL.init(0), draw(rng, N=4), activity={"0": huge})
 
 
 def test_a_run_goes_on_with_its_own_activity_alone(rng, tmp_path):
-    fit(MODEL.init(0), draw(rng), folder=tmp_path, activity={"0": RATE})
+    fit(MODEL.init(0), draw(rng, N=4), folder=tmp_path, activity={"0": RATE})
     with pytest.raises(xprnn.checkpoint.CheckpointError, match=r"its activity is \['0'\], here it is \[\]"):
-        fit(MODEL.init(0), draw(rng), folder=tmp_path, resume=True)
+        fit(MODEL.init(0), draw(rng, N=4), folder=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -108,14 +103,12 @@ def test_a_run_goes_on_with_its_own_activity_alone(rng, tmp_path):
     ],
 )
 def test_bad_activities(model, activity, error, message, rng):
-    x, y = draw(rng)
+    x, y = draw(rng, N=4)
     y = y if getattr(model, "keeps_time", True) else y[:, 0]
     with pytest.raises(error, match=message):
-        train.fit(
-            model, model.init(0), (x, y), loss=losses.mse, optimizer=optim.SGD(lr=0.1), epochs=1, activity=activity
-        )
+        run(model, (x, y), activity=activity)
 
 
 def test_what_a_penalty_returns_is_a_pair(rng):
     with pytest.raises(TypeError, match=r"`activity\['0'\]` must return a pair"):
-        fit(MODEL.init(0), draw(rng), activity={"0": lambda y, mask=None: 3.0})
+        fit(MODEL.init(0), draw(rng, N=4), activity={"0": lambda y, mask=None: 3.0})

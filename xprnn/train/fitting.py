@@ -241,7 +241,10 @@ class Fitting:
         at = self.at
         loss, check = map(float, update.report if self._place.is_numpy else to_numpy(update.report))
         moved = at._replace(step=at.step + 1, taken=at.taken + len(group))
-        if not (math.isfinite(loss) and math.isfinite(check)) and (found := self._look(group, update, loss)) is not None:
+        if (
+            not (math.isfinite(loss) and math.isfinite(check))
+            and (found := self._look(group, update, loss)) is not None
+        ):
             if self.plan.on_nonfinite == "raise":
                 last = None if self.plan.folder is None else self.plan.folder.latest()
                 raise nonfinite.NonFiniteError(found, at.step, at.epoch, last)

@@ -1,0 +1,55 @@
+"""The arguments of `fit`: named before any work is done; its bar."""
+
+import pytest
+
+from tests.training import MODEL, draw, run
+from xprnn import optim, train
+
+BAD = {
+    "model": (3, TypeError, "`model` must be a layer"),
+    "params": ([], TypeError, "`params` must be the model's parameters"),
+    "data": (None, TypeError, "`data` must be"),
+    "loss": ("mse", TypeError, "`loss` must be a function"),
+    "optimizer": (optim.SGD, TypeError, "`optimizer` must be one, with the methods"),
+    "epochs": (-1, ValueError, "`epochs` must be at least 0"),
+    "batch_size": (0, ValueError, "`batch_size` must be at least 1"),
+    "seed": (None, TypeError, "`seed` must be an int"),
+    "accumulate": (2.0, TypeError, "`accumulate` must be an int"),
+    "clip_norm": (0.0, ValueError, "`clip_norm` must be above 0"),
+    "clip_value": ("1", TypeError, "`clip_value` must be a number"),
+    "penalty": (1.0, TypeError, "`penalty` must be a function"),
+    "plateau": (3, TypeError, "`plateau` must be an optim.ReduceOnPlateau"),
+    "average": (0.9, TypeError, "`average` must be an optim.EMA"),
+    "sampling": (1.5, ValueError, r"`rate` must lie in \[0, 1\]"),
+    "validation": ([1], TypeError, "`validation` must be"),
+    "metrics": ({"a": len}, ValueError, "`metrics` needs `validation`"),
+    "patience": (3, ValueError, "`patience` needs `validation`"),
+    "min_delta": (-1.0, ValueError, "`min_delta` must be at least 0"),
+    "callbacks": ([3], TypeError, r"`callbacks\[0\]` must be a function"),
+    "save_every": (5, ValueError, "`save_every` needs `folder`"),
+    "resume": (True, ValueError, "`resume` needs `folder`"),
+    "on_nonfinite": ("stop", ValueError, "`on_nonfinite` must be one of 'raise', 'skip'"),
+    "progress": (2, ValueError, "`progress` must be one of"),
+    "kernel": ("fast", ValueError, "`kernel` must be one of"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_argument_is_named_before_any_work(name, rng):
+    value, error, message = BAD[name]
+
+    def loss(*given, **options):
+        raise AssertionError("work was done")
+
+    given = {"model": MODEL, "params": MODEL.init(0), "data": draw(rng), "loss": loss, "optimizer": optim.SGD(lr=0.1),
+             "epochs": 1} | {name: value}  # fmt: skip
+    with pytest.raises(error, match=message):
+        train.fit(given.pop("model"), given.pop("params"), given.pop("data"), **given)
+
+
+def test_a_bar_is_shown_where_it_is_asked_for(rng, capsys):
+    pytest.importorskip("tqdm")
+    run(MODEL, draw(rng), progress=True)
+    assert "6/6" in capsys.readouterr().err
+    run(MODEL, draw(rng))
+    assert capsys.readouterr() == ("", "")  # nobody watches
