@@ -6,20 +6,18 @@ the last place, and products over time are sums in float32. Each array is rounde
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xprnn import _xp, tree
 from xprnn._xp import Array, Home
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels.bound import Part
+from xprnn.kernels.table import Kernel
 from xprnn.scan import NOTHING, Around
-
-if TYPE_CHECKING:
-    from xprnn.kernels import Kernel
 
 
 @cache
-def widened(kernel: "Kernel") -> "Kernel":
+def widened(kernel: Kernel) -> Kernel:
     """Return a kernel that takes arrays of half types and runs `kernel` in float32.
 
     The cache between its two scans is that of `kernel`, so in float32.

@@ -1,0 +1,117 @@
+"""The configuration of a recurrent layer: its fields, their checks, and what follows from them, found once.
+
+Axes: I input, H hidden units, P projection, D directions. A *part* is one layer in one direction.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import ClassVar
+
+from xprnn import _checks, init, parameters
+from xprnn.cells import Cell
+from xprnn.options import Options
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)  # the three layers make their own
+class Configuration(Options, ABC):
+    """The choices that the three recurrent layers share; see `RNN`, `GRU` or `LSTM`."""
+
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool | str = field(default=True, kw_only=True)
+    batch_first: bool = field(default=False, kw_only=True)
+    bidirectional: bool = field(default=False, kw_only=True)
+    layer_norm: bool = field(default=False, kw_only=True)
+    layer_norm_eps: float = field(default=1e-5, kw_only=True)
+    input_init: str = field(default="uniform", kw_only=True)
+    recurrent_init: str = field(default="uniform", kw_only=True)
+    bias_init: str = field(default="uniform", kw_only=True)
+    keeps_time: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "hidden_size", "num_layers"):
+            _checks.integer(name, getattr(self, name))
+        _checks.one_of("bias", self.bias, (True, "input", False))
+        _checks.flag("batch_first", self.batch_first)
+        _checks.flag("bidirectional", self.bidirectional)
+        _checks.flag("layer_norm", self.layer_norm)
+        _checks.positive("layer_norm_eps", self.layer_norm_eps)
+        if not self.layer_norm and self.layer_norm_eps != 1e-5:
+            raise ValueError(f"`layer_norm_eps` is {self.layer_norm_eps}, and `layer_norm` is False: set it True")
+        _checks.one_of("input_init", self.input_init, init.WEIGHTS)
+        _checks.one_of("recurrent_init", self.recurrent_init, init.WEIGHTS)
+        _checks.one_of("bias_init", self.bias_init, init.BIASES)
+        super().__post_init__()
+        self._check_combination(type(self).__name__, len(self.cell.states), self.num_layers, self.hidden_size)
+
+    def __repr__(self) -> str:
+        """Return the configuration, as it would be typed: only what is not the default."""
+        sizes = [str(self.input_size), str(self.hidden_size)]
+        rest = [f for f in fields(self) if f.name not in ("input_size", "hidden_size")]
+        told = [f"{f.name}={value!r}" for f in rest if (value := getattr(self, f.name)) != f.default]
+        return f"{type(self).__name__}({', '.join(sizes + told)})"
+
+    @property
+    @abstractmethod
+    def cell(self) -> Cell:
+        """The equations of a step."""
+
+    # -- what follows from it -----------------------------------------------------------------------------------
+
+    @cached_property
+    def widths(self) -> tuple[int, int]:
+        """The widths of x and y: I and D*H, with a projection D*P."""
+        return self.input_size, self._directions * self.state_sizes[0]
+
+    @cached_property
+    def state_sizes(self) -> tuple[int, ...]:
+        """The widths of the components of the state: H, but P of h where there is a projection."""
+        H = self.hidden_size
+        return (getattr(self, "proj_size", 0) or H, H)[-len(self.cell.states) :]
+
+    @property
+    def _norm(self) -> float | None:
+        """ε of the layer normalisation."""
+        return float(self.layer_norm_eps) if self.layer_norm else None
+
+    @cached_property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return parameters.names(self)
+
+    @cached_property
+    def _is_alone(self) -> bool:
+        """Whether it is one layer in one direction, which begins in zeros and has nothing around a step."""
+        return len(self._names) == 1 and not (self.surrounded or self.learn_state)
+
+    @cached_property
+    def _levels(self) -> tuple[tuple[slice, tuple[str, ...]], ...]:
+        """Per layer where its parts are among all, and their names."""
+        D = self._directions
+        ats = [slice(k * D, (k + 1) * D) for k in range(self.num_layers)]
+        return tuple((at, self._names[at]) for at in ats)
+
+    @cached_property
+    def _shapes(self) -> tuple[_checks.Shapes, ...]:
+        return parameters.shapes(self)
+
+    @cached_property
+    def _expected(self) -> tuple[tuple[str, str, _checks.Shapes], ...]:
+        """Per part its name, where messages say that it is, and the shapes of its parameters."""
+        named = zip(self._names, self._shapes, strict=True)
+        return tuple((name, f"params[{name!r}]", shapes) for name, shapes in named)
+
+    @cached_property
+    def _scanned(self) -> tuple[str, ...]:
+        """The parameters of a part that its scan sees."""
+        return tuple(key for key in self._shapes[0] if key not in parameters.OUTSIDE)
+
+    @cached_property
+    def _sizes(self) -> tuple[tuple[int, ...], int]:
+        """The widths of the components of the state, and the number of parts."""
+        return self.state_sizes, len(self._names)

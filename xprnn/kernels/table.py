@@ -1,0 +1,157 @@
+"""The table of kernels: what one is, and those that there are, loaded when they are first asked for."""
+
+import importlib.util
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from itertools import starmap
+from typing import Any, NamedTuple
+
+from xprnn import _xp
+from xprnn import scan as reference
+from xprnn._xp import Namespace
+from xprnn.cells import Cell
+from xprnn.kernels.bound import BoundReference
+from xprnn.scan import Around
+
+
+class Layer(NamedTuple):
+    """A layer in one direction as one call each way: the input's map, the scan, and all gradients.
+
+    `takes(cell, shape, H, around)` tells whether it runs a layer of H units for x (T, B, I), rather than the scan pair
+    and what is around it. `forward` and `backward` are the pair but for `x`, which comes in the place of a, and behind
+    the cache; `p` and its gradient hold the input's map too, and the gradient of x is returned last.
+    """
+
+    takes: Callable[..., bool]
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+
+
+class Kernel(NamedTuple):
+    """A scan pair under a name.
+
+    `takes(cell, around, dtype, shape)` returns why it cannot run, or None, from which fields of `around` are there, not
+    from what they hold; for NumPy arrays it is asked once, and `worth` too. `bind(cell, parts, B, home)` makes what a
+    `Stepper` runs, from one `xprnn.kernels.bound.Part` per layer. `side_by_side` are the pair for all directions of a
+    layer at once, where there is something to gain; `worth(cell, dtype, shape, directions)` returns why another twin is
+    expected to be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types
+    itself, with its running state and sums in float32; any other runs them widened (`xprnn.kernels.widened`). `steps`
+    says that `scan` is quick for one step, too. `products` has the products of all steps outside of a scan,
+    `affine_time` and `affine_gradients`, as `xprnn._xp` does. `layer` is quicker than all these for some layers.
+    """
+
+    name: str
+    scan: Callable[..., Any]
+    scan_backward: Callable[..., Any]
+    takes: Callable[..., str | None]
+    bind: Callable[..., Any] = BoundReference
+    side_by_side: tuple[Callable[..., list[Any]], Callable[..., list[Any]]] | None = None
+    worth: Callable[..., str | None] | None = None
+    narrow: bool = False
+    steps: bool = False
+    products: Any = _xp
+    layer: Layer | None = None
+
+    def products_at(self, mask: Any | None) -> Any:
+        """Return the products, of the steps alone at which a mask (T, B, 1) is True where that spares anything."""
+        return self.products if mask is None or self.products is _xp else self.products.at(mask)
+
+    def scans(self, cell: Cell, given: Iterable[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
+        """Run `scan` for each direction of a layer, given its other arguments."""
+        if self.side_by_side:
+            return self.side_by_side[0](cell, list(given), keep=keep)
+        return list(starmap(partial(self.scan, cell, keep=keep), given))  # holds no direction's arrays during another
+
+    def scans_backward(
+        self, cell: Cell, given: Iterable[tuple[Any, ...]], *, want: tuple[str, ...] = ()
+    ) -> Iterable[Any]:
+        """Run `scan_backward` for each direction of a layer, given its other arguments; each when it is asked for."""
+        if self.side_by_side:
+            return self.side_by_side[1](cell, list(given), want=want)
+        return starmap(partial(self.scan_backward, cell, want=want), given)
+
+
+def _reference_takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
+    return None
+
+
+REFERENCE = Kernel("reference", reference.scan, reference.scan_backward, _reference_takes)
+
+
+@cache
+def _numpy() -> Kernel:
+    from xprnn.kernels import numpy_
+
+    return Kernel("numpy", numpy_.scan, numpy_.scan_backward, numpy_.takes, numpy_.Bound)
+
+
+@cache
+def _numba() -> Kernel:
+    from xprnn.kernels import numba_, numba_bound, numba_products
+
+    both = numba_.scan, numba_.scan_backward
+    layer = Layer(numba_.is_small, numba_.layer, numba_.layer_backward)
+    products = numba_products.PRODUCTS
+    return Kernel("numba", *both, numba_.takes, numba_bound.Bound, steps=True, products=products, layer=layer)
+
+
+@cache
+def _jax() -> Kernel:
+    from xprnn.kernels import jax_
+
+    return Kernel("jax", jax_.scan, jax_.scan_backward, jax_.takes)
+
+
+@cache
+def _cupy_persistent() -> Kernel:
+    from xprnn.kernels import cupy_cost
+    from xprnn.kernels import cupy_persistent as twin
+
+    both = twin.scans, twin.scans_backward
+    return Kernel(
+        "cupy_persistent",
+        twin.scan,
+        twin.scan_backward,
+        twin.takes,
+        side_by_side=both,
+        worth=cupy_cost.worth,
+        narrow=True,
+    )
+
+
+@cache
+def _cupy_stepwise() -> Kernel:
+    from xprnn.kernels import cupy_stepwise as twin
+
+    return Kernel("cupy_stepwise", twin.scan, twin.scan_backward, twin.takes, narrow=True)
+
+
+class Twin(NamedTuple):
+    """A kernel before it is loaded."""
+
+    package: str
+    runs_on: Callable[[Namespace], bool]
+    load: Callable[[], Kernel]
+    needs: str | None = None  # a package beside the library, of an extra
+
+    @property
+    def lacks(self) -> str | None:
+        """Why it cannot be loaded, or None."""
+        if self.needs is None or _is_installed(self.needs):
+            return None
+        return f"{self.needs} is not installed (pip install 'xprnn[fast]')"
+
+
+@cache
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+TWINS = {
+    "numba": Twin("numpy", _xp.is_namespace_numpy, _numba, needs="numba"),
+    "numpy": Twin("numpy", _xp.is_namespace_numpy, _numpy),
+    "jax": Twin("jax", _xp.is_namespace_jax, _jax),
+    "cupy_persistent": Twin("cupy", _xp.is_namespace_cupy, _cupy_persistent),
+    "cupy_stepwise": Twin("cupy", _xp.is_namespace_cupy, _cupy_stepwise),
+}
+"""Per name a twin; of those on one library the first that takes a scan, and is worth it, runs it."""
