@@ -48,6 +48,24 @@ def test_a_folder_leaves_other_files_alone_and_knows_its_own(tmp_path):
     assert names(folder) == sorted([*others, *of_steps(3)])
 
 
+def test_what_a_killed_save_left_is_deleted_by_the_next(tmp_path, monkeypatch):
+    folder = checkpoint.Folder(tmp_path)
+
+    def killed(*given):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", killed)
+        patch.setattr("pathlib.Path.unlink", lambda *given, **options: None)  # the process is gone
+        with pytest.raises(SystemExit):
+            folder.save(1, {"a": np.ones(2)})
+    (left,) = names(folder)
+    assert left.endswith(".partial")
+    (tmp_path / ".mine.partial").write_bytes(b"")
+    folder.save(1, {"a": np.ones(2)})
+    assert names(folder) == [".mine.partial", *of_steps(1)]
+
+
 def test_an_older_step_is_refused_and_nothing_is_written(tmp_path):
     folder = checkpoint.Folder(tmp_path)
     folder.save(8, {})

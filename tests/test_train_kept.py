@@ -112,3 +112,14 @@ def test_what_cannot_be_kept_is_told_before_any_work(rng, tmp_path):
     for changed in ({"average": optim.EMA(0.9)}, {"plateau": optim.ReduceOnPlateau()}, {"penalty": lambda p: (0.0, p)}):
         with pytest.raises(xprnn.checkpoint.CheckpointError, match=f"its {next(iter(changed))} is"):
             run(MODEL, data, folder=tmp_path, resume=True, **changed)
+
+
+def test_metrics_of_some_epochs_are_nan_in_the_others(rng, tmp_path):
+    x, y = draw(rng)
+    options = {"validation": (x[:4], y[:4]), "folder": tmp_path, "resume": True}
+    first, second = (lambda pred, target: np.abs(pred - target).mean(), lambda pred, target: np.float64(3.0))
+    run(MODEL, (x, y), epochs=1, metrics={"mae": first}, **options)
+    _, _, history = run(MODEL, (x, y), epochs=3, metrics={"three": second}, **options)
+    assert {len(told) for told in history.values()} == {3}
+    assert np.isfinite(history["val_mae"]).tolist() == [True, False, False]
+    np.testing.assert_array_equal(history["val_three"], [np.nan, 3.0, 3.0])

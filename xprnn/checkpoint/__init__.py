@@ -153,7 +153,7 @@ class Folder:
     """A folder of checkpoints: the last few, and the best.
 
     Files are ``step-00000042.safetensors``, and ``best.safetensors``, a copy of that with the lowest metric. Other
-    files are left alone.
+    files are left alone, but for what a `save` that was killed left behind: one run at a time writes into a folder.
 
     Parameters
     ----------
@@ -219,6 +219,8 @@ class Folder:
             )
         record = None if metric is None else self._record()
         self.path.mkdir(parents=True, exist_ok=True)
+        for left in tensor_file.abandoned(self.path):
+            left.unlink(missing_ok=True)
         new, made = self._file(step), Checkpoint(params, model, optimizer, opt_state, step, history, more)
         if metric is not None and not math.isnan(metric) and (record is None or metric < record):
             _write(self.path / BEST, made, metric)  # first: killed in between, a run that goes on writes both again

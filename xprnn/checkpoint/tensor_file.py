@@ -54,6 +54,9 @@ LONGEST_HEADER = 100_000_000
 LARGEST = 2**63 - 1
 """Bytes of an array."""
 
+PARTIAL = ".partial"
+"""How the name of a file ends that is not written whole."""
+
 
 class Entry(NamedTuple):
     """What the header tells of an array."""
@@ -132,7 +135,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     It has another name in the same folder, and is forced to the disk before it is renamed; whatever happens, a file
     that was there stays whole until the new one is.
     """
-    partial = path.parent / f".{os.urandom(8).hex()}.partial"
+    partial = path.parent / f".{os.urandom(8).hex()}{PARTIAL}"
     try:
         with partial.open("xb") as file:
             yield file
@@ -147,6 +150,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """Return the files that a `replacing` which was killed left in a folder, or that one is writing."""
+    return list(folder.glob("." + 16 * "[0-9a-f]" + PARTIAL))
 
 
 def _bytes(a: Array) -> Any:

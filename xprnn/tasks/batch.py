@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xprnn import _checks, init
+
 
 class Batch(NamedTuple):
     """Samples of a task.
@@ -20,6 +22,18 @@ class Batch(NamedTuple):
     x: Any
     y: Any
     mask: Any = None
+
+
+def drawing(n: Any, rng: Any) -> np.random.Generator:
+    """Return the generator from which n samples are drawn.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an int of at least 1, or `rng` neither seed nor generator.
+    """
+    _checks.integer("n", n)
+    return init.generator(rng)
 
 
 def inputs(name: str, batch: Any, T: int, I: int) -> np.ndarray:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, init
-from xprnn.tasks.batch import Batch, inputs
+from xprnn import _checks
+from xprnn.tasks.batch import Batch, drawing, inputs
 
 
 def _held(correct: np.ndarray, steps: int, response: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,8 +90,7 @@ class DelayedMatchToSample:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        _checks.integer("n", n)
-        rng = init.generator(rng)
+        rng = drawing(n, rng)
         first, second = rng.integers(0, 2, (2, n))
         x = self.noise * rng.standard_normal((n, self.steps, 2))
         shown = np.eye(2)[:, None]
@@ -206,8 +205,7 @@ class PerceptualDecision:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        _checks.integer("n", n)
-        rng = init.generator(rng)
+        rng = drawing(n, rng)
         correct = rng.integers(0, 2, n)
         coherence = rng.choice(np.array(self.coherences, dtype=np.float64), n)
         x = self.noise * rng.standard_normal((n, self.steps, 2))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, init
-from xprnn.tasks.batch import Batch
+from xprnn import _checks
+from xprnn.tasks.batch import Batch, drawing
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class Adding:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        _checks.integer("n", n)
-        rng = init.generator(rng)
+        rng = drawing(n, rng)
         x = np.zeros((n, self.T, 2))
         x[..., 0] = rng.random((n, self.T))
         half, rows = self.T // 2, np.arange(n)
@@ -127,8 +126,7 @@ class CopyMemory:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        _checks.integer("n", n)
-        copied = init.generator(rng).integers(0, self.symbols, (n, self.length))
+        copied = drawing(n, rng).integers(0, self.symbols, (n, self.length))
         seen = np.full((n, self.T + 2 * self.length), self.symbols)
         target = seen.copy()
         seen[:, : self.length] = target[:, -self.length :] = copied
@@ -195,8 +193,7 @@ class TemporalOrder:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        _checks.integer("n", n)
-        rng = init.generator(rng)
+        rng = drawing(n, rng)
         spread = self.T // 10
         first = [spread, *(k * self.T // self.markers for k in range(1, self.markers))]
         places = np.array(first) + rng.integers(0, spread + 1, (n, self.markers))

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, init
+from xprnn import _checks
 from xprnn.tasks import linear
-from xprnn.tasks.batch import Batch
+from xprnn.tasks.batch import Batch, drawing
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ class MackeyGlass:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        _checks.integer("n", n)
-        start = init.generator(rng).uniform(0.5, 1.5, n)
+        start = drawing(n, rng).uniform(0.5, 1.5, n)
         series = self.series(start, self.washout + self.T + self.horizon)[:, self.washout :, None]
         return Batch(series[:, : self.T], series[:, self.horizon :])
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, init
+from xprnn import _checks
 from xprnn.tasks import linear
-from xprnn.tasks.batch import Batch
+from xprnn.tasks.batch import Batch, drawing
 
 DIVERGED = 2.0
 """An output above this runs away to infinity; what stays finite is below 1.3 in all but a few of 10⁷ steps."""
@@ -68,8 +68,7 @@ class NARMA10:
         RuntimeError
             If `T` is so long that a sequence runs away however often it is drawn.
         """
-        _checks.integer("n", n)
-        rng = init.generator(rng)
+        rng = drawing(n, rng)
         u, y = np.empty((2, n, self.washout + self.T))
         wrong = np.arange(n)
         for _ in range(ATTEMPTS):

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from xprnn import _checks, init
-from xprnn.tasks.batch import Batch, instance
+from xprnn.tasks.batch import Batch, drawing, instance
 
 SYMBOLS = "BTPSXVE"
 
@@ -92,8 +91,7 @@ class EmbeddedReber:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        _checks.integer("n", n)
-        rng = init.generator(rng)
+        rng = drawing(n, rng)
         symbol, leads_to = _choices()
         nodes, columns = np.zeros(n, dtype=np.int64), []
         while np.any(nodes < END):

@@ -286,12 +286,18 @@ class Fitting:
         best = at.best
         if plan.judge is not None and (best is None or math.isnan(best.loss) or metric < best.loss - plan.min_delta):
             best = Best(metric, at.epoch, at.result)
-        history = {name: [*at.history.get(name, ()), value] for name, value in (row | judged).items()}
+        history = _longer(at.history, row | judged)
         self.at = at._replace(
             epoch=at.epoch + 1, taken=0, total=0.0, counted=0, skipped=0, carried=None, plateau=plateau, best=best,
             history=history,
         )  # fmt: skip
         self._bar.tell(row | judged)
+
+
+def _longer(history: dict[str, list[Any]], row: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return a history with one more epoch; what is not told in all of them, as a metric of some, is NaN in others."""
+    none = [math.nan] * len(history["epoch"])
+    return {name: [*history.get(name, none), row.get(name, math.nan)] for name in history | row}
 
 
 def _add(a: Any, b: Any) -> Any:
