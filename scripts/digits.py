@@ -12,8 +12,6 @@ import sys
 import numpy as np
 import real_data
 
-import xprnn
-
 EPOCHS, HIDDEN, BATCH, LR = 40, 64, 32, 1e-2
 PACKAGE, FILE = "scikit-learn", "sklearn/datasets/data/digits.csv.gz"
 
@@ -30,26 +28,6 @@ def halves(x, y):
     return (x[:half], y[:half]), (x[half:], y[half:])
 
 
-def trained(args, cell, seed, train):
-    """Return a model and its parameters."""
-    x, y = train
-    model = real_data.classifier(cell, x[0].shape[1], HIDDEN, 10, input_dropout=0.2)
-    steps = args.epochs * -(-len(x) // BATCH)
-    params, _, _ = xprnn.fit(
-        model,
-        model.init(seed, like=x[0]),
-        (x, real_data.held_targets(x, y)),
-        loss=xprnn.losses.softmax_cross_entropy,
-        optimizer=xprnn.optim.AdamW(xprnn.optim.OneCycle(LR, steps)),
-        epochs=args.epochs,
-        batch_size=BATCH,
-        seed=seed,
-        clip_norm=1.0,
-        kernel=args.kernel,
-    )
-    return model, params
-
-
 def main(argv=None):
     """Read, train, print."""
     args = real_data.read(real_data.options(__doc__, EPOCHS), argv)
@@ -64,7 +42,8 @@ def main(argv=None):
     print(f"a linear classifier of all 64 pixels, by least squares: {real_data.linear_accuracy(*flat):.4f}")
 
     def run(cell, seed):
-        model, params = trained(args, cell, seed, (x, train[1]))
+        model = real_data.classifier(cell, 8, HIDDEN, 10, input_dropout=0.2)
+        params = real_data.trained(args, model, seed, x, train[1], LR, BATCH)
         return float(np.mean(real_data.predicted(model, params, there, args.kernel) == test[1]))
 
     real_data.report(args, "accuracy", run)

@@ -11,8 +11,6 @@ import sys
 import numpy as np
 import real_data
 
-import xprnn
-
 EPOCHS, HIDDEN, BATCH, LR = 30, 48, 16, 1e-2
 PACKAGE, FILE = "aeon", "aeon/datasets/data/JapaneseVowels/JapaneseVowels_{}.ts"
 
@@ -29,29 +27,6 @@ def sequences(text):
     rows = [line.split(":") for line in body.split()]
     x = [np.array([channel.split(",") for channel in row[:-1]], dtype=float).T for row in rows]
     return x, np.array([labels.index(row[-1]) for row in rows])
-
-
-def optimizer(epochs, samples):
-    """Return AdamW with one cycle over all updates."""
-    return xprnn.optim.AdamW(xprnn.optim.OneCycle(LR, epochs * -(-samples // BATCH)))
-
-
-def trained(args, cell, seed, x, y):
-    """Return a model and its parameters."""
-    model = real_data.classifier(cell, x[0].shape[1], HIDDEN, 9, input_dropout=0.2, zoneout=0.2)
-    params, _, _ = xprnn.fit(
-        model,
-        model.init(seed, like=x[0]),
-        (x, real_data.held_targets(x, y)),
-        loss=xprnn.losses.softmax_cross_entropy,
-        optimizer=optimizer(args.epochs, len(x)),
-        epochs=args.epochs,
-        batch_size=BATCH,
-        seed=seed,
-        clip_norm=1.0,
-        kernel=args.kernel,
-    )
-    return model, params
 
 
 def main(argv=None):
@@ -76,7 +51,8 @@ def main(argv=None):
         return
 
     def run(cell, seed):
-        model, params = trained(args, cell, seed, x, y)
+        model = real_data.classifier(cell, x[0].shape[1], HIDDEN, 9, input_dropout=0.2, zoneout=0.2)
+        params = real_data.trained(args, model, seed, x, y, LR, BATCH)
         return float(np.mean(real_data.predicted(model, params, there, args.kernel) == target))
 
     real_data.report(args, "accuracy", run)

@@ -98,6 +98,25 @@ def classifier(cell, width, hidden, classes, **options):
     )
 
 
+def trained(args, model, seed, x, y, lr, batch):
+    """Return the parameters of a classifier after AdamW in one cycle."""
+    data = x, held_targets(x, y)
+    steps = xprnn.train.updates(model, data, epochs=args.epochs, batch_size=batch)
+    params, _, _ = xprnn.fit(
+        model,
+        model.init(seed, like=x[0]),
+        data,
+        loss=xprnn.losses.softmax_cross_entropy,
+        optimizer=xprnn.optim.AdamW(xprnn.optim.OneCycle(lr, steps)),
+        epochs=args.epochs,
+        batch_size=batch,
+        seed=seed,
+        clip_norm=1.0,
+        kernel=args.kernel,
+    )
+    return params
+
+
 def held_targets(x, y):
     """Return the class of each sequence at all of its steps."""
     return [np.full(len(sequence), label) for sequence, label in zip(x, y, strict=True)]

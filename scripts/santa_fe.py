@@ -44,7 +44,7 @@ def forecast(args, cell, seed, z):
     """Return what a net fitted on ``z[:FIT]`` says of the rest, one step ahead, its state carried from the start."""
     model = xprnn.Sequential(real_data.CELLS[cell](1, HIDDEN), xprnn.Linear(HIDDEN, 1))
     cut = windows(z[:FIT])
-    steps = args.epochs * -(-len(cut[0]) // BATCH)
+    steps = xprnn.train.updates(model, cut, epochs=args.epochs, batch_size=BATCH)
     params, _, _ = xprnn.fit(
         model,
         model.init(seed, like=z),

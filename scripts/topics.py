@@ -73,7 +73,7 @@ def trained(args, cell, seed, codes, symbols):
         xprnn.Embedding(symbols, 32), real_data.CELLS[cell](32, HIDDEN), xprnn.Linear(HIDDEN, symbols)
     )
     train = streams(codes, STREAMS, CHUNK)
-    steps = args.epochs * -(-train.x.shape[1] // CHUNK)
+    steps = xprnn.train.updates(model, train, epochs=args.epochs)
     params, _, _ = xprnn.fit(
         model,
         model.init(seed, like=np.zeros(1, np.float32)),

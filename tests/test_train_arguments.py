@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.training import MODEL, draw, run
+from tests.training import MODEL, draw, draw_rows, run
 from xprnn import optim, train
+from xprnn.data import Stream
 
 BAD = {
     "model": (3, TypeError, "`model` must be a layer"),
@@ -53,3 +54,14 @@ def test_a_bar_is_shown_where_it_is_asked_for(rng, capsys):
     assert "6/6" in capsys.readouterr().err
     run(MODEL, draw(rng))
     assert capsys.readouterr() == ("", "")  # nobody watches
+
+
+@pytest.mark.parametrize("kind", ["plain", "rows", "stream"])
+def test_updates_are_as_many_as_fit_makes(kind, rng):
+    data = {"plain": draw(rng), "rows": draw_rows(rng), "stream": Stream(*draw(rng, T=11), chunk=3)}[kind]
+    for accumulate in (1, 2, 9):
+        given = {"epochs": 3, "batch_size": 4, "accumulate": accumulate}
+        assert run(MODEL, data, **given)[2]["step"][-1] == train.updates(MODEL, data, **given)
+    for name, bad in (("epochs", -1), ("batch_size", 0), ("accumulate", 0)):
+        with pytest.raises(ValueError, match=f"`{name}` must be at least"):
+            train.updates(MODEL, data, **({"epochs": 3} | {name: bad}))

@@ -118,6 +118,10 @@ class Source:
             return batches
         return [batches[k] for k in shuffled(len(batches), key.fold("batches"))]
 
+    def updates(self, size: int, accumulate: int) -> int:
+        """Return how many updates an epoch has."""
+        return -(-len(self.plan(size, None)) // accumulate)
+
     def batch(self, taken: Any, place: Home) -> Batch:
         """Return a minibatch of a plan, beside arrays of `place`."""
         axes = (1, 0) if self.batch_first else (0, 1)

@@ -21,7 +21,7 @@ from xprnn.train.nonfinite import NonFiniteError
 from xprnn.train.progress import bar
 from xprnn.train.sampling import Sampling
 
-__all__ = ["At", "NonFiniteError", "Sampling", "Stream", "accuracy", "evaluate", "fit", "generate"]
+__all__ = ["At", "NonFiniteError", "Sampling", "Stream", "accuracy", "evaluate", "fit", "generate", "updates"]
 
 
 def fit(
@@ -146,8 +146,7 @@ def fit(
     plan = plan_of(given, judge)
     at = _resumed(plan, params) if resume else None
     at = at or begin(plan, params, opt_state)
-    updates = -(-len(plan.source.plan(batch_size, None)) // accumulate)
-    shown = bar(progress, updates * epochs, at.step)
+    shown = bar(progress, plan.source.updates(batch_size, accumulate) * epochs, at.step)
     run = Fitting(plan, at, place, shown)
     try:
         run.run()
@@ -158,6 +157,34 @@ def fit(
     run.save()
     best = run.at.best if patience is not None else None
     return (run.at.result if best is None else best.params), run.at.opt_state, run.at.history
+
+
+def updates(model: Any, data: Any, *, epochs: int, batch_size: int = 32, accumulate: int = 1) -> int:
+    """Return how many updates `fit` makes in all, given the same: what a schedule over a whole training is to know.
+
+    Parameters
+    ----------
+    model, data, epochs, batch_size, accumulate
+        As in `fit`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fit`.
+
+    Examples
+    --------
+    >>> import numpy as np, xprnn
+    >>> x = np.zeros((100, 20, 3))
+    >>> steps = xprnn.train.updates(xprnn.GRU(3, 3), (x, x), epochs=5)
+    >>> steps
+    20
+    >>> optimizer = xprnn.optim.Adam(xprnn.optim.OneCycle(1e-2, steps))
+    """
+    check_layer("model", model)
+    for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1), ("accumulate", accumulate, 1)):
+        _checks.integer(name, value, least)
+    return epochs * Source(data, model).updates(batch_size, accumulate)
 
 
 def evaluate(
