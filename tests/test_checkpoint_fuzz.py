@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import xprnn
+from tests.sealing import sealed
 from tests.test_checkpoint import arrays, same
 from xprnn import checkpoint, optim
 from xprnn.checkpoint import tensor_file
@@ -132,7 +133,7 @@ def mutated(draw, node):
 
 def mutated_header(draw, file, other):
     header, rest = split(file)
-    return joined(json.dumps(mutated(draw, json.loads(header))).encode(), rest)
+    return sealed(joined(json.dumps(mutated(draw, json.loads(header))).encode(), rest))
 
 
 def mutated_content(draw, file, other):
@@ -140,7 +141,7 @@ def mutated_content(draw, file, other):
     told = json.loads(header)
     content = mutated(draw, json.loads(told["__metadata__"]["xprnn"]))
     told["__metadata__"]["xprnn"] = json.dumps(content)
-    return joined(json.dumps(told).encode(), rest)
+    return sealed(joined(json.dumps(told).encode(), rest))
 
 
 def mutated_text(draw, file, other):
@@ -148,7 +149,7 @@ def mutated_text(draw, file, other):
     told = json.loads(header)
     text = told["__metadata__"]["xprnn"].encode()
     told["__metadata__"]["xprnn"] = flipped(draw, text, b"").decode(errors="replace")
-    return joined(json.dumps(told).encode(), rest)
+    return sealed(joined(json.dumps(told).encode(), rest))
 
 
 MUTATIONS = (

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
+from tests.sealing import sealed
 from tests.test_checkpoint import arrays, same
-from xprnn import checkpoint, tree
+from xprnn import checkpoint, optim, tree
 from xprnn.checkpoint import CheckpointError, tensor_file
 
 
@@ -94,10 +95,10 @@ def test_arrays_begin_at_multiples_of_their_width(tmp_path, rng):
 def test_a_header_beyond_the_bound_is_neither_written_nor_read(tmp_path, monkeypatch):
     checkpoint.save(tmp_path / "a", {}, more="x" * 1000)
     monkeypatch.setattr(tensor_file, "LONGEST_HEADER", 1000)
-    with pytest.raises(ValueError, match=r"a file's header must have at most 1000 bytes, got 1192: fewer arrays"):
+    with pytest.raises(ValueError, match=r"a file's header must have at most 1000 bytes, got 1208: fewer arrays"):
         checkpoint.save(tmp_path / "b", {}, more="x" * 1000)
     assert not (tmp_path / "b").exists()
-    with pytest.raises(CheckpointError, match=r"the header must have at most 1000 bytes, got 1192"):
+    with pytest.raises(CheckpointError, match=r"the header must have at most 1000 bytes, got 1208"):
         checkpoint.load(tmp_path / "a")
 
 
@@ -221,7 +222,7 @@ BROKEN = {
 
 
 def test_the_file_that_is_broken_below_is_whole(tmp_path):
-    (tmp_path / "a").write_bytes(told())
+    (tmp_path / "a").write_bytes(sealed(told()))
     assert same(checkpoint.load(tmp_path / "a").params, np.zeros(2))
 
 
@@ -234,10 +235,24 @@ def test_a_broken_file_is_named_and_what_is_wrong_with_it(what, tmp_path):
         checkpoint.load(path)
 
 
+def test_no_bit_of_a_checkpoint_can_change_unnoticed(tmp_path):
+    """A read array would be another, or a run would go on from another state, and nobody would know."""
+    path = tmp_path / "a"
+    params = {"a": np.ones(3), "b": np.ones(2, bool)}
+    checkpoint.save(path, params, step=5, history=[0.5], optimizer=optim.SGD(0.1))
+    whole = path.read_bytes()
+    for k in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[k // 8] ^= 1 << k % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError):
+            checkpoint.load(path)
+
+
 def test_what_is_neither_true_nor_false_is_refused(tmp_path):
     path = tmp_path / "a"
     checkpoint.save(path, {"mask": np.ones(3, bool)})
-    path.write_bytes(path.read_bytes()[:-1] + b"\x02")
+    path.write_bytes(sealed(path.read_bytes()[:-1] + b"\x02"))
     with pytest.raises(CheckpointError, match=r"a: the array 'params\.mask' must hold True and False, got other bytes"):
         checkpoint.load(path)
 
@@ -246,7 +261,7 @@ def test_a_nest_of_layers_takes_no_time_to_speak_of(tmp_path):
     model = {"GRU": {"input_size": 3, "hidden_size": 3}}
     for _ in range(31):  # as many as the depth allows: twice the time at every level would take hours
         model = {"Residual": {"layer": {"Sequential": {"layers": {"tuple": [model]}}}}}
-    (tmp_path / "a").write_bytes(content(model=model))
+    (tmp_path / "a").write_bytes(sealed(content(model=model)))
     assert checkpoint.load(tmp_path / "a").model.widths == (3, 3)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from xprnn import _checks, _xp, backends
 from xprnn._xp import Array, Home
 from xprnn.checkpoint import tensor_file
-from xprnn.checkpoint.content import Checkpoint, checked, gather
+from xprnn.checkpoint.content import Checkpoint, check_whole, checked, gather
 from xprnn.checkpoint.tensor_file import Entry, replacing
 from xprnn.tree import Tree
 
@@ -91,7 +91,8 @@ def _write(path: Path, checkpoint: Checkpoint, metric: float | None = None) -> N
 def load(path: str | os.PathLike[str], like: Array | None = None) -> Checkpoint:
     """Read a checkpoint.
 
-    All that a file tells is checked before an array is read, and no memory is taken but for what the file really holds.
+    All that a file tells is checked before an array is read, then that no bit of it changed since it was written (by a
+    CRC-32), and no memory is taken but for what the file really holds.
 
     Parameters
     ----------
@@ -122,6 +123,7 @@ def load(path: str | os.PathLike[str], like: Array | None = None) -> Checkpoint:
         with _naming(path):
             header = tensor_file.read_header(file)
             make, _ = checked(header)
+            check_whole(file, header)
         if place is not None and not place.is_numpy:
             for entry in header.entries.values():
                 backends.dtype_of(entry.dtype, place.xp)
@@ -230,7 +232,7 @@ class Folder:
         return new
 
     def latest(self) -> Path | None:
-        """Return the file of the last step, None where there is none; its header is checked.
+        """Return the file of the last step, None where there is none; it is whole.
 
         Raises
         ------
@@ -243,7 +245,7 @@ class Folder:
             return None
         newest = self._file(steps[-1])
         try:
-            _metric(newest)
+            _check(newest)
         except CheckpointError as error:
             whole = next((path for step in reversed(steps[:-1]) if _is_whole(path := self._file(step))), None)
             hint = "no older one is whole" if whole is None else f"the newest that is whole is {whole}"
@@ -287,9 +289,17 @@ def _metric(path: Path) -> float | None:
         return checked(tensor_file.read_header(file))[1]
 
 
+def _check(path: Path) -> None:
+    """Raise unless a file is a checkpoint, to the bit as it was written."""
+    with path.open("rb") as file, _naming(path):
+        header = tensor_file.read_header(file)
+        checked(header)
+        check_whole(file, header)
+
+
 def _is_whole(path: Path) -> bool:
     try:
-        _metric(path)
+        _check(path)
     except CheckpointError:
         return False
     return True

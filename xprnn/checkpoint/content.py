@@ -1,7 +1,7 @@
 """What a checkpoint holds, as named arrays and JSON, and back, checked."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -60,7 +60,8 @@ def gather(checkpoint: Checkpoint, metric: float | None) -> tuple[dict[str, Arra
             content[name] = registry.describe(configuration, name)
     for name in TREES:
         content[name] = encode(getattr(checkpoint, name), name, keep)
-    return arrays, {"xprnn": dumps(content)}
+    text = dumps(content)
+    return arrays, {"xprnn": text, "crc32": tensor_file.checksum(text, arrays)}
 
 
 def _check_role(name: str, configuration: Any) -> None:
@@ -105,6 +106,22 @@ def checked(header: Header) -> tuple[Callable[[Callable[[str], Array]], Checkpoi
     if unused:
         raise ValueError(f"the array {shown(next(iter(unused)))} is there, and nothing tells of it")
     return make, metric
+
+
+def check_whole(file: BinaryIO, header: Header) -> None:
+    """Raise unless a file holds, to the bit, what was written, wherever in it another program put the arrays.
+
+    Raises
+    ------
+    ValueError
+        If a bit of an array, or of what is told of them, is another.
+    """
+    told, found = header.metadata.get("crc32"), tensor_file.checksum_of(header.metadata["xprnn"], file, header)
+    if told != found:
+        raise ValueError(
+            f"the file is not what was written: its checksum is {found}, and it tells {shown(told)}; it was damaged, "
+            "or changed by another program"
+        )
 
 
 def _content(metadata: dict[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ Source: https://github.com/huggingface/safetensors, "Format".
 
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,6 +167,26 @@ def _bytes(a: Array) -> Any:
     return stored.reshape(-1).view(np.uint8).data
 
 
+def checksum(text: str, arrays: dict[str, Array]) -> str:
+    """Return the CRC-32 of a text and of arrays with their names, dtypes and shapes, wherever these are in a file."""
+    total = zlib.crc32(text.encode())
+    for name, a in sorted(arrays.items()):
+        total = _sum(total, name, CODES[dtype_of(name, a)], tuple(map(int, a.shape)), _bytes(a))
+    return f"{total:08x}"
+
+
+def checksum_of(text: str, file: BinaryIO, header: Header) -> str:
+    """Return the same of a file's arrays, as `checksum` says it."""
+    total = zlib.crc32(text.encode())
+    for name, entry in sorted(header.entries.items()):
+        total = _sum(total, name, entry.code, entry.shape, _raw(file, header, name).data)
+    return f"{total:08x}"
+
+
+def _sum(total: int, name: str, code: str, shape: tuple[int, ...], data: Any) -> int:
+    return zlib.crc32(data, zlib.crc32(f"{name} {code} {shape}".encode(), total))
+
+
 def read_header(file: BinaryIO) -> Header:
     """Read what a file holds, and check that it is whole.
 
@@ -237,11 +258,7 @@ def read(file: BinaryIO, header: Header, name: str) -> np.ndarray:
         If the file is cut short after its header was read, or what should be True or False is neither.
     """
     entry = header.entries[name]
-    raw = np.empty(entry.end - entry.begin, np.uint8)
-    file.seek(header.length + entry.begin)
-    if (n := file.readinto(raw.data)) != raw.size:  # type: ignore[attr-defined]
-        raise ValueError(f"the array {shown(name)} must have {raw.size} bytes, got {n}")
-    stored = raw.view(STORED[entry.code]).reshape(entry.shape)
+    stored = _raw(file, header, name).view(STORED[entry.code]).reshape(entry.shape)
     native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if entry.code == "BF16":
         return (native.astype(np.uint32) << 16).view(np.float32)
@@ -250,3 +267,13 @@ def read(file: BinaryIO, header: Header, name: str) -> np.ndarray:
             raise ValueError(f"the array {shown(name)} must hold True and False, got other bytes than 1 and 0")
         return native.view(np.bool)
     return native
+
+
+def _raw(file: BinaryIO, header: Header, name: str) -> np.ndarray:
+    """Return an array's bytes as they are in the file."""
+    entry = header.entries[name]
+    raw = np.empty(entry.end - entry.begin, np.uint8)
+    file.seek(header.length + entry.begin)
+    if (n := file.readinto(raw.data)) != raw.size:  # type: ignore[attr-defined]
+        raise ValueError(f"the array {shown(name)} must have {raw.size} bytes, got {n}")
+    return raw
