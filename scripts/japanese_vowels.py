@@ -50,9 +50,11 @@ def main(argv=None):
         peer_epochs.compare(args, x, y, BATCH, HIDDEN)
         return
 
+    targets = real_data.held_targets(x, y)
+
     def run(cell, seed):
         model = real_data.classifier(cell, x[0].shape[1], HIDDEN, 9, input_dropout=0.2, zoneout=0.2)
-        params = real_data.trained(args, model, seed, x, y, LR, BATCH)
+        params = real_data.trained(args, model, seed, (x, targets), LR, batch=BATCH)
         return float(np.mean(real_data.predicted(model, params, there, args.kernel) == target))
 
     real_data.report(args, "accuracy", run)

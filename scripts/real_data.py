@@ -5,6 +5,7 @@ A wheel is a zip. `pip download` puts it into a folder, and a file inside it is 
 
 import argparse
 import hashlib
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -17,11 +18,18 @@ import numpy as np
 import xprnn
 
 CELLS = {"rnn": xprnn.RNN, "gru": xprnn.GRU, "lstm": xprnn.LSTM}
+CROSS_ENTROPY = xprnn.losses.softmax_cross_entropy
 FOLDER = pathlib.Path(tempfile.gettempdir()) / "xprnn-wheels"
 
 
 class NoDataError(Exception):
     """A data set cannot be had here, and why."""
+
+
+def help_texts():
+    """Return Python's own help as one text."""
+    topics = importlib.import_module("pydoc_data.topics").topics
+    return "\n".join(topics[key] for key in sorted(topics))
 
 
 # -- wheels ---------------------------------------------------------------------------------------------------
@@ -72,7 +80,7 @@ def standardised(fitted, *others):
     """Return lists of sequences (T_n, I) in float32, less the mean and by the deviation of all steps of the first."""
     steps = np.concatenate(fitted)
     mean, deviation = steps.mean(axis=0), steps.std(axis=0)
-    deviation = np.where(deviation > 0.0, deviation, 1.0)  # a channel that is always the same stays 0
+    deviation = np.where(np.ptp(steps, axis=0) > 0.0, deviation, 1.0)  # one that is always the same has none
     return [[((x - mean) / deviation).astype(np.float32) for x in part] for part in (fitted, *others)]
 
 
@@ -98,25 +106,6 @@ def classifier(cell, width, hidden, classes, **options):
     )
 
 
-def trained(args, model, seed, x, y, lr, batch):
-    """Return the parameters of a classifier after AdamW in one cycle."""
-    data = x, held_targets(x, y)
-    steps = xprnn.train.updates(model, data, epochs=args.epochs, batch_size=batch)
-    params, _, _ = xprnn.fit(
-        model,
-        model.init(seed, like=x[0]),
-        data,
-        loss=xprnn.losses.softmax_cross_entropy,
-        optimizer=xprnn.optim.AdamW(xprnn.optim.OneCycle(lr, steps)),
-        epochs=args.epochs,
-        batch_size=batch,
-        seed=seed,
-        clip_norm=1.0,
-        kernel=args.kernel,
-    )
-    return params
-
-
 def held_targets(x, y):
     """Return the class of each sequence at all of its steps."""
     return [np.full(len(sequence), label) for sequence, label in zip(x, y, strict=True)]
@@ -132,6 +121,31 @@ def log_softmax(logits):
     """Return logits less the logarithm of the sum of their exponentials."""
     logits = logits - logits.max(axis=-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+# -- training -------------------------------------------------------------------------------------------------
+
+
+def trained(args, model, seed, data, lr, *, loss=CROSS_ENTROPY, optimizer=xprnn.optim.AdamW, batch=32):
+    """Return the float32 parameters of a model after one cycle of the learning rate.
+
+    Ctrl-C ends the script: figures of a net that is trained by half would be none.
+    """
+    given = {"epochs": args.epochs, "batch_size": batch}
+    params, _, history = xprnn.fit(
+        model,
+        model.init(seed, like=np.zeros(1, np.float32)),
+        data,
+        loss=loss,
+        optimizer=optimizer(xprnn.optim.OneCycle(lr, xprnn.train.updates(model, data, **given))),
+        seed=seed,
+        clip_norm=1.0,
+        kernel=args.kernel,
+        **given,
+    )
+    if len(history["epoch"]) < args.epochs:
+        raise KeyboardInterrupt
+    return params
 
 
 # -- command line ---------------------------------------------------------------------------------------------
@@ -181,10 +195,13 @@ def report(args, figure, run):
 
 
 def status(name, main):
-    """Run a script; return its exit status: 2 with a sentence where the data are not to be had."""
+    """Run a script; return its exit status: 2 with a sentence where the data are not to be had, 130 after Ctrl-C."""
     try:
         main()
     except NoDataError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
     return 0

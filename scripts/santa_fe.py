@@ -44,18 +44,8 @@ def forecast(args, cell, seed, z):
     """Return what a net fitted on ``z[:FIT]`` says of the rest, one step ahead, its state carried from the start."""
     model = xprnn.Sequential(real_data.CELLS[cell](1, HIDDEN), xprnn.Linear(HIDDEN, 1))
     cut = windows(z[:FIT])
-    steps = xprnn.train.updates(model, cut, epochs=args.epochs, batch_size=BATCH)
-    params, _, _ = xprnn.fit(
-        model,
-        model.init(seed, like=z),
-        cut,
-        loss=xprnn.losses.mse,
-        optimizer=xprnn.optim.Adam(xprnn.optim.OneCycle(LR, steps)),
-        epochs=args.epochs,
-        batch_size=BATCH,
-        seed=seed,
-        clip_norm=1.0,
-        kernel=args.kernel,
+    params = real_data.trained(
+        args, model, seed, cut, LR, loss=xprnn.losses.mse, optimizer=xprnn.optim.Adam, batch=BATCH
     )
     y, _ = model(params, z[:-1, None], kernel=args.kernel)
     return y[FIT - 1 :, 0]

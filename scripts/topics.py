@@ -2,11 +2,11 @@
 
     python scripts/topics.py                # all three cells, three seeds each
     python scripts/topics.py --cell lstm --seeds 1
+    python scripts/topics.py --held-out --lr 5e-3   # how settings are chosen: judged on the end of the training part
 
 The last tenth is the test. Nothing is fetched; the text, and with it the figures, is that of the Python that runs.
 """
 
-import importlib
 import math
 import platform
 import sys
@@ -67,32 +67,31 @@ def streams(codes, n, chunk):
     return xprnn.Stream(x, y, chunk)
 
 
+def parser():
+    """Return a parser with the options of the scripts on real data, and those by which settings are chosen."""
+    made = real_data.options(__doc__, EPOCHS, wheels=False)
+    made.add_argument("--held-out", action="store_true", help="leave the test out: its place takes the tenth before")
+    made.add_argument("--lr", type=float, default=LR, help=f"the highest learning rate ({LR})")
+    made.add_argument("--chunk", type=real_data.positive, default=CHUNK, help=f"steps of a minibatch ({CHUNK})")
+    made.add_argument("--streams", type=real_data.positive, default=STREAMS, help=f"streams side by side ({STREAMS})")
+    return made
+
+
 def trained(args, cell, seed, codes, symbols):
     """Return a model and its parameters."""
     model = xprnn.Sequential(
         xprnn.Embedding(symbols, 32), real_data.CELLS[cell](32, HIDDEN), xprnn.Linear(HIDDEN, symbols)
     )
-    train = streams(codes, STREAMS, CHUNK)
-    steps = xprnn.train.updates(model, train, epochs=args.epochs)
-    params, _, _ = xprnn.fit(
-        model,
-        model.init(seed, like=np.zeros(1, np.float32)),
-        train,
-        loss=xprnn.losses.softmax_cross_entropy,
-        optimizer=xprnn.optim.Adam(xprnn.optim.OneCycle(LR, steps)),
-        epochs=args.epochs,
-        seed=seed,
-        clip_norm=1.0,
-        kernel=args.kernel,
-    )
+    train = streams(codes, args.streams, args.chunk)
+    params = real_data.trained(args, model, seed, train, args.lr, optimizer=xprnn.optim.Adam)
     return model, params
 
 
 def main(argv=None):
     """Read, train, print."""
-    args = real_data.read(real_data.options(__doc__, EPOCHS, wheels=False), argv)
-    topics = importlib.import_module("pydoc_data.topics").topics
-    text = "\n".join(topics[key] for key in sorted(topics))
+    args = real_data.read(parser(), argv)
+    text = real_data.help_texts()
+    text = text[: len(text) - len(text) // 10] if args.held_out else text
     symbols, cut = sorted(set(text)), len(text) - len(text) // 10
     codes = np.array([symbols.index(character) for character in text])
     print(f"pydoc_data.topics of Python {platform.python_version()}: {len(text)} characters, {len(symbols)} different")

@@ -17,6 +17,7 @@ import sys
 import time
 
 import numpy as np
+import real_data
 import train_run
 import train_tasks
 
@@ -64,7 +65,7 @@ def train_model(args, like, title, kernel):
     begun = folder.step if args.resume else 0
     if task.baseline is not None:
         print(f"a simple strategy scores {task.baseline:.6f} ({task.unit})")
-    params, _, history = xprnn.fit(
+    params, opt_state, history = xprnn.fit(
         model, model.init(args.seed, like=like), data, validation=validation, loss=task.loss, optimizer=optimizer,
         epochs=args.epochs, batch_size=args.batch, seed=args.seed, clip_norm=CLIP_NORM, folder=folder,
         resume=bool(args.resume), callbacks=[teller(args.epochs, task.unit)],
@@ -75,7 +76,7 @@ def train_model(args, like, title, kernel):
         print(f"wrote {folder.path}")
     if text:
         print("a sample of the model's writing:\n" + text.write(model, params, like, args.seed))
-    return sum(history["step"][-1:]) - begun, history["loss"]
+    return int(opt_state["t"]) - begun, history["loss"]
 
 
 def begin(args, model, optimizer, arrays, kernel, like):
@@ -113,27 +114,19 @@ def shown(task, model, params, validation, like, n=32):
 # -- command line ---------------------------------------------------------------------------------------------
 
 
-def positive(text):
-    """Read a positive integer."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
 def parser():
     """Return the reader of the command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--backend", choices=tuple(xprnn.backends.INSTALL), default="numpy")
-    made.add_argument("--cell", choices=tuple(train_tasks.CELLS), help="lstm for all tasks but mean")
+    made.add_argument("--cell", choices=tuple(real_data.CELLS), help="lstm for all tasks but mean")
     made.add_argument("--task", choices=tuple(EPOCHS), default="mean")
     made.add_argument("--text", help="a text file for charlm; by default Python's own help texts")
-    made.add_argument("--samples", type=positive, default=1600, help="samples to train on")
-    made.add_argument("--epochs", type=positive, help="passes over the samples; the main job has one sample")
-    made.add_argument("--hidden", type=positive, help="hidden units")
-    made.add_argument("--layers", type=positive, default=1)
+    made.add_argument("--samples", type=real_data.positive, default=1600, help="samples to train on")
+    made.add_argument("--epochs", type=real_data.positive, help="passes over the samples; the main job has one sample")
+    made.add_argument("--hidden", type=real_data.positive, help="hidden units")
+    made.add_argument("--layers", type=real_data.positive, default=1)
     made.add_argument("--bidirectional", action="store_true")
-    made.add_argument("--batch", type=positive, default=32)
+    made.add_argument("--batch", type=real_data.positive, default=32)
     made.add_argument("--lr", type=float, help="learning rate")
     made.add_argument("--dtype", choices=("float32", "float64"), default="float64")
     made.add_argument("--seed", type=int, default=42)
@@ -178,8 +171,10 @@ def checked(reader, args):
         reader.error("--task charlm predicts the next character: --bidirectional would see it")
     if not 0 < args.lr < float("inf"):
         reader.error(f"--lr must be above 0, got {args.lr}")
-    if args.seed < 0:
-        reader.error(f"--seed must be at least 0, got {args.seed}")
+    if not 0 <= args.seed < (2**32 if simple else 2**64):
+        reader.error(f"--seed must be at least 0 and below 2**{32 if simple else 64}, got {args.seed}")
+    if args.text is not None and args.task != "charlm":
+        reader.error(f"--text is of --task charlm, got --task {args.task}")
     if args.text is not None and not pathlib.Path(args.text).is_file():
         reader.error(f"--text must be a file, got {args.text}")
     if args.out and pathlib.Path(args.out).exists() and not pathlib.Path(args.out).is_dir():
@@ -224,13 +219,16 @@ def main(argv=None):
     except (train_run.RunError, xprnn.checkpoint.CheckpointError, xprnn.train.NonFiniteError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"train.py: a file cannot be read or written: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
 def train(args, like):
     """Train the main job's net, or a stack of layers, and print what came of it."""
     name = f"{args.cell} x {args.layers}" if args.cell else "SimpleRNN"
-    kernel = str(xprnn.kernels.explain(train_tasks.CELLS[args.cell or "rnn"](1, 1), like))
+    kernel = str(xprnn.kernels.explain(real_data.CELLS[args.cell or "rnn"](1, 1), like))
     title = f"{name} on {args.task}, {args.backend} {args.dtype}"
     print(f"{title}; device {xprnn.backends.device(like)}; kernel {kernel}")
     start = time.perf_counter()

@@ -14,6 +14,7 @@ import platform
 import numpy as np
 
 import xprnn
+from xprnn.checkpoint.tensor_file import replacing
 
 SETTINGS, CHECKPOINT = "run.json", "checkpoint.safetensors"
 
@@ -49,7 +50,8 @@ class Folder(xprnn.checkpoint.Folder):
         self.path.mkdir(parents=True, exist_ok=True)
         if resume and read(self.path)["data"] != record["data"]:
             raise RunError(f"the data is not that of {self.path}: another text, or other versions draw otherwise")
-        (self.path / SETTINGS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        with replacing(self.path / SETTINGS) as file:  # killed in between, the settings of before are there
+            file.write((json.dumps(record, indent=1) + "\n").encode())
 
 
 def read(folder):

@@ -1,15 +1,14 @@
 """The tasks of `train.py`: their samples, samples first, and the model and the loss that go with them."""
 
-import importlib
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import real_data
 
 import xprnn
 
-CELLS = {"rnn": xprnn.RNN, "gru": xprnn.GRU, "lstm": xprnn.LSTM}
 VALIDATION = 256
 """Samples of the validation."""
 
@@ -47,7 +46,7 @@ class Task(NamedTuple):
     def model(self, cell, hidden, layers, bidirectional):
         """Return the model: an embedding of integers, a stack of layers, a linear readout."""
         embedding = [] if self.width else [xprnn.Embedding(self.out, hidden)]
-        stack = CELLS[cell](self.width or hidden, hidden, layers, bidirectional=bidirectional)
+        stack = real_data.CELLS[cell](self.width or hidden, hidden, layers, bidirectional=bidirectional)
         last = [xprnn.Last()] if self.at_end else []
         return xprnn.Sequential(*embedding, stack, *last, xprnn.Linear(hidden * (1 + bidirectional), self.out))
 
@@ -79,8 +78,7 @@ class CharacterText:
 
     def __init__(self, path, T=50):
         if path is None:
-            topics = importlib.import_module("pydoc_data.topics").topics
-            text = "\n".join(topics[key] for key in sorted(topics))
+            text = real_data.help_texts()
         else:
             text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
         least = 10 * (T + 1)
@@ -106,15 +104,9 @@ class CharacterText:
 
     def write(self, model, params, like, seed, n=200):
         """Return n characters that the model writes, one at a time through its stepper."""
-        rng, stepper, written = np.random.default_rng(seed), model.stepper(params), []
-        code = int(self.parts[0][0])
-        for _ in range(n):
-            logits = stepper(xprnn.backends.move(np.array([code], dtype=np.int32), like))
-            logits = xprnn.backends.to_numpy(logits)[0].astype(np.float64)
-            p = np.exp(logits - logits.max())
-            code = int(rng.choice(len(p), p=p / p.sum()))
-            written.append(self.symbols[code])
-        return "".join(written)
+        prompt = xprnn.backends.move(self.parts[0][:1].astype(np.int32), like)
+        said = xprnn.generate(model, params, prompt, n, rng=seed)
+        return "".join(self.symbols[code] for code in xprnn.backends.to_numpy(said).tolist())
 
 
 TASKS = {"mean": mean, "adding": adding, "copy": copy}

@@ -32,6 +32,22 @@ def test_gradients_below_the_bound_keep_every_bit(backend, rng):
     assert_close(backend.to_numpy(clipped), grads, tol=0.0)
 
 
+def test_gradients_whose_squares_are_beyond_all_numbers_are_clipped_to_the_bound(backend):
+    """As they come when gradients explode; by the plain formula they would be divided by infinity, to 0."""
+    grads = {"a": np.full((2, 3), 3e19), "b": np.full(3, -4e30), "c": np.zeros((0, 2))}
+    grads = {name: g.astype(np.float32) for name, g in grads.items()}
+    clipped, norm = optim.clip_by_global_norm(backend.asarrays(grads), 2.0)
+    assert_close(float(norm), math.sqrt(3.0) * 4e30, tol=1e-6)
+    clipped = backend.to_numpy(clipped)
+    assert_close(clipped["b"], np.full(3, -2.0 / math.sqrt(3.0), np.float32), tol=1e-6)
+    assert math.sqrt(sum(float(np.sum(np.float64(g) ** 2)) for g in clipped.values())) == pytest.approx(2.0, rel=1e-6)
+    for bad in (np.inf, np.nan):
+        with np.errstate(invalid="ignore"):
+            clipped, norm = optim.clip_by_global_norm(backend.asarrays({"a": np.array([1.0, bad])}), 2.0)
+        assert not np.isfinite(float(norm))
+        assert np.isnan(backend.to_numpy(clipped["a"])).any()
+
+
 def test_gradients_of_zero_stay_zero(backend):
     clipped, norm = optim.clip_by_global_norm({"a": backend.asarray(np.zeros((2, 2)))}, 1.0)
     assert_close((float(norm), backend.to_numpy(clipped["a"])), (0.0, np.zeros((2, 2))), tol=0.0)

@@ -169,6 +169,13 @@ BAD = {
     "one": ((X,), TypeError, "got tuple of 1"),
     "no arrays": ((3, Y), TypeError, "`data: x` must be an array, or x and y lists"),
     "flat": ((np.zeros(4), Y), ValueError, r"`data: x` must have shape \(N, T, I\)"),
+    "one number per step": ((X[..., 0], Y), ValueError, r"`data: x` must have shape .*, got float64 \(4, 3\)"),
+    "vectors of ints": ((X.astype(int), Y), ValueError, r"or of integers \(N, T\), .*, got int64 \(4, 3, 3\)"),
+    "lists of one number per step": (
+        ([np.zeros(2)], [np.zeros((2, 2))]),
+        ValueError,
+        r"`data: x\[0\]` must have shape",
+    ),
     "no samples": ((X[:0], Y[:0]), ValueError, "none of them 0"),
     "fewer targets": ((X, Y[:3]), ValueError, r"`data: y` must have shape \(N, T, …\)"),
     "targets of samples": ((X, Y[:, 0]), ValueError, r"`data: y`"),
@@ -190,6 +197,30 @@ def test_what_is_no_data_is_named(name):
     data, error, message = BAD[name]
     with pytest.raises(error, match=message):
         Source(data, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("y", "mask", "error", "message"),
+    [
+        (np.zeros((3, 2)), None, TypeError, "`data: y` must be a NumPy array with one per sequence, 2, got ndarray"),
+        (np.array(["a", "b"], object), None, TypeError, "`data: y` must be of floats or of integers, got object"),
+        (np.zeros((2, 4)), [True, False], TypeError, "`data: mask` must be a NumPy array with one per sequence, 2"),
+        (np.zeros((2, 4)), np.ones(3, bool), TypeError, "`data: mask` must be a NumPy array with one per sequence"),
+        (np.zeros((2, 4)), np.ones(2, int), ValueError, r"`data: mask` must be bool of shape \(2,\), got int64"),
+    ],
+)
+def test_targets_and_masks_of_sequences_are_one_each(y, mask, error, message):
+    with pytest.raises(error, match=message):
+        Source((ROWS, y, mask), LAST)
+
+
+def test_no_library_takes_a_files_memory_as_its_own(torch, rng, tmp_path):
+    """A stream of one row is in time's order in the file already, which is open to be read alone."""
+    np.save(tmp_path / "x.npy", rng.standard_normal((1, 6, 3)))
+    source = Source(Stream(tmp_path / "x.npy", rng.standard_normal((1, 6, 2)), 4), MODEL)
+    batch = source.batch(source.plan(1, None)[0], _xp.home(torch.zeros(1)))
+    batch.x[0, 0, 0] = 1e9
+    assert np.load(tmp_path / "x.npy")[0, 0, 0] != 1e9
 
 
 def test_a_stream_needs_an_axis_of_time_and_a_chunk():

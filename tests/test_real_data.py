@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
+import xprnn
 from tests.close import assert_close
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
@@ -236,11 +237,36 @@ def test_a_script_runs_on_made_wheels(name, split, wheels, capsys):
     assert printed.splitlines()[-1].endswith("1 epochs, 1 seeds")
 
 
+def test_a_channel_that_is_always_the_same_is_divided_by_nothing():
+    """Of 0.1, whose mean is not 0.1 to the last bit, the deviation is 5e-17."""
+    import real_data
+
+    here, there = real_data.standardised([np.full((3, 1), 0.1)] * 7, [np.full((2, 1), 0.7)])
+    np.testing.assert_allclose(here, np.zeros((7, 3, 1)), atol=1e-7)
+    np.testing.assert_allclose(there, np.full((1, 2, 1), 0.6), rtol=1e-6)
+
+
+def test_ctrl_c_ends_a_script_and_no_figure_is_told(monkeypatch, capsys):
+    import real_data
+    import topics
+
+    def interrupted(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(xprnn.losses.likelihoods.reduced, "of", interrupted)
+    with pytest.warns(UserWarning, match="training was interrupted"):
+        assert real_data.status("topics.py", lambda: topics.main(["--quick", "--cell", "rnn"])) == 130
+    said = capsys.readouterr()
+    assert "seed 0" not in said.out
+    assert said.err == "topics.py: interrupted\n"
+
+
 def test_the_text_script_runs_and_writes(monkeypatch, capsys):
+    import real_data
     import topics
 
     made = types.SimpleNamespace(topics={"b": "to be or not to be, " * 200, "a": "that is the question; " * 200})
-    monkeypatch.setattr(topics.importlib, "import_module", lambda name: made)
+    monkeypatch.setattr(real_data.importlib, "import_module", lambda name: made)
     topics.main(["--quick", "--cell", "rnn", "--kernel", "numpy"])
     printed = capsys.readouterr().out
     assert "8401 characters, 16 different" in printed

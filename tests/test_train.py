@@ -125,6 +125,63 @@ def test_a_penalty_an_average_and_a_plateau_take_part(rng):
     assert far[0] < 0.7 * far[1]
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_where_nothing_counts_nothing_is_learned(accumulate, rng):
+    """By a loss that divides by what counts; a decay of the weights is no learning either."""
+    x, y = draw(rng, N=9)
+    mask = np.ones((9, 6), bool)
+    hidden = next(iter(Source((x, y), MODEL).plan(3, random.key(0).fold("epoch0"))))  # the first minibatch
+    mask[hidden] = False
+
+    def loss(pred, target, mask):
+        n = mask.sum()
+        return ((pred - target)[mask] ** 2).sum() / n, 2.0 * np.where(mask[..., None], pred - target, 0.0) / n
+
+    options = {"optimizer": optim.AdamW(0.1, weight_decay=0.5), "loss": loss, "batch_size": 3, "epochs": 1}
+    params, state, history = run(MODEL, (x, y, mask), accumulate=accumulate, **options)
+    assert state["t"] == (2 if accumulate == 1 else 1)
+    assert history["skipped"] == [0]
+    nothing = run(MODEL, (x, y, np.zeros((9, 6), bool)), **options)
+    assert_same(nothing[0], MODEL.init(0))
+    assert np.isnan(nothing[2]["loss"][0])
+    if accumulate == 3:
+        seen = np.setdiff1d(np.arange(9), hidden)
+        alone, _, _ = run(MODEL, (x[seen], y[seen], mask[seen]), **(options | {"batch_size": 6}))
+        assert_close(params, alone, tol=1e-11)  # the order of rows is another
+
+
+def test_a_stream_goes_on_over_a_chunk_where_nothing_counts(rng):
+    x, y = draw(rng, T=6)
+    mask = np.ones((10, 6), bool)
+    mask[:, :3] = False
+    found, _, _ = run(MODEL, Stream(x, y, 3, mask), epochs=1)
+    params = MODEL.init(0)
+    _, state = MODEL(params, x[:, :3].swapaxes(0, 1))
+    out, _, cache = MODEL.forward(params, x[:, 3:].swapaxes(0, 1), state)
+    grads, _, _ = MODEL.backward(params, cache, losses.mse(out, y[:, 3:].swapaxes(0, 1))[1])
+    assert_close(found, tree.map(lambda p, g: p - 0.1 * g, params, grads))
+
+
+def test_parameters_of_pytorchs_graph_are_taken_out_of_it(torch, rng):
+    x, y = draw(rng)
+    params = tree.map(lambda a: torch.nn.Parameter(torch.tensor(a)), MODEL.init(0))
+    found, state, _ = run(MODEL, (torch.tensor(x, requires_grad=True), y), params, optimizer=optim.Adam())
+    assert not any(a.requires_grad for a in tree.leaves((found, state["m"])))
+    expected, _, _ = run(MODEL, (x, y), optimizer=optim.Adam(), kernel="reference")
+    assert_close(tree.map(lambda a: a.numpy(), found), expected)
+
+
+@pytest.mark.parametrize("kind", ["plain", "stream"])
+def test_data_may_be_arrays_of_the_backend(kind, backend, rng):
+    x, y = draw(rng)
+    there = backend.asarray(x), backend.asarray(y)
+    make = {"plain": lambda x, y: (x, y), "stream": lambda x, y: Stream(x, y, 4)}[kind]
+    params = tree.map(backend.asarray, MODEL.init(0))
+    found, _, _ = run(MODEL, make(*there), params, kernel=backend.kernel)
+    expected, _, _ = run(MODEL, make(x, y), kernel="reference")
+    assert_close(tree.map(backend.to_numpy, found), expected, tol=1e-10)
+
+
 def test_nothing_of_the_user_is_changed(rng):
     x, y = draw(rng)
     params = MODEL.init(0)
@@ -187,10 +244,18 @@ def test_the_best_parameters_are_returned_when_patience_runs_out(rng):
     assert judged["loss"] == history["val_loss"][best]
 
 
-def test_a_callback_ends_training(rng):
-    _, _, history = run(MODEL, draw(rng), epochs=9, callbacks=[lambda at: at.epoch == 3])
+@pytest.mark.parametrize("kind", [bool, np.bool])
+def test_a_callback_ends_training(kind, rng):
+    _, _, history = run(MODEL, draw(rng), epochs=9, callbacks=[lambda at: kind(at.epoch == 3)])
     assert history["epoch"] == [0, 1, 2]
     assert history["step"] == [3, 6, 9]
+
+
+def test_a_validation_of_nan_alone_is_no_reason_to_go_on(rng):
+    x, y = draw(rng)
+    nothing = x, y, np.zeros((10, 6), bool)
+    _, _, history = run(MODEL, (x, y), validation=nothing, patience=2, epochs=9)
+    assert np.isnan(history["val_loss"]).tolist() == [True] * 3
 
 
 def test_no_epochs_return_what_was_given(rng):

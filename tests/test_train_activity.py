@@ -77,7 +77,7 @@ def test_a_penalty_that_is_not_finite_is_named(rng):
     def huge(y, mask=None):
         return np.inf, np.zeros_like(y)
 
-    with pytest.raises(train.NonFiniteError, match="the loss is inf, by a penalty"):
+    with pytest.raises(train.NonFiniteError, match="the loss with `activity` is infinite"):
         fit(MODEL.init(0), draw(rng, N=4), activity={"0": huge})
 
 

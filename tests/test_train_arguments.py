@@ -1,9 +1,10 @@
 """The arguments of `fit`: named before any work is done; its bar."""
 
+import numpy as np
 import pytest
 
-from tests.training import MODEL, draw, draw_rows, run
-from xprnn import optim, train
+from tests.training import MODEL, Stopping, draw, draw_rows, run
+from xprnn import losses, optim, train, tree
 from xprnn.data import Stream
 
 BAD = {
@@ -65,3 +66,57 @@ def test_updates_are_as_many_as_fit_makes(kind, rng):
     for name, bad in (("epochs", -1), ("batch_size", 0), ("accumulate", 0)):
         with pytest.raises(ValueError, match=f"`{name}` must be at least"):
             train.updates(MODEL, data, **({"epochs": 3} | {name: bad}))
+
+
+def test_what_the_loss_and_the_metrics_tell_is_a_number(backend, rng):
+    x, y = draw(rng)
+    there = tree.map(backend.asarray, MODEL.init(0))
+    given = {"validation": (x, y), "kernel": backend.kernel}
+
+    def told(value):
+        return lambda pred, target: (value, pred * 0.0)
+
+    for value in (3, 0.5, np.float64(0.5), np.float32(0.5)):
+        _, _, history = run(MODEL, (x, y), there, loss=told(value), metrics={"m": lambda *_, v=value: v}, **given)
+        assert history["val_loss"] == history["val_m"] == history["loss"] == [value] * 2
+    for value, came in ((None, "NoneType"), ("0", "str"), (backend.asarray(np.zeros(1)), r"an array of shape \(1,\)")):
+        with pytest.raises(TypeError, match=f"`loss` must return a number, an array of no axis, got {came}"):
+            run(MODEL, (x, y), there, loss=told(value), **given)
+        with pytest.raises(TypeError, match=rf"`metrics\['m'\]` must return a number, .* got {came}"):
+            run(MODEL, (x, y), there, metrics={"m": lambda *_, v=value: v}, **given)
+
+
+def test_data_that_do_not_go_with_the_model_are_named_before_any_work(rng):
+    x, y = draw(rng)
+    cases = [
+        ({}, (x[..., :2], y), ValueError, "`data: x` must be I = 3 wide, as the model's input is, got 2"),
+        ({}, (x.astype("f4"), y), TypeError, "`data: x` must be float64 like `params`, or integers, got float32"),
+        ({}, (x, y.astype("f4")), TypeError, "`data: y` must be float64 like `params`, or integers, got float32"),
+        ({"validation": (x[..., :2], y)}, (x, y), ValueError, "`validation: x` must be I = 3 wide"),
+        ({"validation": ([x[0].astype("f4")], [y[0]])}, (x, y), TypeError, "`validation: x` must be float64"),
+        ({"metrics": {"loss": train.accuracy}, "validation": (x, y)}, (x, y), ValueError, "the key 'loss'"),
+        (
+            {"loss": losses.half_sum_of_squares, "accumulate": 2},
+            (x, y),
+            ValueError,
+            "`accumulate` needs a loss that is",
+        ),
+    ]
+    for options, data, error, message in cases:
+        with pytest.raises(error, match=message):
+            run(MODEL, data, **({"loss": Stopping(1, AssertionError)} | options))
+    with pytest.raises(ValueError, match="`data: x` must be I = 3 wide"):
+        train.evaluate(MODEL, MODEL.init(0), (x[..., :2], y), loss=losses.mse)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(rng, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "deep"):
+        with pytest.raises(ValueError, match=r"`folder` must be a folder that can be written to, got .*file"):
+            run(MODEL, draw(rng), folder=path, loss=Stopping(1, AssertionError))
+    run(MODEL, draw(rng), folder=tmp_path / "run", validation=draw(rng))
+    for left in (tmp_path / "run").glob("step-*"):
+        left.unlink()
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=r"`folder` must be of one run: it has .*best\.safetensors"):
+            run(MODEL, draw(rng), folder=tmp_path / "run", resume=resume)

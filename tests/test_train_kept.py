@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 import xprnn
-from tests.training import DROPS, MODEL, Stopping, assert_same, draw, draw_rows, run
+from tests.training import DROPS, MODEL, Stopping, assert_same, draw, draw_rows, interrupted, run
 from xprnn import losses, optim, train, tree
 from xprnn.data import Stream
 
 
 def test_ctrl_c_returns_what_there_is(rng):
     x, y = draw(rng)
-    params, state, _ = run(MODEL, (x, y), loss=Stopping(5), optimizer=optim.Adam(), epochs=7)
+    params, state, _ = interrupted(MODEL, (x, y), 5, optimizer=optim.Adam(), epochs=7)
     assert state["t"] == 4
     seen = []
     run(MODEL, (x, y), optimizer=optim.Adam(), epochs=2, callbacks=[seen.append])
-    assert_same(run(MODEL, (x, y), loss=Stopping(4), optimizer=optim.Adam(), epochs=7)[0], seen[0].params)
+    assert_same(interrupted(MODEL, (x, y), 4, optimizer=optim.Adam(), epochs=7)[0], seen[0].params)
     assert any((a != b).any() for a, b in zip(tree.leaves(params), tree.leaves(seen[0].params), strict=True))
 
 
@@ -43,7 +43,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(kind, every, rng, tmp_
     bytes_of = {}
     for n in (2, 9):
         folder = tmp_path / str(n)
-        run(model, data, folder=folder, loss=Stopping(n), **options)
+        interrupted(model, data, n, folder=folder, **options)
         for _ in range(2):  # and again, when there is nothing left to do
             found = run(model, data, folder=folder, resume=True, **options)
         assert_same(found[0], expected[0])

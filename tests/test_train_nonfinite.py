@@ -46,6 +46,18 @@ def test_the_place_where_it_began_is_named(rng, tmp_path):
         assert "no checkpoint was kept" in str(caught.value)
 
 
+def test_the_reverse_direction_begins_at_the_end(rng):
+    """Its state is infinite from step 5 of 8 down to the first; it began at step 5."""
+    model = xprnn.Sequential(xprnn.RNN(3, 3, nonlinearity="relu", bidirectional=True), xprnn.Linear(6, 2))
+    params, x = model.init(0), np.ones((4, 8, 3))
+    for part, scale in (("l0", 1.0), ("l0_reverse", 1e150)):
+        params["0"][part] |= {"W_ih": scale * np.eye(3), "W_hh": np.eye(3)}
+    data = spoiled(x, (2, 5), 1e200), np.zeros((4, 8, 2))
+    message = re.escape("l0_reverse.h of layer '0' (RNN) is ") + "(NaN|infinity) at time step 5"
+    with np.errstate(all="ignore"), pytest.raises(train.NonFiniteError, match=message):
+        run(model, data, params)
+
+
 def test_a_gradient_that_is_not_finite_is_named_and_the_last_checkpoint_told(rng, tmp_path):
     x, y = draw(rng, N=4)
     calls = []
@@ -103,10 +115,17 @@ def test_what_a_penalty_or_a_step_makes_infinite_is_no_good_update(mode, rng):
     data, start = draw(rng, N=8), MODEL.init(0)
     nan = {"penalty": lambda params: (0.0, tree.map(lambda a: np.full_like(a, np.nan), params))}
     far = {"penalty": lambda params: (0.0, tree.map(lambda a: a + 9.0, params)), "optimizer": optim.SGD(lr=1e308)}
-    for options in (nan, far):
+    cut = {"penalty": lambda params: (0.0, tree.map(lambda a: np.full_like(a, np.inf), params)), "clip_value": 1.0}
+    lost = {"penalty": lambda params: (np.nan, tree.map(np.zeros_like, params))}
+    for options, message in (
+        (nan, r"the gradient of the penalty at 0\.l0\.W_ih holds NaN"),
+        (far, r"the parameter 0\.l0\.W_ih holds .* after it, by the optimiser's step"),
+        (cut, r"the gradient of the penalty at 0\.l0\.W_ih holds infinity"),
+        (lost, "the penalty is NaN"),
+    ):
         with np.errstate(all="ignore"):
             if mode == "raise":
-                with pytest.raises(train.NonFiniteError, match=r"the parameter 0\.l0\.W_ih holds .* after it"):
+                with pytest.raises(train.NonFiniteError, match=message):
                     run(MODEL, data, start, epochs=1, **options)
             else:
                 found, _, history = run(MODEL, data, start, epochs=1, on_nonfinite=mode, **options)

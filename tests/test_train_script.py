@@ -111,8 +111,9 @@ def test_a_run_that_was_stopped_in_its_first_epoch_goes_on(train, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(xprnn.losses, "mse", stopped)
-        assert train(*SMALL, "--epochs", 2, "--out", tmp_path / "run") == 0
-    assert "no epoch has ended" in capsys.readouterr().out
+        with pytest.warns(UserWarning, match="training was interrupted in epoch 0 of 2"):
+            assert train(*SMALL, "--epochs", 2, "--out", tmp_path / "run") == 0
+    assert re.search(r"^2 steps in .*; no epoch has ended$", capsys.readouterr().out, re.MULTILINE)
     assert names(tmp_path / "run") == ["checkpoint.safetensors", "run.json"]
     assert train("--resume", tmp_path / "run") == 0
     same(tmp_path / "run", tmp_path / "whole")
@@ -201,6 +202,42 @@ def test_a_folder_of_no_run_is_one_sentence(content, sentence, train, tmp_path, 
         train("--resume", tmp_path)
     assert stopped.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (("--seed", 2**32), "--seed must be at least 0 and below 2**32, got 4294967296"),
+        (("--seed", 2**64, "--cell", "gru"), "--seed must be at least 0 and below 2**64"),
+        (("--text", __file__, "--task", "adding"), "--text is of --task charlm, got --task adding"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_sentence(given, sentence, train, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train(*given)
+    assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_settings_that_are_killed_while_they_are_written_are_those_of_before(train, tmp_path, monkeypatch):
+    assert train(*SMALL, "--epochs", 1, "--out", tmp_path) == 0
+    before = (tmp_path / "run.json").read_bytes()
+
+    def killed(*given):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", killed)
+        with pytest.raises(SystemExit):
+            train("--resume", tmp_path, "--epochs", 2)
+    assert (tmp_path / "run.json").read_bytes() == before
+    assert train("--resume", tmp_path, "--epochs", 2) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(train, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert train(*SMALL, "--epochs", 1, "--out", tmp_path / "file" / "deep") == 1
+    assert "train.py: a file cannot be read or written: " in capsys.readouterr().err
 
 
 def test_another_text_is_refused(train, tmp_path, capsys):

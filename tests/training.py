@@ -1,6 +1,7 @@
 """What the tests of `fit` share: models, data, and a call with what most of them do not care about."""
 
 import numpy as np
+import pytest
 
 import xprnn
 from xprnn import losses, optim, train, tree
@@ -35,14 +36,20 @@ def assert_same(actual, expected):
         np.testing.assert_array_equal(a, expected[path], err_msg=path)
 
 
-class Stopping:
-    """A loss during whose call number n somebody presses Ctrl-C."""
+def interrupted(model, data, n, params=None, **options):
+    """Train until the loss is called for the n-th time, when somebody presses Ctrl-C; return as `run`."""
+    with pytest.warns(UserWarning, match=r"training was interrupted in epoch \d+ of \d+; what there is, is returned"):
+        return run(model, data, params, loss=Stopping(n), **options)
 
-    def __init__(self, n):
-        self.left = n
+
+class Stopping:
+    """A loss during whose call number n somebody presses Ctrl-C, or another error comes."""
+
+    def __init__(self, n, error=KeyboardInterrupt):
+        self.left, self.error = n, error
 
     def __call__(self, *given, **options):
         self.left -= 1
         if self.left == 0:
-            raise KeyboardInterrupt
+            raise self.error
         return losses.mse(*given, **options)

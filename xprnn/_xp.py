@@ -290,6 +290,11 @@ def to_numpy(a: Array) -> np.ndarray:
     return np.array(a)
 
 
+def detached(a: Array) -> Array:
+    """Return an array outside of PyTorch's graph: what is computed from it would keep everything before it alive."""
+    return a.detach() if getattr(a, "requires_grad", False) is True else a
+
+
 def lax() -> Any:
     """Return `jax.lax`; only called when JAX arrays are in hand, so JAX is loaded already."""
     return sys.modules["jax"].lax

@@ -98,6 +98,7 @@ class Source:
             self.mask if host else _xp.to_numpy(self.mask)
         )  # once: a minibatch is not to wait for a device
         self.slow = any(isinstance(a, np.memmap) for a in (self.x, self.y))
+        self.steps = int(self.x.shape[0] * self.x.shape[1]) if self.rows is None else int(self.rows.sum())
 
     def __len__(self) -> int:
         return len(self.x) if self.rows is not None else int(self.x.shape[0])
@@ -108,7 +109,8 @@ class Source:
         With a `key` samples are shuffled; where they differ in length, those of like length come together.
         """
         if self.chunk is not None:
-            return [slice(t, t + self.chunk) for t in range(0, int(self.x.shape[1]), self.chunk)]
+            T = int(self.x.shape[1])
+            return [slice(t, min(t + self.chunk, T)) for t in range(0, T, self.chunk)]
         order = np.arange(len(self)) if key is None else shuffled(len(self), key)
         if self.rows is not None:
             windows = [order[k : k + WINDOW * size] for k in range(0, len(order), WINDOW * size)]
@@ -129,7 +131,7 @@ class Source:
             return self._ragged(taken, place)
         rows = (slice(None), taken) if isinstance(taken, slice) else taken
         if isinstance(taken, slice):
-            x, y = (_turned(a[:, taken], axes) for a in (self.x, self.y))
+            x, y = (_turned(a[:, taken, ...], axes) for a in (self.x, self.y))
             mask = None if self.mask is None else _turned(self.mask[:, taken], axes)
         else:
             x = _taken(self.x, taken, axes)
@@ -180,9 +182,9 @@ def ahead(made: Iterator[Any], *, slow: bool) -> Iterator[Any]:
 
 
 def _opened(name: str, a: Any) -> Any:
-    """Return an array as it is, a tuple as a list, and the array of a `.npy` file without reading it."""
+    """Return an array, out of PyTorch's graph, a tuple as a list, and the array of a `.npy` file without reading it."""
     if not isinstance(a, str | os.PathLike):
-        return list(a) if isinstance(a, tuple) else a
+        return list(a) if isinstance(a, tuple) else _xp.detached(a)
     if not os.path.exists(a):
         raise ValueError(f"`{name}` must be an array or the path of a .npy file, got {str(a)!r}: there is no such file")
     return np.load(a, mmap_mode="r", allow_pickle=False)
@@ -196,8 +198,11 @@ def _check_arrays(name: str, x: Any, y: Any, mask: Any, timed: bool) -> None:
     for label, a in (("x", x), ("y", y)):
         _check_numbers(f"{name}{label}", a)
     shape, axes = tuple(x.shape), 2 if timed else 1
-    if len(shape) not in (2, 3) or shape[0] == 0 or shape[1] == 0:
-        raise ValueError(f"`{name}x` must have shape (N, T, I), or of integers (N, T), none of them 0, got {shape}")
+    if len(shape) != (2 if _xp.is_integer(x) else 3) or shape[0] == 0 or shape[1] == 0:
+        raise ValueError(
+            f"`{name}x` must have shape (N, T, I), or of integers (N, T), none of them 0, got "
+            f"{_xp.dtype_name(x.dtype)} {shape}"
+        )
     if tuple(y.shape[:axes]) != shape[:axes]:
         letters = "(N, T, …)" if timed else "(N, …)"
         raise ValueError(
@@ -239,9 +244,25 @@ def _check_rows(name: str, x: Any, y: Any, mask: Any, timed: bool) -> np.ndarray
         raise TypeError(f"`{name}: mask[0]` must be bool, got {mask[0].dtype}")
     for label, rows in (("x", x), *((("y", y),) if timed else ())):
         _check_numbers(f"{name}: {label}[0]", rows[0])
-    if not timed and (not isinstance(y, np.ndarray) or y.ndim < 1 or len(y) != len(x)):
-        raise TypeError(f"`{name}: y` must be a NumPy array with a target per sequence, {len(x)}, got {_told(y)}")
+    if x[0].ndim != (1 if _xp.is_integer(x[0]) else 2):
+        raise ValueError(
+            f"`{name}: x[0]` must have shape (T_n, I), or of integers (T_n,), got {x[0].dtype} {x[0].shape}"
+        )
+    if not timed:
+        _check_targets(name, y, mask, len(x))
     return np.array([len(row) for row in x])
+
+
+def _check_targets(name: str, y: Any, mask: Any, N: int) -> None:
+    """Raise unless y has one target per sequence, and the mask says of each whether it counts."""
+    for label, a in (("y", y), ("mask", mask)):
+        if label == "mask" and a is None:
+            continue
+        if not isinstance(a, np.ndarray) or a.ndim < 1 or len(a) != N:
+            raise TypeError(f"`{name}: {label}` must be a NumPy array with one per sequence, {N}, got {_told(a)}")
+    _check_numbers(f"{name}: y", y)
+    if mask is not None and (mask.shape != (N,) or mask.dtype != bool):
+        raise ValueError(f"`{name}: mask` must be bool of shape {(N,)}, got {mask.dtype} {mask.shape}")
 
 
 def _taken(a: Any, index: np.ndarray, axes: tuple[int, int] | None) -> Any:
@@ -275,7 +296,9 @@ def _placed(a: Any, place: Home) -> Any:
     """Return a host array beside those of `place`, in its own dtype, or what that library has instead of it."""
     if a is None or place.is_numpy or not isinstance(a, np.ndarray):
         return a
-    return place.xp.asarray(np.ascontiguousarray(a), **({} if place.device is None else {"device": place.device}))
+    a = np.ascontiguousarray(a)
+    a = a if a.flags.writeable else a.copy()  # a library may take the memory as its own, which of a file none may
+    return place.xp.asarray(a, **({} if place.device is None else {"device": place.device}))
 
 
 def _told(a: Any) -> str:

@@ -122,7 +122,7 @@ def load(path: str | os.PathLike[str], like: Array | None = None) -> Checkpoint:
     with path.open("rb") as file:
         with _naming(path):
             header = tensor_file.read_header(file)
-            make, _ = checked(header)
+            make, _, _ = checked(header)
             check_whole(file, header)
         if place is not None and not place.is_numpy:
             for entry in header.entries.values():
@@ -219,7 +219,7 @@ class Folder:
                 f"`step` must be at least {steps[-1]}, that of the newest file in {self.path}, got {step}; to go on "
                 "from an older one, delete the newer ones, or take another folder"
             )
-        record = None if metric is None else self._record()
+        record = None if metric is None else self._record(steps)
         self.path.mkdir(parents=True, exist_ok=True)
         for left in tensor_file.abandoned(self.path):
             left.unlink(missing_ok=True)
@@ -260,12 +260,17 @@ class Folder:
         CheckpointError
             If it is broken.
         """
-        self._record()
-        return self.path / BEST if (self.path / BEST).exists() else None
+        if not (self.path / BEST).exists():
+            return None
+        _told(self.path / BEST)
+        return self.path / BEST
 
-    def _record(self) -> float | None:
-        """Return the lowest metric so far."""
-        return _metric(self.path / BEST) if (self.path / BEST).exists() else None
+    def _record(self, steps: list[int]) -> float | None:
+        """Return the lowest metric so far; one of a step beyond the newest is of a past that somebody deleted."""
+        if not (self.path / BEST).exists():
+            return None
+        step, metric = _told(self.path / BEST)
+        return metric if steps and step <= steps[-1] else None
 
     def _file(self, step: int) -> Path:
         return self.path / f"step-{step:08d}.safetensors"
@@ -283,10 +288,11 @@ def _number(metric: Any) -> float:
     return float(metric)
 
 
-def _metric(path: Path) -> float | None:
-    """Return the metric of a file, whose header is checked."""
+def _told(path: Path) -> tuple[int, float | None]:
+    """Return the step and the metric of a file, whose header is checked."""
     with path.open("rb") as file, _naming(path):
-        return checked(tensor_file.read_header(file))[1]
+        _, step, metric = checked(tensor_file.read_header(file))
+        return step, metric
 
 
 def _check(path: Path) -> None:

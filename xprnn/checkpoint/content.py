@@ -72,8 +72,8 @@ def _check_role(name: str, configuration: Any) -> None:
         raise TypeError(f"`optimizer` must be an optimiser, with init and update; got {configuration!r}")
 
 
-def checked(header: Header) -> tuple[Callable[[Callable[[str], Array]], Checkpoint], float | None]:
-    """Return what makes a checkpoint, given what reads an array by its name; and the metric, None where none was told.
+def checked(header: Header) -> tuple[Callable[[Callable[[str], Array]], Checkpoint], int, float | None]:
+    """Return what makes a checkpoint, given what reads an array by its name; the step; the metric, None where none is.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def checked(header: Header) -> tuple[Callable[[Callable[[str], Array]], Checkpoi
     make(use)
     if unused:
         raise ValueError(f"the array {shown(next(iter(unused)))} is there, and nothing tells of it")
-    return make, metric
+    return make, step, metric
 
 
 def check_whole(file: BinaryIO, header: Header) -> None:

@@ -1,7 +1,9 @@
 """Gradients kept within bounds: by their norm together, or number by number."""
 
+import numpy as np
+
 from xprnn import _checks, _xp, tree
-from xprnn._xp import Array
+from xprnn._xp import Array, Namespace
 from xprnn.optim.optimizer import INSTEAD
 from xprnn.tree import Tree
 
@@ -18,7 +20,7 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     -------
     grads : like `grads`
     norm : 0-d array
-        The norm before, on the device.
+        The norm before, on the device; right also where squares are beyond the largest number.
 
     Raises
     ------
@@ -35,13 +37,33 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     if not leaves:
         raise ValueError("`grads` must hold at least one array, got none")
     xp = _xp.namespace(leaves[0])
-    total = _xp.total(leaves[0] * leaves[0], xp)
-    for g in leaves[1:]:
-        total = total + _xp.total(g * g, xp)
-    norm = xp.sqrt(total)
+    if isinstance(leaves[0], np.ndarray):
+        with np.errstate(over="ignore"):
+            norm = _norm(leaves, xp)
+        norm = norm if np.isfinite(norm) else _norm_of_any(leaves, xp)
+    else:  # to look would wait for the device
+        norm = _norm_of_any(leaves, xp)
     bound = xp.ones_like(norm) * max_norm
     factor = bound / xp.where(norm > bound, norm, bound)
     return tree.map(lambda g: g * factor, grads), norm
+
+
+def _norm(leaves: list[Array], xp: Namespace) -> Array:
+    """Return the square root of the sum of all squares."""
+    total = _xp.total(leaves[0] * leaves[0], xp)
+    for g in leaves[1:]:
+        total = total + _xp.total(g * g, xp)
+    return xp.sqrt(total)
+
+
+def _norm_of_any(leaves: list[Array], xp: Namespace) -> Array:
+    """Return the same where squares may be beyond the largest number: of numbers by the largest of them."""
+    largest = [xp.max(xp.abs(g)) for g in leaves if 0 not in g.shape]
+    if not largest:
+        return _norm(leaves, xp)
+    most = xp.max(xp.stack(largest))
+    scale = xp.where(xp.logical_and(most > 0.0, xp.isfinite(most)), most, xp.ones_like(most))
+    return scale * _norm([g / scale for g in leaves], xp)
 
 
 def clip_by_value(grads: Tree, limit: float) -> Tree:

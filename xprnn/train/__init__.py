@@ -5,6 +5,7 @@ whatever it draws is a function of the seed and of how many updates there were, 
 and the same after it was stopped.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,12 +15,14 @@ from xprnn.data import Source, Stream
 from xprnn.parameters import Params
 from xprnn.protocol import check_layer
 from xprnn.train.activity import Activity
-from xprnn.train.arguments import check, check_functions, check_params, plan_of
-from xprnn.train.fitting import At, Fitting, Plan, begin, from_more, settings
+from xprnn.train.arguments import check, check_functions, check_params, plan_of, source_of
+from xprnn.train.fitting import Fitting
 from xprnn.train.generation import generate
 from xprnn.train.nonfinite import NonFiniteError
 from xprnn.train.progress import bar
 from xprnn.train.sampling import Sampling
+from xprnn.train.state import At, Plan, begin, from_more, settings
+from xprnn.train.told import number, pair
 
 __all__ = ["At", "NonFiniteError", "Sampling", "Stream", "accuracy", "evaluate", "fit", "generate", "updates"]
 
@@ -80,7 +83,7 @@ def fit(
     opt_state : optional
         The optimiser's state to begin with.
     accumulate : int
-        Minibatches of an update, as if they were one.
+        Minibatches of an update, as if they were one: of a loss that is a mean.
     clip_norm, clip_value : float, optional
         Bounds of the global norm of the gradients, and before that of each number.
     penalty : callable, optional
@@ -107,7 +110,8 @@ def fit(
         Where checkpoints go: after each epoch, or every `save_every` updates, at the end, and where an epoch is the
         best of the validation. With `average` that is the branch "average" of what `checkpoint.load` gives as `more`.
     resume : bool
-        Go on from the newest checkpoint of `folder`, if there is one, as if training had never stopped.
+        Go on from the newest checkpoint of `folder`, if there is one, as if training had never stopped. Model,
+        optimiser, settings and the sizes of the data must be those of before; functions, as the loss, should be.
     on_nonfinite : {"raise", "skip"}
         What a loss or gradient that is not finite does: end training with the place where it began, or pass over the
         update, which `history["skipped"]` counts.
@@ -135,7 +139,7 @@ def fit(
 
     Notes
     -----
-    Ctrl-C ends training: what there is then is saved in `folder` and returned.
+    Ctrl-C ends training with a warning: what there is then is saved in `folder` and returned.
     """
     given = dict(locals())
     place = check(given)
@@ -143,18 +147,21 @@ def fit(
     def judge(source: Source) -> Callable[[Params], dict[str, float]]:
         return lambda params: _judge(source, model, params, loss, metrics or {}, batch_size, kernel)
 
-    plan = plan_of(given, judge)
+    plan = plan_of(given, judge, place)
     at = _resumed(plan, params) if resume else None
     at = at or begin(plan, params, opt_state)
     shown = bar(progress, plan.source.updates(batch_size, accumulate) * epochs, at.step)
-    run = Fitting(plan, at, place, shown)
+    run, interrupted = Fitting(plan, at, place, shown), False
     try:
         run.run()
     except KeyboardInterrupt:
-        pass  # what there is, is returned
+        interrupted = True
     finally:
         shown.close()
     run.save()
+    if interrupted:
+        told = f"training was interrupted in epoch {run.at.epoch} of {epochs}; what there is, is returned"
+        warnings.warn(told, stacklevel=2)
     best = run.at.best if patience is not None else None
     return (run.at.result if best is None else best.params), run.at.opt_state, run.at.history
 
@@ -217,10 +224,10 @@ def evaluate(
         As `fit`.
     """
     check_layer("model", model)
-    check_params(params)
+    place = _checks.home("params", check_params(params)[0])
     check_functions({"loss": loss}, metrics)
     _checks.integer("batch_size", batch_size)
-    return _judge(Source(data, model), model, params, loss, metrics or {}, batch_size, kernel)
+    return _judge(source_of(data, model, place), model, params, loss, metrics or {}, batch_size, kernel)
 
 
 def accuracy(pred: Any, target: Any, *, mask: Any = None) -> Any:
@@ -246,10 +253,13 @@ def _judge(
         options = {"kernel": kernel} | ({} if batch.lengths is None else {"lengths": batch.lengths})
         y, state = model(params, batch.x, None if batch.begins else state, **options)
         masked = {} if batch.mask is None else {"mask": batch.mask}
-        found = [loss(y, batch.y, **masked)[0], *(metric(y, batch.y, **masked) for metric in metrics.values())]
-        if batch.counted:  # a mean over nothing may be NaN
-            weighed = place.xp.stack([_xp.cast(each, place.dtype) for each in found]) * float(batch.counted)
-            sums, count = weighed if sums is None else sums + weighed, count + batch.counted
+        if not batch.counted:  # a mean over nothing may be NaN
+            continue
+        found = [pair("loss", loss(y, batch.y, **masked), place)[0]]
+        for name, metric in metrics.items():
+            found.append(number(f"metrics[{name!r}]", metric(y, batch.y, **masked), place))
+        weighed = place.xp.stack([_xp.cast(each, place.dtype) for each in found]) * float(batch.counted)
+        sums, count = weighed if sums is None else sums + weighed, count + batch.counted
     means = [float("nan")] * (1 + len(metrics)) if sums is None else (to_numpy(sums) / count).tolist()
     return dict(zip(("loss", *metrics), means, strict=True))
 

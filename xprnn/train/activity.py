@@ -6,18 +6,13 @@ from typing import Any
 import numpy as np
 
 from xprnn import _xp
+from xprnn._xp import Home
 from xprnn.data import Batch
 from xprnn.sequential import Sequential
+from xprnn.train.told import pair
 
 Activity = dict[str, Callable[..., Any]]
 """By a layer's name, ``f(y, mask=mask) -> (penalty, dy)``: of y (T, B, H), and the mask (T, B) of its sequences."""
-
-
-def pair(name: str, told: Any) -> Any:
-    """Return what a user's function told, or raise unless it is a value and a gradient."""
-    if not isinstance(told, tuple) or len(told) != 2:
-        raise TypeError(f"`{name}` must return a pair, the value and its gradient, got {type(told).__name__}")
-    return told
 
 
 def check(activity: Any, model: Any) -> None:
@@ -33,23 +28,24 @@ def check(activity: Any, model: Any) -> None:
         raise ValueError(f"`activity` must be of layers whose output has an axis of time, got {untimed}")
 
 
-def penalise(activity: Activity, outputs: dict[str, Any], batch: Batch, model: Any) -> tuple[Any, dict[str, Any]]:
+def penalise(
+    activity: Activity, outputs: dict[str, Any], batch: Batch, model: Any, place: Home
+) -> tuple[Any, dict[str, Any]]:
     """Return the sum of the penalties, and their gradients at the outputs."""
-    mask = _steps(batch, next(iter(outputs.values())), model.batch_first)
+    mask = _steps(batch, model.batch_first, place)
     total: Any = 0.0
     gradients = {}
     for name, function in activity.items():
         told = function(outputs[name]) if mask is None else function(outputs[name], mask=mask)
-        penalty, gradients[name] = pair(f"activity[{name!r}]", told)
+        penalty, gradients[name] = pair(f"activity[{name!r}]", told, place)
         total = total + penalty
     return total, gradients
 
 
-def _steps(batch: Batch, y: Any, batch_first: bool | None) -> Any:
-    """Return the mask of the steps of ragged sequences, beside y; None where all are as long as x."""
+def _steps(batch: Batch, batch_first: bool | None, place: Home) -> Any:
+    """Return the mask of the steps of ragged sequences, beside the parameters; None where all are as long as x."""
     if batch.lengths is None:
         return None
     axis = 1 if batch_first else 0
     steps = np.arange(int(batch.x.shape[axis]))[:, None] < batch.lengths
-    place = _xp.home(y)
     return _xp.from_host(steps.T if axis else steps, place._replace(dtype=place.xp.bool))

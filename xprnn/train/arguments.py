@@ -1,16 +1,17 @@
 """The arguments of `fit`, checked before any work is done."""
 
 import os
+import tempfile
 from typing import Any
 
-from xprnn import _checks, checkpoint, optim, registry, tree
+from xprnn import _checks, _xp, checkpoint, losses, optim, protocol, registry, tree
 from xprnn._xp import Home
 from xprnn.data import Source
 from xprnn.kernels import check_name
 from xprnn.protocol import check_layer
 from xprnn.train import activity
-from xprnn.train.fitting import Plan
 from xprnn.train.sampling import Sampling
+from xprnn.train.state import Plan
 
 INSTEAD = "train float32 parameters: small steps are lost in a half type"
 
@@ -33,6 +34,11 @@ def check(given: dict[str, Any]) -> Home:
         activity.check(given["activity"], given["model"])
         check_functions({f"activity[{name!r}]": f for name, f in given["activity"].items()})
     _check_pairs(given)
+    if given["accumulate"] > 1 and given["loss"] is losses.half_sum_of_squares:
+        raise ValueError(
+            "`accumulate` needs a loss that is a mean over what counts, so that minibatches are as one large one; got "
+            "half_sum_of_squares, a sum: functools.partial(…, reduction='mean') makes it a mean"
+        )
     for name, needed in NEEDS.items():
         if given[name] is not None and given[name] is not False and given[needed] is None:
             raise ValueError(f"`{name}` needs `{needed}`, got None")
@@ -76,6 +82,8 @@ def check_functions(functions: dict[str, Any], metrics: Any = None) -> None:
     """Raise unless all of these are functions, and `metrics` is a dict of such."""
     if metrics is not None and not isinstance(metrics, dict):
         raise TypeError(f"`metrics` must be a dict of functions, got {metrics!r}")
+    if "loss" in (metrics or {}):
+        raise ValueError("`metrics` must not have the key 'loss', which the loss has")
     for name, f in (functions | {f"metrics[{name!r}]": f for name, f in (metrics or {}).items()}).items():
         if not callable(f) or isinstance(f, type):
             raise TypeError(f"`{name}` must be a function, got {f!r}")
@@ -85,29 +93,55 @@ def _check_folder(folder: checkpoint.Folder, given: dict[str, Any]) -> None:
     """Raise unless a checkpoint can be written there: of what can be described, and of no other run."""
     registry.describe(given["model"], "model")
     registry.describe(given["optimizer"], "optimizer")
-    if not given["resume"] and (newest := folder.latest()) is not None:
+    newest = folder.latest()
+    if newest is not None and not given["resume"]:
         raise ValueError(f"`folder` must be empty, or `resume` True to go on from what is there, {newest}")
+    if newest is None and (best := folder.best()) is not None:
+        raise ValueError(f"`folder` must be of one run: it has {best} of a run whose other checkpoints are gone")
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.path):
+            pass
+    except OSError as error:
+        raise ValueError(f"`folder` must be a folder that can be written to, got {folder.path}: {error}") from error
 
 
-def plan_of(given: dict[str, Any], judge: Any) -> Plan:
+def _check_like(name: str, source: Source, model: Any, place: Home) -> None:
+    """Raise unless x is as wide as the model wants it, and floats are of the dtype of the parameters."""
+    for label, data in (("x", source.x), ("y", source.y)):
+        a = data[0] if isinstance(data, list) else data
+        if not _xp.is_integer(a) and (came := _xp.dtype_name(a.dtype)) != (dtype := _xp.dtype_name(place.dtype)):
+            raise TypeError(f"`{name}: {label}` must be {dtype} like `params`, or integers, got {came}")
+        width = protocol.widths(model)[0]
+        if label == "x" and not _xp.is_integer(a) and width not in (None, a.shape[-1]):
+            raise ValueError(f"`{name}: x` must be I = {width} wide, as the model's input is, got {a.shape[-1]}")
+
+
+def source_of(data: Any, model: Any, place: Home, name: str = "data") -> Source:
+    """Return the source of minibatches, checked to go with the model and its parameters."""
+    source = Source(data, model, name)
+    _check_like(name, source, model, place)
+    return source
+
+
+def plan_of(given: dict[str, Any], judge: Any, place: Home) -> Plan:
     """Return what `fit` is to do, from its arguments; `judge` makes a function of parameters from a `Source`."""
     folder, sampling, callbacks = given["folder"], given["sampling"], given["callbacks"]
     if isinstance(folder, str | os.PathLike):
         folder = checkpoint.Folder(folder)
     if folder is not None and not isinstance(folder, checkpoint.Folder):
         raise TypeError(f"`folder` must be a path or a checkpoint.Folder, got {folder!r}")
-    if folder is not None:
-        _check_folder(folder, given)
     if sampling is not None and not isinstance(sampling, Sampling):
         sampling = Sampling(sampling)
     if not isinstance(callbacks, list | tuple):
         raise TypeError(f"`callbacks` must be a list of functions, got {callbacks!r}")
     callbacks = tuple(callbacks)
     check_functions({f"callbacks[{k}]": f for k, f in enumerate(callbacks)})
-    source = Source(given["data"], given["model"])
-    judged = None
+    source, judged = source_of(given["data"], given["model"], place), None
     if given["validation"] is not None:
-        judged = judge(Source(given["validation"], given["model"], "validation"))
+        judged = judge(source_of(given["validation"], given["model"], place, "validation"))
+    if folder is not None:
+        _check_folder(folder, given)
     made = {"source": source, "judge": judged, "folder": folder, "sampling": sampling, "callbacks": callbacks}
     made["activity"] = given["activity"] or {}
     return Plan(**{name: given[name] for name in Plan._fields if name not in made}, **made)

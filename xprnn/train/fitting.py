@@ -5,77 +5,22 @@ leaves the state between two updates, and a checkpoint of it is all that a run n
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from xprnn import _xp, optim, random, registry, tree
+import numpy as np
+
+from xprnn import _xp, optim, random, tree
 from xprnn._xp import Home
 from xprnn.backends import to_numpy
-from xprnn.data import Batch, Source, ahead
+from xprnn.data import Batch, ahead
 from xprnn.protocol import draws
 from xprnn.random import Key
 from xprnn.train import nonfinite
-from xprnn.train.activity import Activity, pair, penalise
+from xprnn.train.activity import penalise
 from xprnn.train.sampling import fed_back
-
-
-class Plan(NamedTuple):
-    """What a run is to do; nothing here changes."""
-
-    model: Any
-    loss: Callable[..., Any]
-    optimizer: Any
-    source: Source
-    epochs: int
-    batch_size: int
-    seed: int
-    accumulate: int
-    clip_norm: float | None
-    clip_value: float | None
-    penalty: Callable[..., Any] | None
-    activity: Activity
-    plateau: Any
-    average: Any
-    sampling: Any
-    judge: Callable[[Any], dict[str, float]] | None  # of parameters: the losses of the validation
-    patience: int | None
-    min_delta: float
-    callbacks: tuple[Callable[..., Any], ...]
-    folder: Any
-    save_every: int | None
-    on_nonfinite: str
-    kernel: str
-
-
-class Best(NamedTuple):
-    """The best epoch so far."""
-
-    loss: float
-    epoch: int
-    params: Any
-
-
-class At(NamedTuple):
-    """Where a run is, between two updates."""
-
-    params: Any
-    opt_state: Any
-    average: Any  # of the parameters, or None
-    plateau: Any  # its state, or None
-    carried: Any  # the state of a stream, or None
-    step: int  # updates so far, skipped ones among them
-    epoch: int
-    taken: int  # minibatches of this epoch so far
-    total: float  # of this epoch: the sum of the losses of what counted
-    counted: int  # and how much counted
-    skipped: int
-    best: Best | None
-    history: dict[str, list[Any]]
-
-    @property
-    def result(self) -> Any:
-        """The parameters that are judged, saved as the best, and returned: the average where there is one."""
-        return self.params if self.average is None else self.average
+from xprnn.train.state import At, Best, Plan, to_more
+from xprnn.train.told import pair
 
 
 class Update(NamedTuple):
@@ -96,15 +41,6 @@ def _root(seed: int) -> Key:
     return key
 
 
-def begin(plan: Plan, params: Any, opt_state: Any) -> At:
-    """Return where a run begins."""
-    opt_state = plan.optimizer.init(params) if opt_state is None else opt_state
-    average = None if plan.average is None else plan.average.init(params)
-    plateau = None if plan.plateau is None else plan.plateau.init()
-    names = ("epoch", "step", "loss", "skipped")
-    return At(params, opt_state, average, plateau, None, 0, 0, 0, 0.0, 0, 0, None, {name: [] for name in names})
-
-
 class Fitting:
     """A run: `at` is where it is, `run` goes on from there."""
 
@@ -119,8 +55,8 @@ class Fitting:
         """Run the epochs that are left."""
         while self.at.epoch < self.plan.epochs and not self._is_over():
             self._run_epoch()
-            stop = [callback(self.at) for callback in self.plan.callbacks]
-            if any(told is True for told in stop):
+            told = [callback(self.at) for callback in self.plan.callbacks]
+            if any(isinstance(stop, bool | np.bool) and stop for stop in told):
                 break
 
     def save(self) -> None:
@@ -128,10 +64,10 @@ class Fitting:
         if self.plan.folder is None or self._saved is self.at:
             return
         at, plan = self.at, self.plan
-        losses = at.history.get("val_loss")
-        self.plan.folder.save(
+        metric = at.best.loss if at.best is not None and at.best.epoch == at.epoch - 1 and at.taken == 0 else None
+        plan.folder.save(
             at.step, at.params, model=plan.model, optimizer=plan.optimizer, opt_state=at.opt_state, history=at.history,
-            more=to_more(at, plan), metric=losses[-1] if losses and at.taken == 0 else None,
+            more=to_more(at, plan), metric=metric,
         )  # fmt: skip
         self._saved = at
 
@@ -175,12 +111,17 @@ class Fitting:
         total: Any = None
         for k, batch in enumerate(group):
             value, grads, carried = self._gradients(batch, carried, self._key_of(k))
+            if value is None:
+                continue
             if len(group) > 1:  # a mean over all that counts, as of one large minibatch
-                share = batch.counted / max(count, 1)
+                share = batch.counted / count
                 value, grads = share * value, tree.map(lambda g, share=share: share * g, grads)
             loss, total = (value, grads) if loss is None else (loss + value, tree.map(_add, total, grads))
+        carried = carried if plan.source.chunk else None
+        if total is None:  # nothing counts: there is nothing to learn
+            return Update((0.0, 0.0), at.params, at.opt_state, at.average, carried, 0)
         if plan.penalty is not None:
-            penalty, grads = pair("penalty", plan.penalty(at.params))
+            penalty, grads = self._penalty()
             loss, total = loss + penalty, tree.map(_add, total, grads)
         params, opt_state, average = self._step(total)
         trained = tree.leaves(tree.trainable(params) if self._has_constants else params)
@@ -190,19 +131,25 @@ class Fitting:
         report: Any = loss, sum(sums[1:], sums[0])
         if not self._place.is_numpy:
             report = self._place.xp.stack(report)  # read as one
-        return Update(report, params, opt_state, average, carried if plan.source.chunk else None, count)
+        return Update(report, params, opt_state, average, carried, count)
+
+    def _penalty(self) -> tuple[Any, Any]:
+        """Return the penalty on the parameters, and its gradient."""
+        return pair("penalty", self.plan.penalty(self.at.params), self._place)  # type: ignore[misc]
 
     def _gradients(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Any, Any, Any]:
-        """Return the loss of a minibatch, its gradient, and the state after it."""
+        """Return the loss of a minibatch, its gradient, None and None where nothing counts, and the state after it."""
         plan, params = self.plan, self.at.params
         batch, state, options = self._given(batch, carried, key)
+        if not batch.counted:
+            return None, None, plan.model(params, batch.x, state, **options)[1] if plan.source.chunk else None
         watched = {"outputs": tuple(plan.activity)} if plan.activity else {}
         y, final, cache = plan.model.forward(params, batch.x, state, **watched, **options)
         told = plan.loss(y, batch.y) if batch.mask is None else plan.loss(y, batch.y, mask=batch.mask)
-        value, dy = pair("loss", told)
+        value, dy = pair("loss", told, self._place)
         if not watched:
             return value, plan.model.backward(params, cache, dy)[0], final
-        penalty, doutputs = penalise(plan.activity, cache.outputs, batch, plan.model)
+        penalty, doutputs = penalise(plan.activity, cache.outputs, batch, plan.model, self._place)
         return value + penalty, plan.model.backward(params, cache, dy, doutputs=doutputs)[0], final
 
     def _given(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Batch, Any, dict[str, Any]]:
@@ -239,7 +186,7 @@ class Fitting:
     def _accept(self, group: list[Batch], update: Update) -> None:
         """Look at an update's numbers, the one time that the host waits for the device, and move on."""
         at = self.at
-        loss, check = map(float, update.report if self._place.is_numpy else to_numpy(update.report))
+        loss, check = map(float, update.report if isinstance(update.report, tuple) else to_numpy(update.report))
         moved = at._replace(step=at.step + 1, taken=at.taken + len(group))
         if (
             not (math.isfinite(loss) and math.isfinite(check))
@@ -263,17 +210,20 @@ class Fitting:
 
     def _look(self, group: list[Batch], update: Update, loss: float) -> str | None:
         """Return where a number that is not finite came first in a failing update; None if a sum alone overflowed."""
-        carried = self.at.carried
+        plan, carried = self.plan, self.at.carried
         for k, batch in enumerate(group):
             seen, state, options = self._given(batch, carried, self._key_of(k))
-            found = nonfinite.locate(self.plan.model, self.plan.loss, self.at.params, seen, state, options)
-            if found is not None:
+            found = nonfinite.locate(plan.model, plan.loss, self.at.params, seen, state, options)
+            value, grads, carried = self._gradients(batch, carried, self._key_of(k))
+            if found is None and plan.activity:
+                found = nonfinite.of("the loss with `activity`", value, grads)
+            if found is not None and batch.counted:
                 return found
-            if len(group) > 1:
-                _, _, carried = self._gradients(batch, carried, self._key_of(k))
+        if plan.penalty is not None and (found := nonfinite.of("the penalty", *self._penalty())) is not None:
+            return found
         if found := nonfinite.first(update.params):
-            return f"the parameter {found} after it, by a penalty or the optimiser's step"
-        return None if math.isfinite(loss) else f"the loss is {loss}, by a penalty"
+            return f"the parameter {found} after it, by the optimiser's step"
+        return None if math.isfinite(loss) else f"the loss is {loss}"
 
     def _end_epoch(self) -> None:
         """Judge the parameters, and write the epoch into the history."""
@@ -284,7 +234,7 @@ class Fitting:
         metric = judged.get("val_loss", loss)
         plateau = None if plan.plateau is None else plan.plateau.update(at.plateau, metric)
         best = at.best
-        if plan.judge is not None and (best is None or math.isnan(best.loss) or metric < best.loss - plan.min_delta):
+        if plan.judge is not None and _is_better(metric, best, plan.min_delta):
             best = Best(metric, at.epoch, at.result)
         history = _longer(at.history, row | judged)
         self.at = at._replace(
@@ -292,6 +242,13 @@ class Fitting:
             history=history,
         )  # fmt: skip
         self._bar.tell(row | judged)
+
+
+def _is_better(metric: float, best: Best | None, least: float) -> bool:
+    """Tell whether a loss is better than the best so far, by more than `least`; NaN is better than nothing alone."""
+    if best is None:
+        return True
+    return metric < best.loss - least or (math.isnan(best.loss) and not math.isnan(metric))
 
 
 def _longer(history: dict[str, list[Any]], row: dict[str, Any]) -> dict[str, list[Any]]:
@@ -302,30 +259,3 @@ def _longer(history: dict[str, list[Any]], row: dict[str, Any]) -> dict[str, lis
 
 def _add(a: Any, b: Any) -> Any:
     return a + b
-
-
-def to_more(at: At, plan: Plan) -> dict[str, Any]:
-    """Return what a checkpoint holds beside parameters, the optimiser's state and the history."""
-    kept = at._asdict()
-    for name in ("params", "opt_state", "history"):
-        del kept[name]
-    return kept | {"best": None if at.best is None else at.best._asdict(), "plan": settings(plan)}
-
-
-def from_more(params: Any, opt_state: Any, history: dict[str, list[Any]], more: dict[str, Any]) -> At:
-    """Return where a run was, from a checkpoint."""
-    kept = {name: more[name] for name in At._fields if name in more}
-    best = None if kept["best"] is None else Best(**kept["best"])
-    return At(params=params, opt_state=opt_state, history=history, **(kept | {"best": best}))
-
-
-def settings(plan: Plan) -> dict[str, Any]:
-    """Return what must be the same for a run to go on as if it had never stopped."""
-    names = ("batch_size", "seed", "accumulate", "clip_norm", "clip_value", "min_delta", "on_nonfinite")
-    told = {name: getattr(plan, name) for name in names} | {"samples": len(plan.source), "chunk": plan.source.chunk}
-    for name in ("plateau", "average"):
-        pair = getattr(plan, name)
-        told[name] = None if pair is None else registry.describe(pair, name)
-    rate = None if plan.sampling is None else plan.sampling.rate
-    told |= {"penalty": plan.penalty is not None, "activity": sorted(plan.activity)}
-    return told | {"sampling": "a function" if callable(rate) else rate}

@@ -56,13 +56,20 @@ def first(arrays: Any) -> str | None:
     return next((f"{path} holds {_worst(a)}" for path, a in bad), None)
 
 
+def of(what: str, value: Any, grads: Any) -> str | None:
+    """Return whether a value or its gradient is not finite, in words; None where both are."""
+    if not _finite(value):
+        return f"{what} is {_worst(value)}"
+    return (found := first(grads)) and f"the gradient of {what} at {found}"
+
+
 def _in_input(batch: Batch, time: int) -> str | None:
     x = np.array(to_numpy(batch.x))
     if batch.lengths is not None:  # beyond the end there may be anything
         steps = np.arange(x.shape[time])
         valid = steps[:, None] < batch.lengths if time == 0 else steps < batch.lengths[:, None]
         x[~valid] = 0
-    return None if _finite(x) else f"x holds {_worst(x)} at time step {_first(x, time)}"
+    return None if _finite(x) else f"x holds {_worst(x)} at time step {_bad_steps(x, time)[0]}"
 
 
 def _chain(model: Any, params: Any) -> list[tuple[str, Any, Any]]:
@@ -97,15 +104,22 @@ def _in_layer(path: str, layer: Any, p: Any, x: Any, state: Any, options: dict[s
         if hasattr(layer, "trace")
         else {}
     )
-    inside = {name: a for name, a in tree.items(traced) if not _finite(a)} | ({} if _finite(y) else {"output": y})
+    inside = {name: a for name, a in tree.items(traced | {"output": y}) if not _finite(a)}
     if not inside:
         return None
-    timed = {
-        name: _first(a, time) for name, a in inside.items() if len(a.shape) > 1 and getattr(layer, "keeps_time", True)
-    }
-    name = min(timed, key=lambda name: timed[name]) if timed else next(iter(inside))
-    at = f" at time step {timed[name]}" if timed else ""
-    return f"{name} of layer {path or type(layer).__name__!r} ({type(layer).__name__}) is {_worst(inside[name])}{at}"
+    part = _part(next(iter(inside)))  # the first one: those behind it run on what it gave
+    own, at = {name: a for name, a in inside.items() if _part(name) == part}, ""
+    name, reverse = next(iter(own)), part.endswith("_reverse")
+    if getattr(layer, "keeps_time", True) and any(len(a.shape) > 1 for a in own.values()):
+        begins = {name: int(_bad_steps(a, time)[-1 if reverse else 0]) for name, a in own.items() if len(a.shape) > 1}
+        name = (max if reverse else min)(begins, key=lambda name: begins[name])
+        at = f" at time step {begins[name]}"
+    return f"{name} of layer {path or type(layer).__name__!r} ({type(layer).__name__}) is {_worst(own[name])}{at}"
+
+
+def _part(name: str) -> str:
+    """Return the part of a layer, one layer in one direction, that an array of a trace is of."""
+    return name.rpartition(".")[0]
 
 
 def _in_backward(
@@ -117,7 +131,7 @@ def _in_backward(
     if not _finite(value):
         return f"the loss is {_worst(value)}, of a finite output"
     if not _finite(dy):
-        at = f" at time step {_first(dy, time)}" if getattr(model, "keeps_time", True) else ""
+        at = f" at time step {_bad_steps(dy, time)[0]}" if getattr(model, "keeps_time", True) else ""
         return f"the gradient of the loss at the output is {_worst(dy)}{at}"
     grads, _, _ = model.backward(params, cache, dy)
     bad = [path for path, g in tree.items(grads) if not _finite(g)]
@@ -132,10 +146,10 @@ def _finite(a: Any) -> bool:
     return bool(np.isfinite(to_numpy(a)).all())
 
 
-def _first(a: Any, time: int) -> int:
-    """Return the first time step at which an array is not finite."""
+def _bad_steps(a: Any, time: int) -> np.ndarray:
+    """Return the time steps at which an array is not finite."""
     bad = ~np.isfinite(to_numpy(a))
-    return int(np.argmax(np.moveaxis(bad, time, 0).reshape(bad.shape[time], -1).any(axis=1)))
+    return np.flatnonzero(np.moveaxis(bad, time, 0).reshape(bad.shape[time], -1).any(axis=1))
 
 
 def _worst(a: Any) -> str:

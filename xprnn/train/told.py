@@ -1,0 +1,24 @@
+"""What users' functions tell, checked: a number, or a number and its gradient."""
+
+from numbers import Real
+from typing import Any
+
+from xprnn import _xp
+from xprnn._xp import Home
+
+
+def pair(name: str, told: Any, place: Home) -> tuple[Any, Any]:
+    """Return a value, beside the parameters, and its gradient, or raise unless a function told both."""
+    if not isinstance(told, tuple) or len(told) != 2:
+        raise TypeError(f"`{name}` must return a pair, the value and its gradient, got {type(told).__name__}")
+    return number(name, told[0], place), told[1]
+
+
+def number(name: str, told: Any, place: Home) -> Any:
+    """Return a number that a function told, an array of no axis beside the parameters, or raise unless it is one."""
+    if isinstance(told, Real):
+        return place.xp.asarray(told, dtype=place.dtype, **({} if place.device is None else {"device": place.device}))
+    if not _xp.is_array(told) or tuple(told.shape) != ():
+        came = f"an array of shape {tuple(told.shape)}" if _xp.is_array(told) else type(told).__name__
+        raise TypeError(f"`{name}` must return a number, an array of no axis, got {came}")
+    return told
