@@ -17,7 +17,7 @@ import real_data
 
 import xprnn
 
-EPOCHS, HIDDEN, STREAMS, CHUNK, LR = 4, 128, 32, 50, 1e-2
+EPOCHS, HIDDEN, STREAMS, CHUNK, LR = 4, 128, 16, 50, 1e-2
 STRENGTHS = (2, 4, 8, 16, 32, 64)
 
 
