@@ -15,7 +15,10 @@ HUGE = 2**70
 ANYTHING = [
     None, True, 0, -1, 1, 3, HUGE, 0.5, -0.5, float("nan"), float("inf"), "", "numpy", "x.npy", b"x", [], (), {}, [1],
     (1, 2), {"a": 1}, object(), int, np.float32(0.5), np.int64(2), np.zeros(0), np.zeros((2, 3, 3)),
-    lambda *_, **__: None, np.ones((4, 6), bool), [np.zeros((2, 3))] * 4, optim.SGD(lr=0.1),
+    lambda *_, **__: None, lambda *_, **__: 0.5, lambda *_, **__: (0.5, None), lambda *_, **__: (np.zeros(1), "x"),
+    lambda pred, *_, **__: (np.float32(0.5), pred), lambda pred, *_, **__: ("0", pred), lambda *_, **__: (0.5, {}),
+    {"0": lambda y, mask=None: (0.5, y)}, {"0": lambda y, mask=None: 3}, {"m": lambda *_, **__: None},
+    np.ones((4, 6), bool), [np.zeros((2, 3))] * 4, optim.SGD(lr=0.1),
 ]  # fmt: skip
 
 X, Y = np.random.default_rng(0).standard_normal((2, 4, 6, 3))
@@ -49,6 +52,7 @@ GOOD = {
     "clip_norm": [None, 1.0],
     "clip_value": [None, 0.1],
     "penalty": [None, lambda p: xprnn.penalties.l2(p, 0.1)],
+    "activity": [None, {"0": lambda y, mask=None: xprnn.penalties.firing_rate(y, 0.1, mask=mask)}],
     "plateau": [None, optim.ReduceOnPlateau()],
     "average": [None, optim.EMA(0.9)],
     "validation": [None, (X, Y[..., :2])],

@@ -67,5 +67,4 @@ def test_a_run_killed_at_random_instants_ends_in_the_same_bytes(tmp_path, reques
             ended = told == "ends\n"
             killed += process.returncode == -signal.SIGKILL
         assert last_bytes(folder) == expected
-        leftover = [path.name for path in folder.iterdir() if path.suffix != ".safetensors"]
-        assert len(leftover) <= killed, leftover
+        assert {path.suffix for path in folder.iterdir()} == {".safetensors"}  # what a kill left is deleted

@@ -13,6 +13,7 @@ import numpy as np
 
 from xprnn import _xp
 from xprnn.protocol import check_layer
+from xprnn.train.told import pair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,7 +136,7 @@ def gradient_reach(model: Any, params: Any, x: Any, loss: Any, ax: Any = None) -
     if not callable(loss) and not _xp.is_array(loss):
         raise TypeError(f"`loss` must be a function loss(y) -> (loss, dy), or dy, an array, got {type(loss).__name__}")
     y, _, cache = model.forward(params, x)
-    dy = loss(y)[1] if callable(loss) else loss
+    dy = pair("loss", loss(y), _xp.home(y))[1] if callable(loss) else loss
     dx = _numbers("dx", model.backward(params, cache, dy)[1], (2, 3))
     if dx.ndim == 3 and getattr(model, "batch_first", False):
         dx = dx.swapaxes(0, 1)
