@@ -66,6 +66,20 @@ def test_what_a_killed_save_left_is_deleted_by_the_next(tmp_path, monkeypatch):
     assert names(folder) == [".mine.partial", *of_steps(1)]
 
 
+def test_what_was_best_in_a_future_that_is_deleted_is_the_best_no_more(tmp_path):
+    folder = checkpoint.Folder(tmp_path)
+    for step, metric in ((1, 0.7), (2, 0.5), (3, 0.6)):
+        folder.save(step, {"a": np.full(1, step)}, metric=metric)
+    assert checkpoint.load(folder.best()).step == 2
+    for step in (2, 3):
+        (tmp_path / of_steps(step)[0]).unlink()
+    assert folder.best() is None
+    folder.save(2, {}, metric=0.9)
+    assert folder.best() is None  # it is step 1, of which no copy was kept
+    folder.save(4, {}, metric=0.65)
+    assert checkpoint.load(folder.best()).step == 4
+
+
 def test_an_older_step_is_refused_and_nothing_is_written(tmp_path):
     folder = checkpoint.Folder(tmp_path)
     folder.save(8, {})

@@ -41,6 +41,9 @@ def test_gradients_whose_squares_are_beyond_all_numbers_are_clipped_to_the_bound
     clipped = backend.to_numpy(clipped)
     assert_close(clipped["b"], np.full(3, -2.0 / math.sqrt(3.0), np.float32), tol=1e-6)
     assert math.sqrt(sum(float(np.sum(np.float64(g) ** 2)) for g in clipped.values())) == pytest.approx(2.0, rel=1e-6)
+    clipped, norm = optim.clip_by_global_norm({"a": backend.asarray(np.full(2, 3e38, np.float32))}, 2.0)
+    assert float(norm) == np.inf  # which a float32 cannot tell
+    assert_close(backend.to_numpy(clipped["a"]), np.full(2, math.sqrt(2.0), np.float32), tol=1e-6)
     for bad in (np.inf, np.nan):
         with np.errstate(invalid="ignore"):
             clipped, norm = optim.clip_by_global_norm(backend.asarrays({"a": np.array([1.0, bad])}), 2.0)

@@ -315,6 +315,9 @@ def test_outputs_are_kept_only_where_they_are_asked_for_and_gradients_fit_them(r
     ):
         with pytest.raises(error, match=message):
             model.backward(params, cache, y, doutputs=bad)
+    y, _, with_last = model.forward(params, x, outputs=("2",))
+    with pytest.raises(ValueError, match="`dy` must have shape"):  # which would be broadcast
+        model.backward(params, with_last, y[0], doutputs={"2": y})
     ones = {"1": np.ones((B, 3))}
     none, zero = (model.backward(params, cache, dy, doutputs=ones)[:2] for dy in (None, np.zeros((B, V))))
     assert_close(none, zero)

@@ -249,6 +249,12 @@ def test_no_bit_of_a_checkpoint_can_change_unnoticed(tmp_path):
             checkpoint.load(path)
 
 
+def test_a_file_without_a_checksum_is_told_so(tmp_path):
+    (tmp_path / "a").write_bytes(told())
+    with pytest.raises(CheckpointError, match="the file has no checksum: its `__metadata__` lacks the key 'crc32'"):
+        checkpoint.load(tmp_path / "a")
+
+
 def test_what_is_neither_true_nor_false_is_refused(tmp_path):
     path = tmp_path / "a"
     checkpoint.save(path, {"mask": np.ones(3, bool)})

@@ -169,6 +169,14 @@ def test_parameters_of_pytorchs_graph_are_taken_out_of_it(torch, rng):
     assert not any(a.requires_grad for a in tree.leaves((found, state["m"])))
     expected, _, _ = run(MODEL, (x, y), optimizer=optim.Adam(), kernel="reference")
     assert_close(tree.map(lambda a: a.numpy(), found), expected)
+    graphs = []
+
+    def loss(pred, target):
+        graphs.append(pred.requires_grad)
+        return losses.mse(pred, target)
+
+    train.evaluate(MODEL, params, (torch.tensor(x), torch.tensor(y)), loss=loss)
+    assert graphs == [False]
 
 
 @pytest.mark.parametrize("kind", ["plain", "stream"])

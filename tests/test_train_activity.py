@@ -91,7 +91,7 @@ def test_a_run_goes_on_with_its_own_activity_alone(rng, tmp_path):
     ("model", "activity", "error", "message"),
     [
         (MODEL, RATE, TypeError, "`activity` must be a dict"),
-        (MODEL, {"2": RATE}, ValueError, r"layers' names, 0, 1, as keys, got \['2'\]"),
+        (MODEL, {"2": RATE}, ValueError, r"layers' names, '0', '1', as keys, got \['2'\]"),
         (MODEL, {"0": 0.1}, TypeError, r"`activity\['0'\]` must be a function"),
         (xprnn.RNN(3, 2), {"0": RATE}, ValueError, "names layers of a Sequential; the model is a RNN"),
         (
@@ -109,6 +109,14 @@ def test_bad_activities(model, activity, error, message, rng):
         run(model, (x, y), activity=activity)
 
 
-def test_what_a_penalty_returns_is_a_pair(rng):
-    with pytest.raises(TypeError, match=r"`activity\['0'\]` must return a pair"):
-        fit(MODEL.init(0), draw(rng, N=4), activity={"0": lambda y, mask=None: 3.0})
+@pytest.mark.parametrize(
+    ("told", "error", "message"),
+    [
+        (lambda y: 3.0, TypeError, r"`activity\['0'\]` must return a pair"),
+        (lambda y: (3.0, None), TypeError, r"`activity\['0'\]\(y\)\[1\]` must be a numpy array like `y`, got None"),
+        (lambda y: (3.0, y[:1]), ValueError, r"`activity\['0'\]\(y\)\[1\]` must have shape that of y = \(6, 4, 5\)"),
+    ],
+)
+def test_what_a_penalty_returns_is_a_number_and_its_gradient(told, error, message, rng):
+    with pytest.raises(error, match=message):
+        fit(MODEL.init(0), draw(rng, N=4), activity={"0": told})

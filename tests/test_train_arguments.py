@@ -86,6 +86,22 @@ def test_what_the_loss_and_the_metrics_tell_is_a_number(backend, rng):
             run(MODEL, (x, y), there, metrics={"m": lambda *_, v=value: v}, **given)
 
 
+def test_what_functions_tell_lives_beside_the_parameters(torch, rng):
+    there = tree.map(torch.tensor, MODEL.init(0))
+    for options, name in (
+        ({"loss": lambda pred, target: (np.zeros(()), pred)}, "loss"),
+        ({"penalty": lambda params: (np.zeros(()), params)}, "penalty"),
+    ):
+        with pytest.raises(TypeError, match=f"`{name}` must return a number beside `params`, torch, got numpy"):
+            run(MODEL, draw(rng), there, **options)
+
+
+@pytest.mark.parametrize("grads", [None, {}, {"0": {}}, tree.map(lambda a: a[:1], MODEL.init(0))])
+def test_a_penaltys_gradient_is_like_the_parameters(grads, rng):
+    with pytest.raises(ValueError, match="`penalty` must return a gradient like the trained parameters: "):
+        run(MODEL, draw(rng), penalty=lambda params: (0.5, grads))
+
+
 def test_data_that_do_not_go_with_the_model_are_named_before_any_work(rng):
     x, y = draw(rng)
     cases = [
@@ -117,6 +133,4 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(rng, tmp_pat
     run(MODEL, draw(rng), folder=tmp_path / "run", validation=draw(rng))
     for left in (tmp_path / "run").glob("step-*"):
         left.unlink()
-    for resume in (False, True):
-        with pytest.raises(ValueError, match=r"`folder` must be of one run: it has .*best\.safetensors"):
-            run(MODEL, draw(rng), folder=tmp_path / "run", resume=resume)
+    assert not list((tmp_path / "run").glob("step-*"))

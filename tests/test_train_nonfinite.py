@@ -133,6 +133,31 @@ def test_what_a_penalty_or_a_step_makes_infinite_is_no_good_update(mode, rng):
                 assert_same(found, start)
 
 
+def test_a_loss_of_a_plain_number_that_is_not_finite(rng):
+    def loss(pred, target):
+        return float("nan"), pred
+
+    with pytest.raises(train.NonFiniteError, match="the loss is NaN, of a finite output"):
+        run(MODEL, draw(rng), loss=loss)
+    assert run(MODEL, draw(rng), loss=loss, on_nonfinite="skip")[2]["skipped"] == [3, 3]
+
+
+def test_a_state_that_is_not_finite_is_seen_where_nothing_counts(rng, backend):
+    """NaN in a chunk of a stream that is masked: the natural way to say that data are missing."""
+    x, y = draw(rng, T=8)
+    mask = np.ones((10, 8), bool)
+    mask[:, 2:4] = False
+    data, there = Stream(spoiled(x, (3, 2, 0), np.nan), y, 2, mask), tree.map(backend.asarray, MODEL.init(0))
+    options = {"epochs": 1, "kernel": backend.kernel}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with pytest.raises(train.NonFiniteError, match=r"update 1, in epoch 0, .* x holds NaN at time step 0"):
+            run(MODEL, data, there, **options)
+        _, _, history = run(MODEL, data, there, on_nonfinite="skip", **options)
+    assert history["skipped"] == [1]
+    assert np.isfinite(history["loss"][0])
+
+
 def test_a_stream_goes_on_where_its_state_is_finite(rng):
     x, y = draw(rng, T=8)
     bad, params, sgd = spoiled(y, (0, 1, 0), np.nan), MODEL.init(0), optim.SGD(lr=0.1)

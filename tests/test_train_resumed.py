@@ -104,6 +104,30 @@ def test_bytes_of_another_run_are_other_bytes(tmp_path, rng):
     assert one[0][1] != other[0][1]
 
 
+def test_a_run_that_was_killed_between_its_first_two_files_goes_on(rng, tmp_path, monkeypatch):
+    """The best file is written, that of the step is not."""
+    model, data = draw_model(rng, last=False), draw_data(rng, "arrays", 5, tmp_path)
+    options = {"validation": draw_data(rng, "arrays", 5, tmp_path), "epochs": 3}
+    expected = run(model, data, folder=tmp_path / "whole", **options)
+    written, write = [], checkpoint.folder.write
+
+    def killed(path, *given):
+        if written:
+            raise SystemExit
+        written.append(path.name)
+        write(path, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.folder, "write", killed)
+        with pytest.raises(SystemExit):
+            run(model, data, folder=tmp_path / "killed", **options)
+    assert written == ["best.safetensors"]
+    assert checkpoint.Folder(tmp_path / "killed").best() is None
+    found = run(model, data, folder=tmp_path / "killed", resume=True, **options)
+    assert_same(found[0], expected[0])
+    assert kept(tmp_path / "killed") == kept(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("every", [None, 2])
 def test_the_best_file_is_of_the_parameters_that_are_returned(every, rng, tmp_path):
     """Also where `min_delta` asks for more than a little."""

@@ -154,6 +154,8 @@ class Sequential:
             raise ValueError("`cache` must come from this layer's `forward`")
         dstates = self._read(params, dstate, "dstate")
         added = self._beside(cache, doutputs)
+        if (last := self._names[-1]) in added and dy is not None:  # elsewhere the layer looks at it
+            _check_like("dy", dy, f"cache.outputs[{last!r}]", cache.outputs[last])
         dparams: Params = dict.fromkeys(params)  # in their order
         dinitials: list[State] = []
         for k in reversed(range(len(self.layers))):

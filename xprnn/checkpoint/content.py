@@ -116,8 +116,9 @@ def check_whole(file: BinaryIO, header: Header) -> None:
     ValueError
         If a bit of an array, or of what is told of them, is another.
     """
-    told, found = header.metadata.get("crc32"), tensor_file.checksum_of(header.metadata["xprnn"], file, header)
-    if told != found:
+    if (told := header.metadata.get("crc32")) is None:
+        raise ValueError("the file has no checksum: its `__metadata__` lacks the key 'crc32'")
+    if told != (found := tensor_file.checksum_of(header.metadata["xprnn"], file, header)):
         raise ValueError(
             f"the file is not what was written: its checksum is {found}, and it tells {shown(told)}; it was damaged, "
             "or changed by another program"

@@ -40,12 +40,11 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     if isinstance(leaves[0], np.ndarray):
         with np.errstate(over="ignore"):
             norm = _norm(leaves, xp)
-        norm = norm if np.isfinite(norm) else _norm_of_any(leaves, xp)
-    else:  # to look would wait for the device
-        norm = _norm_of_any(leaves, xp)
-    bound = xp.ones_like(norm) * max_norm
-    factor = bound / xp.where(norm > bound, norm, bound)
-    return tree.map(lambda g: g * factor, grads), norm
+        if np.isfinite(norm):
+            bound = xp.ones_like(norm) * max_norm
+            factor = bound / xp.where(norm > bound, norm, bound)
+            return tree.map(lambda g: g * factor, grads), norm
+    return _clip_any(grads, leaves, max_norm, xp)  # on a device always: to look would wait for it
 
 
 def _norm(leaves: list[Array], xp: Namespace) -> Array:
@@ -56,14 +55,16 @@ def _norm(leaves: list[Array], xp: Namespace) -> Array:
     return xp.sqrt(total)
 
 
-def _norm_of_any(leaves: list[Array], xp: Namespace) -> Array:
-    """Return the same where squares may be beyond the largest number: of numbers by the largest of them."""
-    largest = [xp.max(xp.abs(g)) for g in leaves if 0 not in g.shape]
-    if not largest:
-        return _norm(leaves, xp)
+def _clip_any(grads: Tree, leaves: list[Array], max_norm: float, xp: Namespace) -> tuple[Tree, Array]:
+    """Do the same where squares, or even the norm, may be beyond all numbers: with numbers by the largest of them."""
+    largest = [xp.max(xp.abs(g)) for g in leaves if 0 not in g.shape] or [_xp.total(leaves[0], xp)]
     most = xp.max(xp.stack(largest))
     scale = xp.where(xp.logical_and(most > 0.0, xp.isfinite(most)), most, xp.ones_like(most))
-    return scale * _norm([g / scale for g in leaves], xp)
+    relative = _norm([g / scale for g in leaves], xp)
+    with np.errstate(over="ignore"):
+        norm, bound = scale * relative, xp.ones_like(scale) * max_norm
+    factor = bound / xp.where(relative > 0.0, relative, xp.ones_like(relative))
+    return tree.map(lambda g: xp.where(norm > bound, g / scale * factor, g), grads), norm
 
 
 def clip_by_value(grads: Tree, limit: float) -> Tree:

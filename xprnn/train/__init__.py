@@ -90,7 +90,8 @@ def fit(
         ``penalty(params) -> (penalty, gradient)``, added to the loss.
     activity : dict of callables, optional
         By the name of a layer of a `Sequential`, "0", "1", …: ``f(y, mask=None) -> (penalty, dy)`` of what it puts out,
-        added to the loss, as ``functools.partial(penalties.firing_rate, strength=1e-3)``.
+        added to the loss, as ``functools.partial(penalties.firing_rate, strength=1e-3)``. In means over minibatches it
+        weighs as the loss does, by what counts there.
     plateau : optim.ReduceOnPlateau, optional
         Told the loss of the validation, or else of the training, after every epoch.
     average : optim.EMA, optional
@@ -139,6 +140,8 @@ def fit(
 
     Notes
     -----
+    A minibatch in which nothing counts is an update in which nothing changes: no penalty and no decay of weights acts.
+
     Ctrl-C ends training with a warning: what there is then is saved in `folder` and returned.
     """
     given = dict(locals())
@@ -227,6 +230,7 @@ def evaluate(
     place = _checks.home("params", check_params(params)[0])
     check_functions({"loss": loss}, metrics)
     _checks.integer("batch_size", batch_size)
+    params = tree.map(_xp.detached, params)
     return _judge(source_of(data, model, place), model, params, loss, metrics or {}, batch_size, kernel)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _xp
+from xprnn import _checks, _xp
 from xprnn._xp import Home
 from xprnn.data import Batch
 from xprnn.sequential import Sequential
@@ -23,7 +23,7 @@ def check(activity: Any, model: Any) -> None:
         raise ValueError(f"`activity` names layers of a Sequential; the model is a {type(model).__name__}")
     names = [str(k) for k in range(len(model.layers))]
     if unknown := [name for name in activity if name not in names]:
-        raise ValueError(f"`activity` must have layers' names, {', '.join(names)}, as keys, got {unknown}")
+        raise ValueError(f"`activity` must have layers' names, {', '.join(map(repr, names))}, as keys, got {unknown}")
     if untimed := [name for name in activity if not Sequential(*model.layers[: int(name) + 1]).keeps_time]:
         raise ValueError(f"`activity` must be of layers whose output has an axis of time, got {untimed}")
 
@@ -37,7 +37,10 @@ def penalise(
     gradients = {}
     for name, function in activity.items():
         told = function(outputs[name]) if mask is None else function(outputs[name], mask=mask)
-        penalty, gradients[name] = pair(f"activity[{name!r}]", told, place)
+        penalty, d = pair(f"activity[{name!r}]", told, place)
+        y = outputs[name]
+        _checks.array(f"activity[{name!r}](y)[1]", d, _xp.home(y), "that of y", tuple(y.shape), "y")
+        gradients[name] = d
         total = total + penalty
     return total, gradients
 

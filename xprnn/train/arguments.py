@@ -96,7 +96,7 @@ def _check_folder(folder: checkpoint.Folder, given: dict[str, Any]) -> None:
     newest = folder.latest()
     if newest is not None and not given["resume"]:
         raise ValueError(f"`folder` must be empty, or `resume` True to go on from what is there, {newest}")
-    if newest is None and (best := folder.best()) is not None:
+    if newest is None and not given["resume"] and (best := folder.best()) is not None:
         raise ValueError(f"`folder` must be of one run: it has {best} of a run whose other checkpoints are gone")
     try:
         folder.path.mkdir(parents=True, exist_ok=True)

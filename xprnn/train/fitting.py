@@ -119,7 +119,7 @@ class Fitting:
             loss, total = (value, grads) if loss is None else (loss + value, tree.map(_add, total, grads))
         carried = carried if plan.source.chunk else None
         if total is None:  # nothing counts: there is nothing to learn
-            return Update((0.0, 0.0), at.params, at.opt_state, at.average, carried, 0)
+            return Update(self._report(None, tree.leaves(carried)), at.params, at.opt_state, at.average, carried, 0)
         if plan.penalty is not None:
             penalty, grads = self._penalty()
             loss, total = loss + penalty, tree.map(_add, total, grads)
@@ -127,22 +127,34 @@ class Fitting:
         trained = tree.leaves(tree.trainable(params) if self._has_constants else params)
         if plan.clip_value is not None:  # else what is not finite in a gradient is so in its parameter, too
             trained += tree.leaves(total)
-        sums = [_xp.total(a, self._place.xp) for a in trained]
-        report: Any = loss, sum(sums[1:], sums[0])
-        if not self._place.is_numpy:
-            report = self._place.xp.stack(report)  # read as one
-        return Update(report, params, opt_state, average, carried, count)
+        return Update(self._report(loss, trained), params, opt_state, average, carried, count)
+
+    def _report(self, loss: Any, arrays: list[Any]) -> Any:
+        """Return a loss, None where there is none, and the sum of arrays: on a device one array, to be read as one."""
+        sums = [_xp.total(a, self._place.xp) for a in arrays]
+        if not sums:
+            return 0.0, 0.0
+        check = sum(sums[1:], sums[0])
+        report = (0.0 * check if loss is None else loss), check
+        return report if self._place.is_numpy else self._place.xp.stack(report)
 
     def _penalty(self) -> tuple[Any, Any]:
         """Return the penalty on the parameters, and its gradient."""
-        return pair("penalty", self.plan.penalty(self.at.params), self._place)  # type: ignore[misc]
+        value, grads = pair("penalty", self.plan.penalty(self.at.params), self._place)  # type: ignore[misc]
+        try:
+            tree.map(_checked_like, tree.trainable(self.at.params), grads)
+        except ValueError as error:
+            raise ValueError(f"`penalty` must return a gradient like the trained parameters: {error}") from error
+        return value, grads
 
     def _gradients(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Any, Any, Any]:
         """Return the loss of a minibatch, its gradient, None and None where nothing counts, and the state after it."""
         plan, params = self.plan, self.at.params
+        if not batch.counted and not plan.source.chunk:
+            return None, None, None
         batch, state, options = self._given(batch, carried, key)
         if not batch.counted:
-            return None, None, plan.model(params, batch.x, state, **options)[1] if plan.source.chunk else None
+            return None, None, plan.model(params, batch.x, state, **options)[1]
         watched = {"outputs": tuple(plan.activity)} if plan.activity else {}
         y, final, cache = plan.model.forward(params, batch.x, state, **watched, **options)
         told = plan.loss(y, batch.y) if batch.mask is None else plan.loss(y, batch.y, mask=batch.mask)
@@ -213,11 +225,13 @@ class Fitting:
         plan, carried = self.plan, self.at.carried
         for k, batch in enumerate(group):
             seen, state, options = self._given(batch, carried, self._key_of(k))
-            found = nonfinite.locate(plan.model, plan.loss, self.at.params, seen, state, options)
+            found = nonfinite.locate(plan.model, plan.loss, self.at.params, seen, state, options, self._place)
+            if found is not None and (batch.counted or plan.source.chunk):
+                return found
             value, grads, carried = self._gradients(batch, carried, self._key_of(k))
-            if found is None and plan.activity:
+            if value is not None and plan.activity:
                 found = nonfinite.of("the loss with `activity`", value, grads)
-            if found is not None and batch.counted:
+            if value is not None and found is not None:
                 return found
         if plan.penalty is not None and (found := nonfinite.of("the penalty", *self._penalty())) is not None:
             return found
@@ -255,6 +269,12 @@ def _longer(history: dict[str, list[Any]], row: dict[str, Any]) -> dict[str, lis
     """Return a history with one more epoch; what is not told in all of them, as a metric of some, is NaN in others."""
     none = [math.nan] * len(history["epoch"])
     return {name: [*history.get(name, none), row.get(name, math.nan)] for name in history | row}
+
+
+def _checked_like(a: Any, g: Any) -> None:
+    """Raise unless a gradient has the shape of its parameter."""
+    if tuple(getattr(g, "shape", ())) != tuple(a.shape):
+        raise ValueError(f"of shape {tuple(a.shape)}, got {tuple(getattr(g, 'shape', ()))}")
 
 
 def _add(a: Any, b: Any) -> Any:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from xprnn import tree
+from xprnn._xp import Home
 from xprnn.backends import to_numpy
 from xprnn.data import Batch
 from xprnn.sequential import Sequential
+from xprnn.train.told import pair
 
 
 class NonFiniteError(FloatingPointError):
@@ -37,17 +39,24 @@ class NonFiniteError(FloatingPointError):
         return type(self), (self.where, self.step, self.epoch, self.checkpoint)
 
 
-def locate(model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any]) -> str | None:
+def locate(
+    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], place: Home
+) -> str | None:
     """Return where a training step on a minibatch is first not finite, in words, or None where it is.
 
-    It looks in the order in which a step computes: parameters, input, the layers one after the other and in them time
-    step by time step, the loss, then the gradients from the last layer to the first.
+    It looks in the order in which a step computes: parameters, the state that is carried into it, input, the layers one
+    after the other and in them time step by time step; and where anything counts the loss, then the gradients from the
+    last layer to the first.
     """
     if found := first(params):
         return f"the parameter {found}"
+    if found := first(state):
+        return f"the state carried into it, {found}"
     time = 1 if getattr(model, "batch_first", False) else 0
     found = _in_input(batch, time) or _in_forward(model, params, batch, state, options, time)
-    return found or _in_backward(model, loss, params, batch, state, options, time)
+    if found or not batch.counted:
+        return found
+    return _in_backward(model, loss, params, batch, state, options, time, place)
 
 
 def first(arrays: Any) -> str | None:
@@ -123,11 +132,12 @@ def _part(name: str) -> str:
 
 
 def _in_backward(
-    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], time: int
+    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], time: int, place: Home
 ) -> str | None:
     """Return what is not finite first on the way back: the loss, its gradient, or that of a parameter."""
     y, _, cache = model.forward(params, batch.x, state, **options)
-    value, dy = loss(y, batch.y) if batch.mask is None else loss(y, batch.y, mask=batch.mask)
+    told = loss(y, batch.y) if batch.mask is None else loss(y, batch.y, mask=batch.mask)
+    value, dy = pair("loss", told, place)
     if not _finite(value):
         return f"the loss is {_worst(value)}, of a finite output"
     if not _finite(dy):

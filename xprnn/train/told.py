@@ -21,4 +21,7 @@ def number(name: str, told: Any, place: Home) -> Any:
     if not _xp.is_array(told) or tuple(told.shape) != ():
         came = f"an array of shape {tuple(told.shape)}" if _xp.is_array(told) else type(told).__name__
         raise TypeError(f"`{name}` must return a number, an array of no axis, got {came}")
+    if type(told) is not place.kind and _xp.namespace(told) is not place.xp:
+        library = _xp.package(_xp.namespace(told))
+        raise TypeError(f"`{name}` must return a number beside `params`, {_xp.package(place.xp)}, got {library}")
     return told
