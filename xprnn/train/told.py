@@ -3,6 +3,8 @@
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from xprnn import _xp
 from xprnn._xp import Home
 
@@ -16,6 +18,8 @@ def pair(name: str, told: Any, place: Home) -> tuple[Any, Any]:
 
 def number(name: str, told: Any, place: Home) -> Any:
     """Return a number that a function told, an array of no axis beside the parameters, or raise unless it is one."""
+    if place.is_numpy and isinstance(told, np.number):  # what a sum is on NumPy
+        return told
     if isinstance(told, Real):
         return place.xp.asarray(told, dtype=place.dtype, **({} if place.device is None else {"device": place.device}))
     if not _xp.is_array(told) or tuple(told.shape) != ():
