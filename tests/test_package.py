@@ -95,6 +95,22 @@ def test_importing_loads_no_optional_library():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_importing_loads_no_part_that_a_net_does_not_need_to_run():
+    later = {"checkpoint", "data", "penalties", "plots", "registry", "simple", "tasks", "testing", "train", "wrappers"}
+    code = f"""
+import sys, xprnn
+loaded = {{name.split(".")[1] for name in sys.modules if name.startswith("xprnn.")}}
+assert not loaded & {later}, loaded & {later}
+assert "array_api_compat.numpy" not in sys.modules, "it takes as long as NumPy itself"
+assert set(xprnn.__all__) <= set(dir(xprnn))
+assert all(getattr(xprnn, name) is not None for name in xprnn.__all__)
+assert {{"fit", "train", "Segmented"}} <= set(vars(xprnn)), "asked for once"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="module 'xprnn' has no attribute 'fitt'"):
+        _ = xprnn.fitt
+
+
 # -- the main job -------------------------------------------------------------------------------------------------
 
 

@@ -262,11 +262,10 @@ def test_ctrl_c_ends_a_script_and_no_figure_is_told(monkeypatch, capsys):
 
 
 def test_the_text_script_runs_and_writes(monkeypatch, capsys):
-    import real_data
     import topics
 
     made = types.SimpleNamespace(topics={"b": "to be or not to be, " * 200, "a": "that is the question; " * 200})
-    monkeypatch.setattr(real_data.importlib, "import_module", lambda name: made)
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", made)
     topics.main(["--quick", "--cell", "rnn", "--kernel", "numpy"])
     printed = capsys.readouterr().out
     assert "8401 characters, 16 different" in printed

@@ -34,7 +34,8 @@ def again(configuration):
 
 
 def test_every_public_configuration_is_in_the_table():
-    public = [value for module in (xprnn, optim) for name, value in vars(module).items() if not name.startswith("_")]
+    public = [getattr(xprnn, name) for name in xprnn.__all__]
+    public += [value for name, value in vars(optim).items() if not name.startswith("_")]
     found = {cls for cls in public if isinstance(cls, type) and dataclasses.is_dataclass(cls)}
     found.remove(xprnn.Stream)  # arrays
     assert found - set(registry.CLASSES.values()) == {Custom}, "add it to CLASSES in xprnn/registry.py"

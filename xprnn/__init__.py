@@ -1,29 +1,22 @@
 """Recurrent neural networks (Elman, GRU, LSTM) on the arrays that you already hold."""
 
-from xprnn import (
-    backends,
-    checkpoint,
-    kernels,
-    losses,
-    optim,
-    penalties,
-    plots,
-    random,
-    tasks,
-    testing,
-    train,
-    tree,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from xprnn import backends, kernels, losses, optim, random, tree
 from xprnn.activations import Activation, Custom
-from xprnn.data import Stream
 from xprnn.embedding import Embedding
 from xprnn.layers import Dropout, Last, Linear
 from xprnn.recurrent import GRU, LSTM, RNN
 from xprnn.residual import Residual
 from xprnn.sequential import Sequential
-from xprnn.simple import SimpleRNN
-from xprnn.train import evaluate, fit, generate
-from xprnn.wrappers import Segmented, Truncated
+
+if TYPE_CHECKING:
+    from xprnn import checkpoint, penalties, plots, registry, tasks, testing, train
+    from xprnn.data import Stream
+    from xprnn.simple import SimpleRNN
+    from xprnn.train import evaluate, fit, generate
+    from xprnn.wrappers import Segmented, Truncated
 
 __version__ = "0.1.0"
 
@@ -60,3 +53,29 @@ __all__ = [
     "train",
     "tree",
 ]
+
+_LATER = {
+    "Segmented": "wrappers",
+    "SimpleRNN": "simple",
+    "Stream": "data",
+    "Truncated": "wrappers",
+    "evaluate": "train",
+    "fit": "train",
+    "generate": "train",
+}
+"""The modules of names that are imported when they are first asked for, as the modules themselves are: a program that
+only runs a net starts in three quarters of the time."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import what was not needed until now."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_LATER.get(name, name)}")
+    globals()[name] = found = getattr(module, name) if name in _LATER else module
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return all names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -45,13 +45,13 @@ class Home(NamedTuple):
         return f"{package(self.xp)} {dtype_name(self.dtype)}{place}"
 
 
-NUMPY = compat.array_namespace(np.empty(0))
-"""NumPy's namespace: asking for it takes as long as a small product."""
+NUMPY = np
+"""NumPy's namespace: from 2.1 on it is of the standard itself, and array-api-compat's would take as long to import."""
 
 
 def namespace(a: Array) -> Namespace:
     """Return the array namespace of one array."""
-    return NUMPY if type(a) is np.ndarray else compat.array_namespace(a)
+    return NUMPY if isinstance(a, np.ndarray | np.generic) else compat.array_namespace(a)
 
 
 def device(a: Array) -> Any:
@@ -63,8 +63,8 @@ def home(a: Array) -> Home:
     """Return namespace, dtype and device of an array."""
     if type(a) is np.ndarray:
         return _numpy_home(a.dtype)
-    xp = compat.array_namespace(a)
-    return Home(xp, a.dtype, None if isinstance(a, np.ndarray) else compat.device(a), type(a))
+    on_host = isinstance(a, np.ndarray)
+    return Home(namespace(a), a.dtype, None if on_host else compat.device(a), type(a))
 
 
 @lru_cache
@@ -269,7 +269,7 @@ def load(module: str) -> Namespace:
     ImportError
         If the library is not installed.
     """
-    if module in ("numpy", "cupy", "torch"):
+    if module in ("cupy", "torch"):
         return importlib.import_module(f"array_api_compat.{module}")
     return importlib.import_module("jax.numpy" if module == "jax" else module)
 
@@ -278,7 +278,7 @@ def to_numpy(a: Array) -> np.ndarray:
     """Copy an array to the host; bfloat16, which NumPy lacks, as float32."""
     if type(a) is np.ndarray:
         return a.copy()
-    xp = compat.array_namespace(a)
+    xp = namespace(a)
     if dtype_name(a.dtype) == "bfloat16":
         a = xp.astype(a, xp.float32)
     if compat.is_torch_array(a):

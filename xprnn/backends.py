@@ -10,7 +10,7 @@ from xprnn._xp import Array, Namespace
 from xprnn.tree import Tree
 
 INSTALL = {
-    "numpy": 'pip install "numpy>=2"',
+    "numpy": 'pip install "numpy>=2.1"',
     "cupy": 'pip install "cupy-cuda13x>=14" (or cupy-cuda12x for CUDA 12)',
     "torch": "pip install torch",
     "jax": "pip install jax",

@@ -59,7 +59,8 @@ def _clip_any(grads: Tree, leaves: list[Array], max_norm: float, xp: Namespace) 
     """Do the same where squares, or even the norm, may be beyond all numbers: with numbers by the largest of them."""
     largest = [xp.max(xp.abs(g)) for g in leaves if 0 not in g.shape] or [_xp.total(leaves[0], xp)]
     most = xp.max(xp.stack(largest))
-    scale = xp.where(xp.logical_and(most > 0.0, xp.isfinite(most)), most, xp.ones_like(most))
+    bounded = xp.minimum(most, xp.ones_like(most) * float(xp.finfo(most.dtype).max) ** 0.75)  # 1 / most may be 0 by XLA
+    scale = xp.where(xp.logical_and(most > 0.0, xp.isfinite(most)), bounded, xp.ones_like(most))
     relative = _norm([g / scale for g in leaves], xp)
     with np.errstate(over="ignore"):
         norm, bound = scale * relative, xp.ones_like(scale) * max_norm
