@@ -200,10 +200,9 @@ class Fitting:
         at = self.at
         loss, check = map(float, update.report if isinstance(update.report, tuple) else to_numpy(update.report))
         moved = at._replace(step=at.step + 1, taken=at.taken + len(group))
-        if (
-            not (math.isfinite(loss) and math.isfinite(check))
-            and (found := self._look(group, update, loss)) is not None
-        ):
+        good = math.isfinite(loss) and math.isfinite(check)
+        found = None if good else self._look(group, update, loss)
+        if found is not None:
             if self.plan.on_nonfinite == "raise":
                 last = None if self.plan.folder is None else self.plan.folder.latest()
                 raise nonfinite.NonFiniteError(found, at.step, at.epoch, last)
