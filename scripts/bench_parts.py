@@ -233,7 +233,7 @@ def draws():
         if not has(name):
             continue
         like = xprnn.backends.load(name).zeros(1, dtype=xprnn.backends.load(name).float32)
-        place = xprnn.random.key(0), xprnn._xp.home(like)
+        place = xprnn.random.key(0), xprnn._array.namespace.home(like)
         sides = {
             "keep": lambda key, home: xprnn.random.keep(key, 0.1, T, B, n, home),
             "normal": lambda key, home: xprnn.random.normal(key, T, B, n, home),

@@ -96,8 +96,8 @@ class Backend:
 
     def _check_and_copy(self, a):
         like = self.asarray(np.zeros(1))
-        assert xprnn._xp.namespace(a) is xprnn._xp.namespace(like)
-        assert xprnn._xp.device(a) == xprnn._xp.device(like)
+        assert xprnn._array.namespace.namespace(a) is xprnn._array.namespace.namespace(like)
+        assert xprnn._array.namespace.device(a) == xprnn._array.namespace.device(like)
         return backends.to_numpy(a)
 
     def __repr__(self):

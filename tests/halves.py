@@ -3,7 +3,8 @@
 import numpy as np
 
 from tests.close import error
-from xprnn import _xp, backends, tree
+from xprnn import backends, tree
+from xprnn._array import namespace as xpx
 
 EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Of 1, to the next number; rounding moves a number by at most half of it."""
@@ -36,7 +37,7 @@ class Half:
             return self.backend.asarray(a)
         if self.name == "float16":
             return self.backend.asarray(a, np.float16)
-        return _xp.cast(self.backend.asarray(a, np.float32), self.dtype)
+        return xpx.cast(self.backend.asarray(a, np.float32), self.dtype)
 
     def arrays(self, arrays):
         return tree.map(self.array, arrays)

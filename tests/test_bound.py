@@ -5,7 +5,8 @@ import pytest
 
 from tests.close import assert_close
 from tests.scans import KINDS, ON_NUMPY, B, H, T, draw
-from xprnn import _xp, kernels, tree
+from xprnn import kernels, tree
+from xprnn._array import namespace as xpx
 from xprnn.kernels.bound import Part
 from xprnn.scan import Around, scan
 
@@ -51,7 +52,7 @@ def by_scan(cell, x, parts, reset):
 
 
 def bind(backend, cell, parts, kernel):
-    home = _xp.home(backend.asarray(parts[0].p["W_hh"]))
+    home = xpx.home(backend.asarray(parts[0].p["W_hh"]))
     there = [Part(*backend.asarrays(tuple(part[:-1])), part.residual) for part in parts]
     chosen, _ = kernels.select(cell, Around(), home.xp, home.dtype, (1, B, H), kernel)
     return chosen.bind(cell, there, B, home), there

@@ -19,7 +19,8 @@ from tests.scans import (
     run,
     weights,
 )
-from xprnn import _xp, tree
+from xprnn import tree
+from xprnn._array import namespace as xpx
 from xprnn.activations import TABLE, Activation, Custom
 from xprnn.cells import GRU, LSTM, Elman
 from xprnn.kernels.bound import Part
@@ -253,7 +254,7 @@ def test_with_options_bound_steps_and_a_scan_that_keeps_nothing_are_the_same(twi
     states, final, _ = chosen.scan(*arguments)
     unkept, last, nothing = chosen.scan(*arguments, keep=False)
     assert nothing is None
-    bound = chosen.bind(cell, [as_part(cell, given)], B, _xp.home(given["a"]))
+    bound = chosen.bind(cell, [as_part(cell, given)], B, xpx.home(given["a"]))
     for t, a_t in enumerate(given["a"]):
         assert_close(bound.run(a_t), states[0][t])
     for other in (last, bound.states()[0]):
@@ -273,7 +274,7 @@ def as_part(cell, given):
 def test_a_function_in_place_equals_that_of_the_table_nan_included(name, inside, dtype):
     f, edges = FUNCTIONS[name], [0.0, -0.0, 0.9, -0.9, 1.0, -0.4, 1e4, -1e4, np.nan]
     x = np.concatenate([np.linspace(-3.0, 3.0, 31), edges]).astype(dtype)
-    expected = f.bind(_xp.namespace(x))(x)
+    expected = f.bind(xpx.namespace(x))(x)
     out = x.copy() if inside else np.full_like(x, 7.0)
     bind(f, x.shape, dtype)(out if inside else x, out)
     np.testing.assert_allclose(out, expected, rtol=4 * np.finfo(dtype).eps)  # and NaN where that has it

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from xprnn import RNN, Last, Linear, Sequential, _xp, random
+from xprnn import RNN, Last, Linear, Sequential, random
+from xprnn._array import namespace as xpx
 from xprnn.data import Source, Stream, ahead, shuffled
 
 MODEL = Sequential(RNN(3, 4), Linear(4, 2))
 LAST = Sequential(RNN(3, 4), Last(), Linear(4, 2))
 BATCH_FIRST = Sequential(RNN(3, 4, batch_first=True), Linear(4, 2, batch_first=True))
-HOST = _xp.home(np.zeros(1))
+HOST = xpx.home(np.zeros(1))
 
 
 def draw(rng, N=11, T=6):
@@ -152,10 +153,10 @@ def test_what_is_slow_is_made_ahead_on_a_thread():
 
 def test_minibatches_are_made_beside_the_parameters(backend, rng):
     x, y = draw(rng)
-    place = _xp.home(backend.asarray(np.zeros(1)))
+    place = xpx.home(backend.asarray(np.zeros(1)))
     source = Source((x, y), MODEL)
     batch = source.batch(source.plan(4, random.key(1))[0], place)
-    assert _xp.namespace(batch.x) is place.xp
+    assert xpx.namespace(batch.x) is place.xp
     there = Source((backend.asarray(x), backend.asarray(y)), MODEL).batch(source.plan(4, random.key(1))[0], place)
     for a, b in zip(batch[:2], there[:2], strict=True):
         np.testing.assert_array_equal(backend.to_numpy(a), backend.to_numpy(b))
@@ -218,7 +219,7 @@ def test_no_library_takes_a_files_memory_as_its_own(torch, rng, tmp_path):
     """A stream of one row is in time's order in the file already, which is open to be read alone."""
     np.save(tmp_path / "x.npy", rng.standard_normal((1, 6, 3)))
     source = Source(Stream(tmp_path / "x.npy", rng.standard_normal((1, 6, 2)), 4), MODEL)
-    batch = source.batch(source.plan(1, None)[0], _xp.home(torch.zeros(1)))
+    batch = source.batch(source.plan(1, None)[0], xpx.home(torch.zeros(1)))
     batch.x[0, 0, 0] = 1e9
     assert np.load(tmp_path / "x.npy")[0, 0, 0] != 1e9
 

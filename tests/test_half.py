@@ -9,7 +9,8 @@ import pytest
 import xprnn
 from tests.close import error
 from tests.halves import BOUND, B, H, I, T, given_for, kernels_of, run
-from xprnn import _xp, kernels, tree
+from xprnn import kernels, tree
+from xprnn._array import namespace as xpx
 from xprnn.cells import LSTM
 
 LAYERS = {
@@ -165,7 +166,7 @@ def test_a_step_computes_in_float32(half, monkeypatch, without_numba):
         step = forward(self, p, xp, inner)
 
         def run(a_t, prev, drop_t=None):
-            seen.extend(_xp.dtype_name(a.dtype) for a in tree.leaves((dict(p), a_t, prev)))
+            seen.extend(xpx.dtype_name(a.dtype) for a in tree.leaves((dict(p), a_t, prev)))
             return step(a_t, prev, drop_t)
 
         return run
@@ -183,11 +184,11 @@ def test_products_and_sums_over_time_are_in_float32(half):
     ones = half.array(np.ones((n, 2)))
     expected = half.host(half.array(np.full((), float(n))))
     sums = {
-        "outer": _xp.outer_time(ones, ones, xp),
-        "bias": _xp.sum_time(ones, xp),
-        "matmul": _xp.matmul_time(xp.matrix_transpose(ones), ones, xp),
-        "affine": _xp.affine_time(xp.matrix_transpose(ones), xp.matrix_transpose(ones), None, xp),
-        "scatter": _xp.scatter_add(half.backend.asarray(np.zeros(n, np.int64)), ones, 1, xp),
+        "outer": xpx.outer_time(ones, ones, xp),
+        "bias": xpx.sum_time(ones, xp),
+        "matmul": xpx.matmul_time(xp.matrix_transpose(ones), ones, xp),
+        "affine": xpx.affine_time(xp.matrix_transpose(ones), xp.matrix_transpose(ones), None, xp),
+        "scatter": xpx.scatter_add(half.backend.asarray(np.zeros(n, np.int64)), ones, 1, xp),
     }
     for name, total in half.host(sums).items():
         assert np.all(total == expected), name

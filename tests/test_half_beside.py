@@ -7,7 +7,8 @@ import xprnn
 from tests import backends as tested
 from tests.halves import B, H, Half, I, T, given_for, run
 from tests.scans import RUNNING
-from xprnn import _xp, backends, kernels, optim, tree
+from xprnn import backends, kernels, optim, tree
+from xprnn._array import namespace as xpx
 
 LONG = 2000
 
@@ -169,7 +170,7 @@ def test_mixed_dtypes_are_refused_and_both_sides_are_named(half):
         layer(params, x, (h, h))
     y, _, cache = layer.forward(params, x, kernel=half.backend.kernel)
     with pytest.raises(TypeError, match=f"`dy` must be {half.name} like `x`, got float32"):
-        layer.backward(params, cache, _xp.cast(y, half.backend.xp.float32))
+        layer.backward(params, cache, xpx.cast(y, half.backend.xp.float32))
 
 
 def test_losses_say_to_cast_to_float32(half):

@@ -69,7 +69,7 @@ def of_the_equations(layer):
     """Return how many operations the cell's own equations take for a step, forward and backward."""
     given = tree.map(counted, table.given_for(layer, np.random.default_rng(5), steps=1))
     p = {key: a for key, a in given["params"]["l0"].items() if key in ("W_hh", "b_hh")}
-    xp = xprnn._xp.namespace(given["x"])
+    xp = xprnn._array.namespace.namespace(given["x"])
     a_t = counted(np.ones((table.B, layer.cell.gates * H)))
     state = (counted(np.ones((table.B, H))),) * len(layer.cell.states)
     step, back = layer.cell.forward(p, xp), layer.cell.backward(p, xp)

@@ -9,7 +9,8 @@ import pytest
 
 import xprnn
 from tests.close import assert_close
-from xprnn import _xp, kernels, tree
+from xprnn import kernels, tree
+from xprnn._array import namespace as xpx
 
 try:
     from xprnn.kernels import numba_products, threads
@@ -46,11 +47,11 @@ def test_products_by_numba_are_those_of_numpy(shape, dtype, ragged, rng, everywh
         x, da = x * mask, da * mask
         x, da = x.astype(dtype), da.astype(dtype)
     products = numba_products.PRODUCTS.at(mask) if ragged else numba_products.PRODUCTS
-    a, expected = products.affine_time(x, W, b, _xp.NUMPY), _xp.affine_time(x, W, b, _xp.NUMPY)
+    a, expected = products.affine_time(x, W, b, xpx.NUMPY), xpx.affine_time(x, W, b, xpx.NUMPY)
     assert_close(a * mask if ragged else a, expected * mask if ragged else expected)
     for biased in (True, False):
-        found = products.affine_gradients(da, x, W, _xp.NUMPY, biased=biased)
-        exact = _xp.affine_gradients(*(v.astype(np.float64) for v in (da, x, W)), _xp.NUMPY, biased=biased)
+        found = products.affine_gradients(da, x, W, xpx.NUMPY, biased=biased)
+        exact = xpx.affine_gradients(*(v.astype(np.float64) for v in (da, x, W)), xpx.NUMPY, biased=biased)
         assert (found[1] is None) is not biased
         for name, value, wanted in zip("Wbx", found, exact, strict=True):
             if wanted is not None:
@@ -65,8 +66,8 @@ def test_products_by_numba_do_not_depend_on_threads(rng, everywhere):
         for n in (1, 2, 3, 5):
             kernels.set_num_threads(n)
             products = numba_products.PRODUCTS
-            found.append([products.affine_time(x, W, b, _xp.NUMPY)])
-            found[-1] += products.affine_gradients(da, x, W, _xp.NUMPY, biased=True)
+            found.append([products.affine_time(x, W, b, xpx.NUMPY)])
+            found[-1] += products.affine_gradients(da, x, W, xpx.NUMPY, biased=True)
     finally:
         kernels.set_num_threads(before)
     for other in found[1:]:
@@ -78,20 +79,20 @@ def test_products_by_numba_do_not_depend_on_threads(rng, everywhere):
 def test_a_product_by_numba_of_no_steps_is_zero(rng, everywhere):
     x, W, _, da = draw((3, 2, 5, 7), "float64", rng)
     nothing = numba_products.PRODUCTS.at(np.zeros((3, 2, 1), bool))
-    for value in nothing.affine_gradients(da, x, W, _xp.NUMPY, biased=True):
+    for value in nothing.affine_gradients(da, x, W, xpx.NUMPY, biased=True):
         np.testing.assert_array_equal(value, np.zeros_like(value))
 
 
 @needs_numba
 def test_products_by_numba_take_read_only_and_strided_arrays(rng, everywhere):
     x, W, b, da = draw((11, 5, 9, 14), "float64", rng)
-    expected = _xp.affine_time(x, W, b, _xp.NUMPY)
+    expected = xpx.affine_time(x, W, b, xpx.NUMPY)
     strided = np.asfortranarray(x)[::-1][::-1]
     for a in (strided, W, b):
         a.flags.writeable = False
-    assert_close(numba_products.PRODUCTS.affine_time(strided, W, b, _xp.NUMPY), expected)
+    assert_close(numba_products.PRODUCTS.affine_time(strided, W, b, xpx.NUMPY), expected)
     dW, _ = numba_products.PRODUCTS.outer_time(da[:, ::-1], strided[:, ::-1], biased=False)
-    assert_close(dW, _xp.outer_time(da, x, _xp.NUMPY))
+    assert_close(dW, xpx.outer_time(da, x, xpx.NUMPY))
 
 
 LAYERS = {

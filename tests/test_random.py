@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.close import error
-from xprnn import _xp, backends, random
+from xprnn import backends, random
+from xprnn._array import namespace as xpx
 from xprnn.random import Key
 
 LOW = 0xFFFFFFFF
@@ -26,7 +27,7 @@ KNOWN = [
 ]
 """Key, counter and words of Random123's known-answer tests (kat_vectors, threefry2x32 20)."""
 
-HOST = {dtype: _xp.home(np.zeros(1, dtype)) for dtype in ("float32", "float64")}
+HOST = {dtype: xpx.home(np.zeros(1, dtype)) for dtype in ("float32", "float64")}
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def jax():
 
 
 def home(backend, dtype="float64"):
-    return _xp.home(backend.asarray(np.zeros(1, dtype)))
+    return xpx.home(backend.asarray(np.zeros(1, dtype)))
 
 
 def words_of(backend, values):
@@ -97,7 +98,7 @@ def test_a_mask_is_its_definition_on_every_backend(backend, dtype, n, step):
     kept = elements(key, T, B, n) >= round(p * 2**32)
     for scale, value in ((True, np.dtype(dtype).type(1.0 / 0.7)), (False, 1.0)):
         mask = random.keep(key, p, T, B, n, home(backend, dtype), scale=scale)
-        assert _xp.dtype_name(mask.dtype) == dtype
+        assert xpx.dtype_name(mask.dtype) == dtype
         np.testing.assert_array_equal(backend.to_numpy(mask), np.where(kept, value, 0.0).astype(dtype))
 
 
@@ -109,7 +110,7 @@ def test_normals_are_their_definition_on_every_backend(backend, dtype, n):
     radius, angle = np.sqrt(-2.0 * np.log((first + 0.5) / 2.0**32)), 2.0 * np.pi * second / 2.0**32
     expected = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=2)[..., :n]
     z = random.normal(KEY, T, B, n, home(backend, dtype))
-    assert _xp.dtype_name(z.dtype) == dtype
+    assert xpx.dtype_name(z.dtype) == dtype
     assert error(backend.to_numpy(z), expected) <= {"float32": 1e-6, "float64": 1e-12}[dtype]
     assert error(backend.to_numpy(z), random.normal(KEY, T, B, n, HOST[dtype])) <= {"float32": 1e-6}.get(dtype, 1e-12)
 
@@ -285,7 +286,7 @@ def test_a_traced_key_draws_what_an_eager_one_draws(jax, dtype):
     jax.config.update("jax_enable_x64", True)
 
     def draws(words, x):
-        key, place = random.key(words).fold("l0").at(3), _xp.home(x)
+        key, place = random.key(words).fold("l0").at(3), xpx.home(x)
         return random.keep(key, 0.3, T, B, N, place), random.normal(key, T, B, N, place)
 
     words, x = jax.numpy.asarray(KEY.words, dtype=jax.numpy.uint32), jax.numpy.zeros(1, dtype)
@@ -297,12 +298,12 @@ def test_a_traced_key_draws_what_an_eager_one_draws(jax, dtype):
 
 WITHOUT_X64 = """
 import jax, numpy as np
-from xprnn import _xp, random
+from xprnn import xpx, random
 assert not jax.config.jax_enable_x64
 x, words = jax.numpy.zeros(1), jax.numpy.asarray(np.array([0xDEADBEEF, 0x9E3779B9], np.uint32))
 def draw(key, x):
     key = key.fold("l0")._replace(step=2**32 - 2)
-    return random.keep(key, 0.9, 5, 3, 7, _xp.home(x)), random.normal(key, 5, 3, 7, _xp.home(x))
+    return random.keep(key, 0.9, 5, 3, 7, xpx.home(x)), random.normal(key, 5, 3, 7, xpx.home(x))
 keys = random.Key((0xDEADBEEF, 0x9E3779B9)), random.key(words)
 for keep, normal in (*(draw(key, x) for key in keys), jax.jit(lambda w, x: draw(random.key(w), x))(words, x)):
     assert keep.dtype == normal.dtype == np.float32
@@ -327,7 +328,7 @@ def test_jax_draws_the_same_without_64_bits():
 def test_a_draw_on_cupy_copies_nothing_and_waits_for_nothing():
     counter = pytest.importorskip("cupy_on_cpu", reason="counts are those of the emulated driver")
     cupy = backends.load("cupy")
-    place = _xp.home(cupy.zeros(1))
+    place = xpx.home(cupy.zeros(1))
     before = dict(counter.stats())
     key = random.key(5).fold("l0")
     random.keep(key, 0.3, T, B, N, place)

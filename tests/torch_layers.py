@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from tests.torch_cells import CELLS, norm
-from xprnn import _xp, random, tree
+from xprnn import random, tree
+from xprnn._array import namespace as xpx
 
 STATES = {"RNN": ("h",), "GRU": ("h",), "LSTM": ("h", "c")}
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -40,7 +41,7 @@ def widths(layer):
 
 def draws(layer, key, T, B):
     """Return every random number of a training pass: per layer the input's mask, per part {kind: array}."""
-    home, H, D = _xp.home(np.zeros(1)), layer.hidden_size, 2 if layer.bidirectional else 1
+    home, H, D = xpx.home(np.zeros(1)), layer.hidden_size, 2 if layer.bidirectional else 1
     G, states = gates(layer), dict(zip(STATES[type(layer).__name__], widths(layer), strict=True))
     P = states["h"]
     found = {}

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from xprnn import _checks, _xp
-from xprnn._xp import Array, Namespace
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Namespace
 
 Function = Callable[[Array], Array]
 
@@ -32,14 +33,14 @@ class Entry(NamedTuple):
 
 def _above(y: Array, low: float, high: float, threshold: float) -> Array:
     """Return `high` where y > threshold, else `low`; `high` at NaN, which must not be hidden."""
-    below = _xp.namespace(y).astype(y <= threshold, y.dtype)
+    below = xpx.namespace(y).astype(y <= threshold, y.dtype)
     return high + (low - high) * below
 
 
 def _elu_slope(x: Array, alpha: float) -> Array:
     """Return α eˣ below 0, 1 above."""
-    xp = _xp.namespace(x)
-    return _xp.where(x <= 0.0, alpha * xp.exp(xp.minimum(x, xp.zeros_like(x))), xp.ones_like(x), xp)
+    xp = xpx.namespace(x)
+    return xpx.where(x <= 0.0, alpha * xp.exp(xp.minimum(x, xp.zeros_like(x))), xp.ones_like(x), xp)
 
 
 def _sigmoid(xp: Namespace, alpha: float, beta: float) -> Function:
@@ -79,14 +80,14 @@ TABLE = {
     ),
     "thresholded_relu": Entry(
         lambda xp, alpha, beta: lambda x: xp.where(x <= alpha, xp.zeros_like(x), x),
-        lambda y, alpha, beta: _xp.namespace(y).astype(y != 0.0, y.dtype),
+        lambda y, alpha, beta: xpx.namespace(y).astype(y != 0.0, y.dtype),
         alpha=1.0,
         by_input=lambda alpha: alpha < 0.0,  # 0 is above the threshold then
         slope_by_input=lambda x, alpha: _above(x, 0.0, 1.0, alpha),
     ),
     "elu": Entry(
         _elu,
-        lambda y, alpha, beta: _xp.where(y <= 0.0, y + alpha, _xp.namespace(y).ones_like(y), _xp.namespace(y)),
+        lambda y, alpha, beta: xpx.where(y <= 0.0, y + alpha, xpx.namespace(y).ones_like(y), xpx.namespace(y)),
         alpha=1.0,
         by_input=lambda alpha: alpha <= 0.0,
         slope_by_input=_elu_slope,
@@ -95,16 +96,16 @@ TABLE = {
         lambda xp, alpha, beta: lambda x: x / (1.0 + xp.abs(x)),
         lambda y, alpha, beta: (1.0 - abs(y)) ** 2,
     ),
-    "softplus": Entry(_softplus, lambda y, alpha, beta: -_xp.namespace(y).expm1(-y)),
+    "softplus": Entry(_softplus, lambda y, alpha, beta: -xpx.namespace(y).expm1(-y)),
     "hard_sigmoid": Entry(
         _hard_sigmoid,
-        lambda y, alpha, beta: alpha * _xp.namespace(y).astype(~((y <= 0.0) | (y >= 1.0)), y.dtype),
+        lambda y, alpha, beta: alpha * xpx.namespace(y).astype(~((y <= 0.0) | (y >= 1.0)), y.dtype),
         alpha=0.2,
         beta=0.5,
     ),
     "affine": Entry(
         lambda xp, alpha, beta: lambda x: alpha * x + beta,
-        lambda y, alpha, beta: alpha * _xp.namespace(y).ones_like(y),
+        lambda y, alpha, beta: alpha * xpx.namespace(y).ones_like(y),
         alpha=1.0,
         beta=0.0,
     ),
@@ -145,7 +146,7 @@ class Activation:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        _checks.one_of("name", self.name, tuple(TABLE))
+        checks.one_of("name", self.name, tuple(TABLE))
         for number in ("alpha", "beta"):
             value, default = getattr(self, number), getattr(TABLE[self.name], number)
             if value is None:
@@ -153,12 +154,12 @@ class Activation:
             elif default is None:
                 raise ValueError(f"`{number}` has no meaning for the activation {self.name!r}, which takes none")
             else:
-                _checks.finite(number, value)
+                checks.finite(number, value)
                 object.__setattr__(self, number, float(value))  # a NumPy number would widen float32
         if self.name == "scaled_tanh" and self.alpha == 0.0:
             raise ValueError("`alpha` of the activation 'scaled_tanh' must not be 0")
         if self.clip is not None:
-            _checks.positive("clip", self.clip)
+            checks.positive("clip", self.clip)
             object.__setattr__(self, "clip", float(self.clip))
 
     def __repr__(self) -> str:
@@ -189,7 +190,7 @@ class Activation:
             found = entry.slope_by_input(x, alpha)
         if self.clip is None:
             return found
-        xp = _xp.namespace(y)
+        xp = xpx.namespace(y)
         return found * xp.astype(~(xp.abs(x) > self.clip), found.dtype)
 
 
@@ -213,7 +214,7 @@ class Custom:
     through: str = "output"
 
     def __post_init__(self) -> None:
-        _checks.one_of("through", self.through, ("output", "input"))
+        checks.one_of("through", self.through, ("output", "input"))
         for name in ("function", "derivative"):
             if not callable(getattr(self, name)):
                 raise TypeError(f"`{name}` of a custom activation must be callable, got {getattr(self, name)!r}")
@@ -241,7 +242,7 @@ def read(name: str, given: Any, clip: float | None = None) -> Activation | Custo
         If it is none, or `clip` is given beside one that has a clip of its own or is custom.
     """
     if isinstance(given, str):
-        _checks.one_of(name, given, tuple(TABLE))
+        checks.one_of(name, given, tuple(TABLE))
         return Activation(given, clip=clip)
     if not isinstance(given, Activation | Custom):
         raise TypeError(f"`{name}` must be a name, an Activation or a Custom, got {given!r}")

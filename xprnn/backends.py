@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _xp, tree
-from xprnn._xp import Array, Namespace
+from xprnn import tree
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Namespace
 from xprnn.tree import Tree
 
 INSTALL = {
@@ -64,7 +65,7 @@ def load(name: str) -> Namespace:
         raise BackendError(f"the backend {name!r} is not installed; install it with: {INSTALL[name]}")
     if name == "cupy" and (fault := _cupy_fault()) is not None:
         raise BackendError(f"the backend 'cupy' has no device to run on: {fault}")
-    return _xp.load(name)
+    return xpx.load(name)
 
 
 def _cupy_fault() -> str | None:
@@ -87,9 +88,9 @@ def to_numpy(a: Array) -> np.ndarray:
     TypeError
         If `a` is no array.
     """
-    if not _xp.is_array(a) and not isinstance(a, np.generic):  # a sum over a NumPy array is a NumPy scalar
+    if not xpx.is_array(a) and not isinstance(a, np.generic):  # a sum over a NumPy array is a NumPy scalar
         raise TypeError(f"`a` must be an array, got {type(a).__name__}")
-    return _xp.to_numpy(a)
+    return xpx.to_numpy(a)
 
 
 def dtype_of(name: str, xp: Namespace) -> Any:
@@ -108,11 +109,11 @@ def dtype_of(name: str, xp: Namespace) -> Any:
     ImportError
         For CuPy's bfloat16, if `ml_dtypes` is not installed: pip install "xprnn[half]".
     """
-    if name == "bfloat16" and _xp.is_namespace_cupy(xp):  # CuPy computes with it, and leaves its name to ml_dtypes
+    if name == "bfloat16" and xpx.is_namespace_cupy(xp):  # CuPy computes with it, and leaves its name to ml_dtypes
         return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
     if (found := getattr(xp, name, None)) is None:
-        raise TypeError(f"{_xp.package(xp)} has no {name}")
-    if name in WIDE and _xp.is_namespace_jax(xp) and name not in xp.__array_namespace_info__().dtypes():
+        raise TypeError(f"{xpx.package(xp)} has no {name}")
+    if name in WIDE and xpx.is_namespace_jax(xp) and name not in xp.__array_namespace_info__().dtypes():
         raise TypeError(f"jax has no {name} without its switch: jax.config.update('jax_enable_x64', True)")
     return found
 
@@ -125,10 +126,10 @@ def device(a: Array) -> str:
     TypeError
         If `a` is no array.
     """
-    if not _xp.is_array(a):
+    if not xpx.is_array(a):
         raise TypeError(f"`a` must be an array, got {type(a).__name__}")
-    place = _xp.device(a)
-    return f"cuda:{place.id}" if _xp.package(_xp.namespace(a)) == "cupy" else str(place)
+    place = xpx.device(a)
+    return f"cuda:{place.id}" if xpx.package(xpx.namespace(a)) == "cupy" else str(place)
 
 
 def move(arrays: Tree, like: Array) -> Tree:
@@ -149,12 +150,12 @@ def move(arrays: Tree, like: Array) -> Tree:
     TypeError
         If `like`, or a leaf, is no array, or where `like` lives there is no such dtype.
     """
-    if not _xp.is_array(like):
+    if not xpx.is_array(like):
         raise TypeError(f"`like` must be an array, got {type(like).__name__}")
-    place = _xp.home(like)
+    place = xpx.home(like)
 
     def copy(a: Any) -> Array:
         host = to_numpy(a)
-        return _xp.from_host(host, place._replace(dtype=dtype_of(_xp.dtype_name(a.dtype), place.xp)))
+        return xpx.from_host(host, place._replace(dtype=dtype_of(xpx.dtype_name(a.dtype), place.xp)))
 
     return tree.map(copy, arrays)

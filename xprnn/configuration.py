@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import ClassVar
 
-from xprnn import _checks, init, parameters
+from xprnn import init, parameters
+from xprnn._array import checks
 from xprnn.cells import Cell
 from xprnn.options import Options
 
@@ -32,17 +33,17 @@ class Configuration(Options, ABC):
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size", "num_layers"):
-            _checks.integer(name, getattr(self, name))
-        _checks.one_of("bias", self.bias, (True, "input", False))
-        _checks.flag("batch_first", self.batch_first)
-        _checks.flag("bidirectional", self.bidirectional)
-        _checks.flag("layer_norm", self.layer_norm)
-        _checks.positive("layer_norm_eps", self.layer_norm_eps)
+            checks.integer(name, getattr(self, name))
+        checks.one_of("bias", self.bias, (True, "input", False))
+        checks.flag("batch_first", self.batch_first)
+        checks.flag("bidirectional", self.bidirectional)
+        checks.flag("layer_norm", self.layer_norm)
+        checks.positive("layer_norm_eps", self.layer_norm_eps)
         if not self.layer_norm and self.layer_norm_eps != 1e-5:
             raise ValueError(f"`layer_norm_eps` is {self.layer_norm_eps}, and `layer_norm` is False: set it True")
-        _checks.one_of("input_init", self.input_init, init.WEIGHTS)
-        _checks.one_of("recurrent_init", self.recurrent_init, init.WEIGHTS)
-        _checks.one_of("bias_init", self.bias_init, init.BIASES)
+        checks.one_of("input_init", self.input_init, init.WEIGHTS)
+        checks.one_of("recurrent_init", self.recurrent_init, init.WEIGHTS)
+        checks.one_of("bias_init", self.bias_init, init.BIASES)
         super().__post_init__()
         self._check_combination(type(self).__name__, len(self.cell.states), self.num_layers, self.hidden_size)
 
@@ -97,11 +98,11 @@ class Configuration(Options, ABC):
         return tuple((at, self._names[at]) for at in ats)
 
     @cached_property
-    def _shapes(self) -> tuple[_checks.Shapes, ...]:
+    def _shapes(self) -> tuple[checks.Shapes, ...]:
         return parameters.shapes(self)
 
     @cached_property
-    def _expected(self) -> tuple[tuple[str, str, _checks.Shapes], ...]:
+    def _expected(self) -> tuple[tuple[str, str, checks.Shapes], ...]:
         """Per part its name, where messages say that it is, and the shapes of its parameters."""
         named = zip(self._names, self._shapes, strict=True)
         return tuple((name, f"params[{name!r}]", shapes) for name, shapes in named)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _xp
-from xprnn._xp import Array, Namespace
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Namespace
 from xprnn.options import Options
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
@@ -72,6 +72,6 @@ def factor(W: Array, fixed: dict[str, Any], drop: Array | None, xp: Namespace) -
         made = mask if made is None else made * mask
     if "sign" in fixed:  # a unit's outgoing weights are a column
         ones = xp.ones_like(W)
-        signs = _xp.where(W < 0.0, -ones, ones, xp) * fixed["sign"]
+        signs = xpx.where(W < 0.0, -ones, ones, xp) * fixed["sign"]
         made = signs if made is None else made * signs
     return made

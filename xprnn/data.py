@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _checks, _xp
-from xprnn._xp import Array, Home
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home
 from xprnn.protocol import parts
 from xprnn.random import Key, threefry2x32
 
@@ -66,7 +67,7 @@ class Stream:
     mask: Any = None
 
     def __post_init__(self) -> None:
-        _checks.integer("chunk", self.chunk)
+        checks.integer("chunk", self.chunk)
         for name in ("x", "y", "mask"):
             object.__setattr__(self, name, _opened(f"Stream.{name}", getattr(self, name)))
         _check_arrays("Stream.", self.x, self.y, self.mask, timed=True)
@@ -95,7 +96,7 @@ class Source:
             _check_arrays(f"{name}: ", self.x, self.y, self.mask, self.timed)
         host = self.rows is not None or self.mask is None or isinstance(self.mask, np.ndarray)
         self._mask_on_host = (
-            self.mask if host else _xp.to_numpy(self.mask)
+            self.mask if host else xpx.to_numpy(self.mask)
         )  # once: a minibatch is not to wait for a device
         self.slow = any(isinstance(a, np.memmap) for a in (self.x, self.y))
         self.steps = int(self.x.shape[0] * self.x.shape[1]) if self.rows is None else int(self.rows.sum())
@@ -184,7 +185,7 @@ def ahead(made: Iterator[Any], *, slow: bool) -> Iterator[Any]:
 def _opened(name: str, a: Any) -> Any:
     """Return an array, out of PyTorch's graph, a tuple as a list, and the array of a `.npy` file without reading it."""
     if not isinstance(a, str | os.PathLike):
-        return list(a) if isinstance(a, tuple) else _xp.detached(a)
+        return list(a) if isinstance(a, tuple) else xpx.detached(a)
     if not os.path.exists(a):
         raise ValueError(f"`{name}` must be an array or the path of a .npy file, got {str(a)!r}: there is no such file")
     return np.load(a, mmap_mode="r", allow_pickle=False)
@@ -193,31 +194,31 @@ def _opened(name: str, a: Any) -> Any:
 def _check_arrays(name: str, x: Any, y: Any, mask: Any, timed: bool) -> None:
     """Raise unless x (N, T, ·), y and mask are arrays that belong together."""
     for label, a in (("x", x), ("y", y), ("mask", mask)):
-        if not _xp.is_array(a) and not (label == "mask" and a is None):
+        if not xpx.is_array(a) and not (label == "mask" and a is None):
             raise TypeError(f"`{name}{label}` must be an array, or x and y lists of arrays (T_n, ·), got {_told(a)}")
     for label, a in (("x", x), ("y", y)):
         _check_numbers(f"{name}{label}", a)
     shape, axes = tuple(x.shape), 2 if timed else 1
-    if len(shape) != (2 if _xp.is_integer(x) else 3) or shape[0] == 0 or shape[1] == 0:
+    if len(shape) != (2 if xpx.is_integer(x) else 3) or shape[0] == 0 or shape[1] == 0:
         raise ValueError(
             f"`{name}x` must have shape (N, T, I), or of integers (N, T), none of them 0, got "
-            f"{_xp.dtype_name(x.dtype)} {shape}"
+            f"{xpx.dtype_name(x.dtype)} {shape}"
         )
     if tuple(y.shape[:axes]) != shape[:axes]:
         letters = "(N, T, …)" if timed else "(N, …)"
         raise ValueError(
             f"`{name}y` must have shape {letters} with the same {letters[1:-4]} as x, {shape}, got {tuple(y.shape)}"
         )
-    if mask is not None and (tuple(mask.shape) != shape[:axes] or _xp.dtype_name(mask.dtype) != "bool"):
+    if mask is not None and (tuple(mask.shape) != shape[:axes] or xpx.dtype_name(mask.dtype) != "bool"):
         raise ValueError(
-            f"`{name}mask` must be bool of shape {shape[:axes]}, got {_xp.dtype_name(mask.dtype)} {tuple(mask.shape)}"
+            f"`{name}mask` must be bool of shape {shape[:axes]}, got {xpx.dtype_name(mask.dtype)} {tuple(mask.shape)}"
         )
 
 
 def _check_numbers(name: str, a: Any) -> None:
     """Raise unless an array holds floats or integers."""
-    dtype = _xp.dtype_name(a.dtype)
-    if not (_xp.is_integer(a) or dtype.startswith(("float", "bfloat"))):
+    dtype = xpx.dtype_name(a.dtype)
+    if not (xpx.is_integer(a) or dtype.startswith(("float", "bfloat"))):
         raise TypeError(f"`{name}` must be of floats or of integers, got {dtype}")
 
 
@@ -244,7 +245,7 @@ def _check_rows(name: str, x: Any, y: Any, mask: Any, timed: bool) -> np.ndarray
         raise TypeError(f"`{name}: mask[0]` must be bool, got {mask[0].dtype}")
     for label, rows in (("x", x), *((("y", y),) if timed else ())):
         _check_numbers(f"{name}: {label}[0]", rows[0])
-    if x[0].ndim != (1 if _xp.is_integer(x[0]) else 2):
+    if x[0].ndim != (1 if xpx.is_integer(x[0]) else 2):
         raise ValueError(
             f"`{name}: x[0]` must have shape (T_n, I), or of integers (T_n,), got {x[0].dtype} {x[0].shape}"
         )
@@ -270,8 +271,8 @@ def _taken(a: Any, index: np.ndarray, axes: tuple[int, int] | None) -> Any:
     if isinstance(a, np.ndarray):
         rows = np.asarray(a[index]) if isinstance(a, np.memmap) else np.take(a, index, axis=0)
         return rows if axes is None else _turned(rows, axes)
-    xp = _xp.namespace(a)
-    rows = xp.take(a, _xp.from_host(index, _xp.home(a)._replace(dtype=_xp.integers(1, a, xp).dtype)), axis=0)
+    xp = xpx.namespace(a)
+    rows = xp.take(a, xpx.from_host(index, xpx.home(a)._replace(dtype=xpx.integers(1, a, xp).dtype)), axis=0)
     return rows if axes is None else _turned(rows, axes)
 
 
@@ -281,7 +282,7 @@ def _turned(a: Any, axes: tuple[int, int]) -> Any:
         return a
     if isinstance(a, np.ndarray):
         return np.ascontiguousarray(a.swapaxes(0, 1))
-    return _xp.namespace(a).permute_dims(a, (1, 0, *range(2, len(a.shape))))
+    return xpx.namespace(a).permute_dims(a, (1, 0, *range(2, len(a.shape))))
 
 
 def _padded(rows: list[np.ndarray], T: int) -> np.ndarray:

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _checks, _xp, init
-from xprnn._sequence import Form, flags, form_of, select
-from xprnn._xp import Array, Home
+from xprnn import init
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import Form, flags, form_of, select
+from xprnn._array.namespace import Array, Home
 from xprnn.parameters import Params
 from xprnn.random import Key
 from xprnn.stateless import Stateless
@@ -60,9 +62,9 @@ class Embedding(Stateless):
     batch_first: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        _checks.integer("num_embeddings", self.num_embeddings)
-        _checks.integer("embedding_dim", self.embedding_dim)
-        _checks.flag("batch_first", self.batch_first)
+        checks.integer("num_embeddings", self.num_embeddings)
+        checks.integer("embedding_dim", self.embedding_dim)
+        checks.flag("batch_first", self.batch_first)
 
     @property
     def widths(self) -> tuple[None, int]:
@@ -96,7 +98,7 @@ class Embedding(Stateless):
         if dy is None:
             return {"W": home.xp.zeros_like(W)}, None
         xp, dy = home.xp, select(cache.known, cache.form.read("dy", dy, "D", D), home.xp)
-        return {"W": _xp.scatter_add(xp.reshape(cache.index, (-1,)), xp.reshape(dy, (-1, D)), V, xp)}, None
+        return {"W": xpx.scatter_add(xp.reshape(cache.index, (-1,)), xp.reshape(dy, (-1, D)), V, xp)}, None
 
     def _step(self, params: Params, x_t: Any) -> Array:
         W, home = self._weight(params)
@@ -109,10 +111,10 @@ class Embedding(Stateless):
 
     def _weight(self, params: Params) -> tuple[Array, Home]:
         """Return W, checked, and where it lives."""
-        _checks.keys("params", params, ("W",))
-        home = _checks.home("params['W']", params["W"])
+        checks.keys("params", params, ("W",))
+        home = checks.home("params['W']", params["W"])
         shape = (self.num_embeddings, self.embedding_dim)
-        _checks.array("params['W']", params["W"], home, "(V, D)", shape, "params")
+        checks.array("params['W']", params["W"], home, "(V, D)", shape, "params")
         return params["W"], home
 
     def _read(self, x: Any, lengths: Any, mask: Any, home: Home) -> tuple[Array, Array | None, Form]:
@@ -136,9 +138,9 @@ class Embedding(Stateless):
 
 def _integers(name: str, x: Any, home: Home, first: Any = None) -> None:
     """Raise unless x is an array of integers beside W, and of the dtype of `first`."""
-    _checks.beside(name, x, home, getattr(x if first is None else first, "dtype", None), "params")
-    if not _xp.is_integer(x):
-        raise TypeError(f"`{name}` must be integers, 0 … V-1, got {_xp.dtype_name(x.dtype)}")
+    checks.beside(name, x, home, getattr(x if first is None else first, "dtype", None), "params")
+    if not xpx.is_integer(x):
+        raise TypeError(f"`{name}` must be integers, 0 … V-1, got {xpx.dtype_name(x.dtype)}")
 
 
 def _rows(
@@ -146,7 +148,7 @@ def _rows(
 ) -> tuple[Array, Array, Array | None]:
     """Return the rows of W (…, D); the indices (…), 0 where there is none; and where there is one, None: everywhere."""
     xp, V = home.xp, W.shape[0]
-    index = _xp.signed(given, xp)
+    index = xpx.signed(given, xp)
     inside = known = None
     if home.is_numpy:
         known = valid
@@ -161,7 +163,7 @@ def _rows(
         raise ValueError(f"`{name}` must hold integers of 0 … V-1 = {V - 1}, got {given[at]} at {place}")
     rows = xp.reshape(xp.take(W, xp.reshape(index, (-1,)), axis=0), (*index.shape, W.shape[1]))
     if inside is not None:
-        rows = _xp.where(inside[..., None], rows, _xp.full((1,), float("nan"), home), xp)
+        rows = xpx.where(inside[..., None], rows, xpx.full((1,), float("nan"), home), xp)
     return rows, index, known
 
 

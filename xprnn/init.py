@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, _xp, tree
-from xprnn._xp import Home
+from xprnn import tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Home
 
 WEIGHTS = ("uniform", "glorot", "orthogonal", "identity")
 """Initialisers of a weight; "uniform" is PyTorch's U(±1/√H)."""
@@ -40,8 +42,8 @@ def generator(rng: Any) -> "np.random.Generator":
 
 
 def destination(like: Any, *, instead: str = "") -> Home:
-    """Return where new parameters go: beside `like`, or NumPy float64 for None; `instead` as in `_checks.home`."""
-    return _xp.home(np.empty(0)) if like is None else _checks.home("like", like, instead=instead)
+    """Return where new parameters go: beside `like`, or NumPy float64 for None; `instead` as in `checks.home`."""
+    return xpx.home(np.empty(0)) if like is None else checks.home("like", like, instead=instead)
 
 
 def uniform(rng: "np.random.Generator", shape: tuple[int, ...], bound: float) -> np.ndarray:
@@ -83,5 +85,5 @@ def bias(name: str, rng: "np.random.Generator", n: int, bound: float) -> np.ndar
 
 def deliver(drawn: dict[str, Any], place: Home) -> dict[str, Any]:
     """Return the drawn host arrays, a nested dict, as arrays that live at `place`."""
-    moved: dict[str, Any] = tree.map(lambda a: _xp.from_host(a, place), drawn)
+    moved: dict[str, Any] = tree.map(lambda a: xpx.from_host(a, place), drawn)
     return moved

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-from xprnn import _checks, _xp, init, kernels, random
-from xprnn._sequence import Form, read, select
-from xprnn._xp import Array, Home
+from xprnn import init, kernels, random
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import Form, read, select
+from xprnn._array.namespace import Array, Home
 from xprnn.parameters import Params
 from xprnn.random import Key
 from xprnn.stateless import Stateless, Steps, no_params, same, steps_of
@@ -53,10 +55,10 @@ class Linear(Stateless):
     batch_first: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        _checks.integer("in_features", self.in_features)
-        _checks.integer("out_features", self.out_features)
-        _checks.flag("bias", self.bias)
-        _checks.flag("batch_first", self.batch_first)
+        checks.integer("in_features", self.in_features)
+        checks.integer("out_features", self.out_features)
+        checks.flag("bias", self.bias)
+        checks.flag("batch_first", self.batch_first)
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -91,24 +93,24 @@ class Linear(Stateless):
         del key
         steps = steps_of(x, self.batch_first, lengths, mask, self.in_features)
         home = steps.home
-        _checks.parameters("params", params, self._shapes, home)
+        checks.parameters("params", params, self._shapes, home)
         products = kernels.products(home.xp, home.dtype, math.prod(steps.x.shape) * self.out_features, kernel)
         y = products.affine_time(steps.x, params["W"], params.get("b"), home.xp)
         return steps.outward(select(steps.mask, y, home.xp)), LinearCache(self, steps, products)
 
     def _backward(self, params: Params, cache: LinearCache, dy: Any) -> tuple[Params, Any]:
         steps, xp = cache.steps, cache.steps.home.xp
-        _checks.parameters("params", params, self._shapes, steps.home)
+        checks.parameters("params", params, self._shapes, steps.home)
         dy = steps.gradient(dy, "V", self.out_features)
         dW, db, dx = cache.products.affine_gradients(dy, steps.x, params["W"], xp, biased=self.bias)
         return {"W": dW, "b": db} if self.bias else {"W": dW}, steps.outward(dx)
 
     def _step(self, params: Params, x_t: Array) -> Array:
-        home = _checks.home("x_t", x_t)
+        home = checks.home("x_t", x_t)
         if len(x_t.shape) < 1 or x_t.shape[-1] != self.in_features:
             raise ValueError(f"`x_t` must have shape (…, I) with I = {self.in_features}, got {tuple(x_t.shape)}")
-        _checks.parameters("params", params, self._shapes, home, like="x_t")
-        return _xp.affine_time(x_t, params["W"], params.get("b"), home.xp)
+        checks.parameters("params", params, self._shapes, home, like="x_t")
+        return xpx.affine_time(x_t, params["W"], params.get("b"), home.xp)
 
 
 class DropoutCache(NamedTuple):
@@ -152,10 +154,10 @@ class Dropout(Stateless):
     batch_first: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        _checks.fraction("rate", self.rate)
+        checks.fraction("rate", self.rate)
         object.__setattr__(self, "rate", float(self.rate))  # a NumPy number too: a configuration is plain data
-        _checks.flag("variational", self.variational)
-        _checks.flag("batch_first", self.batch_first)
+        checks.flag("variational", self.variational)
+        checks.flag("batch_first", self.batch_first)
 
     @property
     def draws(self) -> bool:
@@ -173,8 +175,8 @@ class Dropout(Stateless):
     def _forward(
         self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
     ) -> tuple[Any, DropoutCache]:
-        _checks.keys("params", params, ())
-        if _xp.is_array(x) and len(x.shape) in (1, 2) and lengths is None and mask is None:
+        checks.keys("params", params, ())
+        if xpx.is_array(x) and len(x.shape) in (1, 2) and lengths is None and mask is None:
             steps = steps_of(x, self.batch_first, lengths, mask)  # of (B, I), B may be 0
         else:
             sequence = read(x, width=None, batch_first=self.batch_first, lengths=lengths, mask=mask)
@@ -193,7 +195,7 @@ class Dropout(Stateless):
         return drawn if len(shape) == 3 else drawn[:, 0, :] if len(shape) == 2 else drawn[0, 0, :]
 
     def _backward(self, params: Params, cache: DropoutCache, dy: Any) -> tuple[Params, Any]:
-        _checks.keys("params", params, ())
+        checks.keys("params", params, ())
         dx = cache.steps.gradient(dy, "I", cache.steps.x.shape[-1])
         return {}, cache.steps.outward(dx if cache.factor is None else dx * cache.factor)
 
@@ -228,7 +230,7 @@ class Last(Stateless):
     keeps_time: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _checks.flag("batch_first", self.batch_first)
+        checks.flag("batch_first", self.batch_first)
 
     def init(self, rng: Any, like: Array | None = None) -> Params:
         """Return {}: there are no parameters, and nothing is drawn."""
@@ -238,10 +240,10 @@ class Last(Stateless):
         self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
     ) -> tuple[Array, LastCache]:
         del key
-        _checks.keys("params", params, ())
+        checks.keys("params", params, ())
         sequence = read(x, width=None, batch_first=self.batch_first, lengths=lengths, mask=mask)
         form, xp = sequence.form, sequence.form.home.xp
-        steps = _xp.integers(form.T, sequence.x, xp)[:, None, None]
+        steps = xpx.integers(form.T, sequence.x, xp)[:, None, None]
         last: Any = form.T - 1
         if sequence.mask is not None:  # the greatest valid step, -1 without one
             last = xp.max(xp.where(sequence.mask, steps, -xp.ones_like(steps)), axis=0)[None, ...]
@@ -250,12 +252,12 @@ class Last(Stateless):
         return y if form.batched else y[0, ...], LastCache(self, form, chosen, sequence.x.shape[-1])
 
     def _backward(self, params: Params, cache: LastCache, dy: Any) -> tuple[Params, Any]:
-        _checks.keys("params", params, ())
+        checks.keys("params", params, ())
         form, xp = cache.form, cache.form.home.xp
         shape, letters = ((form.B, cache.width), "(B, I)") if form.batched else ((cache.width,), "(I,)")
         if dy is None:
-            dy = _xp.full(shape, 0.0, form.home)
-        _checks.array("dy", dy, form.home, letters, shape)
+            dy = xpx.full(shape, 0.0, form.home)
+        checks.array("dy", dy, form.home, letters, shape)
         everywhere = xp.broadcast_to(xp.reshape(dy, (1, form.B, cache.width)), (form.T, form.B, cache.width))
         return {}, form.outward(select(cache.chosen, everywhere, xp))
 

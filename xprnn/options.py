@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks
+from xprnn._array import checks
 
 RATES = (
     "dropout",
@@ -54,16 +54,16 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in RATES:
-            _checks.fraction(name, getattr(self, name))
-        _checks.not_negative("noise", self.noise)
-        _checks.positive("dt", self.dt)
+            checks.fraction(name, getattr(self, name))
+        checks.not_negative("noise", self.noise)
+        checks.positive("dt", self.dt)
         for name in (*RATES, "noise", "dt"):  # NumPy's numbers as Python's: a configuration is plain data
             object.__setattr__(self, name, float(getattr(self, name)))
         for name in FLAGS:
-            _checks.flag(name, getattr(self, name))
-        _checks.one_of("noise_on", self.noise_on, ("preactivation", "state"))
+            checks.flag(name, getattr(self, name))
+        checks.one_of("noise_on", self.noise_on, ("preactivation", "state"))
         if self.dale is not None:
-            _checks.finite("dale", self.dale)
+            checks.finite("dale", self.dale)
             if not 0.0 <= self.dale <= 1.0:
                 raise ValueError(f"`dale` must lie in [0, 1], the share of excitatory units, got {self.dale}")
             object.__setattr__(self, "dale", float(self.dale))
@@ -119,7 +119,7 @@ def _time_constants(tau: Any, dt: float, hidden_size: int, *, learned: bool) -> 
         raise ValueError(f"`tau` must be one number, or H = {hidden_size} of them, got {len(values)}")
     for k, value in enumerate(values):
         name = f"tau[{k}]" if per_unit else "tau"
-        _checks.positive(name, value)
+        checks.positive(name, value)
         if value < dt or (learned and value == dt):
             relation = "above" if learned else "at least"
             why = "a learned leak is σ(·), below 1" if learned else "the leak dt/tau would be above 1"

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, init
-from xprnn._checks import Shapes
-from xprnn._xp import Home
+from xprnn import init
+from xprnn._array import checks
+from xprnn._array.checks import Shapes
+from xprnn._array.namespace import Home
 from xprnn.constraints import draw_fixed, fixed_shapes
 from xprnn.options import logit
 
@@ -92,6 +93,6 @@ def draw(layer: Any, part: Shapes, rng: "np.random.Generator") -> dict[str, Any]
 
 def check(layer: Any, params: Any, home: Home, like: str = "x") -> None:
     """Raise unless `params` are the layer's, of its shapes and where `like` lives."""
-    _checks.keys("params", params, layer._names)
+    checks.keys("params", params, layer._names)
     for name, path, shapes in layer._expected:
-        _checks.parameters(path, params[name], shapes, home, like)
+        checks.parameters(path, params[name], shapes, home, like)

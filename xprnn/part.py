@@ -6,9 +6,10 @@ Axes: T time, B batch, I input, H hidden units, G gates.
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from xprnn import _xp, kernels, tree
-from xprnn._sequence import Form, flip, flip_reset, select
-from xprnn._xp import Array, Namespace
+from xprnn import kernels, tree
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import Form, flip, flip_reset, select
+from xprnn._array.namespace import Array, Namespace
 from xprnn.cells import Cell, States, affine
 from xprnn.kernels.bound import Part
 from xprnn.random import Key
@@ -19,7 +20,7 @@ Params = dict[str, Any]
 
 
 class Run(NamedTuple):
-    """What all parts of one forward pass share; masks (T, B, 1) as in `_sequence.Sequence`."""
+    """What all parts of one forward pass share; masks (T, B, 1) as in `layout.Sequence`."""
 
     form: Form
     mask: Array | None
@@ -230,7 +231,7 @@ def step(layer: Any, p: Params, x_t: Array, prev: States | None, form: Form) -> 
     xp, made, cell = form.home.xp, surround(layer, p, None, form, reverse=False), layer.cell
     prev = prev or learned_state(layer, p, form.B, xp) or zero_state(layer, form.B, x_t)
     of_scan, gate = scanned(layer, p, made), made.around.gate
-    around, half = NOTHING if gate is None else Around(gate=gate), _xp.is_half(x_t.dtype)
+    around, half = NOTHING if gate is None else Around(gate=gate), xpx.is_half(x_t.dtype)
     dtype = xp.float32 if half else x_t.dtype
     chosen, _ = kernels.select(cell, around, xp, dtype, (1, form.B, layer.hidden_size))
     if not half and chosen.layer is not None and _is_whole(layer, chosen, x_t[None, ...], around):
@@ -239,7 +240,7 @@ def step(layer: Any, p: Params, x_t: Array, prev: States | None, form: Form) -> 
     a, _ = affine.forward(cell, p, x_t, xp)
     if half:
         return tuple(
-            _xp.cast(s, x_t.dtype) for s in _step(chosen, cell, xp, *tree.map(_xp.wide, (a, prev, of_scan, gate)))
+            xpx.cast(s, x_t.dtype) for s in _step(chosen, cell, xp, *tree.map(xpx.wide, (a, prev, of_scan, gate)))
         )
     return _step(chosen, cell, xp, a, prev, of_scan, gate)
 
@@ -271,14 +272,14 @@ def learned_state(layer: Any, p: Params, B: int, xp: Namespace) -> States | None
 
 def zero_state(layer: Any, B: int, like: Array) -> States:
     """Return zeros, (B, n) each, where `like` lives."""
-    return tuple([_xp.zeros((B, width), like) for width in layer.state_sizes])
+    return tuple([xpx.zeros((B, width), like) for width in layer.state_sizes])
 
 
 def _state_gradients(layer: Any, p: Params, dstate0: States | None, dfresh: States | None, xp: Namespace) -> Params:
     """Return the gradients of h0 (and c0): of the beginning, if it began there, and of every reset."""
     grads: Params = {}
     for k, state in enumerate(layer.cell.states):
-        terms = [_xp.sum_time(d[k], xp) for d in (dstate0, dfresh) if d is not None]
+        terms = [xpx.sum_time(d[k], xp) for d in (dstate0, dfresh) if d is not None]
         grads[f"{state}0"] = sum(terms, xp.zeros_like(p[f"{state}0"]))
     return grads
 

@@ -6,10 +6,11 @@ those of its methods, whose docstrings hold here.
 
 from typing import Any, NamedTuple
 
-from xprnn import _xp, kernels, parameters, part, random, tree
+from xprnn import kernels, parameters, part, random, tree
 from xprnn import state as states_of
-from xprnn._sequence import Form, flags, flip, form_of, select
-from xprnn._xp import Array
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import Form, flags, flip, form_of, select
+from xprnn._array.namespace import Array
 from xprnn.cells import States, affine
 from xprnn.parameters import Params
 from xprnn.scan import NOTHING
@@ -141,7 +142,7 @@ def trace(layer: Any, params: Params, x: Any, state0: State = None, **options: A
         scan, reverse = cache.parts[i].scan, i % layer._directions == 1
         gates = {key: select(scan.around.mask, a, xp) for key, a in layer.cell.trace(scan.kept).items()}
         inside = dict(zip(layer.cell.states, scan.states, strict=True)) | gates
-        inside = tree.map(lambda a: _xp.cast(a, form.home.dtype), inside)  # the scan of half types is in float32
+        inside = tree.map(lambda a: xpx.cast(a, form.home.dtype), inside)  # the scan of half types is in float32
         traces[name] = {key: form.outward(flip(a, xp) if reverse else a) for key, a in inside.items()}
     return traces
 

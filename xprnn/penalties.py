@@ -8,8 +8,10 @@ Each returns the penalty, a 0-d array on the device, and its gradient, to be add
 
 from collections.abc import Callable
 
-from xprnn import _checks, _xp, tree
-from xprnn._xp import Array, Home
+from xprnn import tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home
 from xprnn.losses import reduction as reduced
 from xprnn.tree import Tree
 
@@ -53,8 +55,8 @@ def l2(params: Tree, strength: float, *, matrices_only: bool = True) -> tuple[Ar
 
 
 def _absolute(w: Array) -> tuple[Array, Array]:
-    xp = _xp.namespace(w)
-    return xp.abs(w), _xp.sign(w, xp)
+    xp = xpx.namespace(w)
+    return xp.abs(w), xpx.sign(w, xp)
 
 
 def _square(w: Array) -> tuple[Array, Array]:
@@ -65,18 +67,18 @@ def _on_weights(
     params: Tree, strength: float, matrices_only: bool, each: Callable[[Array], tuple[Array, Array]]
 ) -> tuple[Array, Tree]:
     """Return the sum over the weights of `each`, which is the penalty of every number and its derivative."""
-    _checks.not_negative("strength", strength)
-    _checks.flag("matrices_only", matrices_only)
+    checks.not_negative("strength", strength)
+    checks.flag("matrices_only", matrices_only)
     weights, factor = tree.trainable(params), float(strength)
     first, home = _one_home(weights)
-    penalty = _xp.zeros((), first)
+    penalty = xpx.zeros((), first)
 
     def derivative(w: Array) -> Array:
         nonlocal penalty
         if matrices_only and len(w.shape) < 2:
             return home.xp.zeros_like(w)
         values, slopes = each(w)
-        penalty = penalty + factor * _xp.total(values, home.xp)
+        penalty = penalty + factor * xpx.total(values, home.xp)
         return factor * slopes
 
     gradient = tree.map(derivative, weights)
@@ -89,10 +91,10 @@ def _one_home(weights: Tree) -> tuple[Array, Home]:
     if not found:
         raise ValueError("`params` must hold at least one array, got none")
     path, first = found[0]
-    home = _checks.home(_name(path), first, instead=INSTEAD)
+    home = checks.home(_name(path), first, instead=INSTEAD)
     for other, w in found[1:]:
-        _checks.home(_name(other), w, instead=INSTEAD)
-        _checks.beside(_name(other), w, home, home.dtype, _name(path))
+        checks.home(_name(other), w, instead=INSTEAD)
+        checks.beside(_name(other), w, home, home.dtype, _name(path))
     return first, home
 
 
@@ -137,10 +139,10 @@ def firing_rate(
     .. [2] Bellec et al. (2018), Long short-term memory and learning-to-learn in networks of spiking neurons, NeurIPS,
        arXiv:1803.09574.
     """
-    _checks.not_negative("strength", strength)
-    _checks.finite("target", target)
-    _checks.one_of("per", per, ("step", "unit"))
-    home = _checks.home("y", y, instead=reduced.INSTEAD)
+    checks.not_negative("strength", strength)
+    checks.finite("target", target)
+    checks.one_of("per", per, ("step", "unit"))
+    home = checks.home("y", y, instead=reduced.INSTEAD)
     if len(y.shape) < 1 or y.shape[-1] < 1:
         raise ValueError(f"`y` must have shape (…, H) with H of at least 1, got {tuple(y.shape)}")
     reduce = reduced.of("y", y, mask, None, "mean", home)
@@ -149,7 +151,7 @@ def firing_rate(
         loss, half_slope = reduce.of_weighted(diff * diff, diff, y.shape)
         return factor * loss, 2.0 * factor * half_slope
     steps = reduced.count(reduce.mask, (*y.shape[:-1], 1), home)
-    mean = _xp.sum_time(diff, home.xp) / steps  # of nothing valid 0, whatever the target
+    mean = xpx.sum_time(diff, home.xp) / steps  # of nothing valid 0, whatever the target
     slope = (2.0 * factor / y.shape[-1]) * mean / steps
     dy = reduce.valid(slope + home.xp.zeros_like(diff))
-    return factor * _xp.total(mean * mean, home.xp) / y.shape[-1], dy
+    return factor * xpx.total(mean * mean, home.xp) / y.shape[-1], dy

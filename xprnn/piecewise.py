@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from xprnn import _checks, _xp, kernels, random, tree
-from xprnn._sequence import Form, flags, form_of
-from xprnn._xp import Array
+from xprnn import kernels, random, tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import Form, flags, form_of
+from xprnn._array.namespace import Array
 from xprnn.parameters import Params
 from xprnn.protocol import OneLayer, check_layer, parts, widths
 from xprnn.random import Key
@@ -28,7 +30,7 @@ class Pieces(NamedTuple):
     def of(cls, layer: Any, x: Any, *, lengths: Any, mask: Any, reset: Any) -> "Pieces":
         """Check x and its flags as the inner layer would; the lengths of an array become a part of its mask."""
         width, first = widths(layer)[0], x[0] if isinstance(x, list | tuple) and len(x) else x
-        tokens = width is None and _xp.is_array(first) and _xp.is_integer(first)
+        tokens = width is None and xpx.is_array(first) and xpx.is_integer(first)
         form = form_of(
             x, width, bool(getattr(layer, "batch_first", None)), kind="integer" if tokens else "float", instead=INSTEAD
         )
@@ -62,7 +64,7 @@ class Pieces(NamedTuple):
             return self.cut(dy, start, stop)
         if isinstance(dy, list | tuple):
             return [self.late(row, start, fresh, stop) for row in dy]
-        xp, before = _xp.namespace(dy), self.cut(dy, start, fresh)
+        xp, before = xpx.namespace(dy), self.cut(dy, start, fresh)
         return xp.concat([xp.zeros_like(before), self.cut(dy, fresh, stop)], axis=self.axis)
 
     def join(self, whole: Any, part: Any, start: int, *, add: bool = False) -> Any:
@@ -78,10 +80,10 @@ class Pieces(NamedTuple):
         if whole is None:
             shape = list(part.shape)
             shape[self.axis] = T
-            whole = _xp.zeros(tuple(shape), part)
+            whole = xpx.zeros(tuple(shape), part)
         steps = slice(start, start + part.shape[self.axis])
         index = (slice(None), steps, ...) if self.axis else (steps, ...)
-        return _xp.write(whole, index, whole[index] + part if add else part)
+        return xpx.write(whole, index, whole[index] + part if add else part)
 
     def check(self, name: str, dy: Any, width: int | None) -> None:
         """Raise unless a user's dy has the steps of x, and this width; what else there is, the inner layer checks."""
@@ -92,7 +94,7 @@ class Pieces(NamedTuple):
             self.form.check_rows(name, dy)
         for n, (a, T) in enumerate(zip(dy, rows, strict=True) if rows is not None else [(dy, self.form.T)]):
             label = name if rows is None else f"{name}[{n}]"
-            _checks.home(label, a, instead=INSTEAD)
+            checks.home(label, a, instead=INSTEAD)
             if len(a.shape) <= self.axis + 1 or a.shape[self.axis] != T or (width and a.shape[-1] != width):
                 letters = self.form.letters("V") if rows is None else "(T_n, V)"
                 told = f" and V = {width}" if width else ""
@@ -175,7 +177,7 @@ class Piecewise(OneLayer, ABC):
         kernel: str = "auto",
     ) -> tuple[Pieces, Key | None, str]:
         kernels.check_name(kernel)
-        _checks.not_half("params", params, INSTEAD)
+        checks.not_half("params", params, INSTEAD)
         return Pieces.of(self.layer, x, lengths=lengths, mask=mask, reset=reset), random.key(rng), kernel
 
     @abstractmethod

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xprnn import _xp
+from xprnn._array import namespace as xpx
 from xprnn.protocol import check_layer
 from xprnn.train.told import pair
 
@@ -130,13 +130,13 @@ def gradient_reach(model: Any, params: Any, x: Any, loss: Any, ax: Any = None) -
     """
     axes = _axes(ax)
     check_layer("model", model)
-    if not _xp.is_array(x) or _xp.is_integer(x):
-        kind = "integers" if _xp.is_array(x) else type(x).__name__
+    if not xpx.is_array(x) or xpx.is_integer(x):
+        kind = "integers" if xpx.is_array(x) else type(x).__name__
         raise TypeError(f"`x` must be an array of floats, got {kind}; for tokens give what an Embedding makes of them")
-    if not callable(loss) and not _xp.is_array(loss):
+    if not callable(loss) and not xpx.is_array(loss):
         raise TypeError(f"`loss` must be a function loss(y) -> (loss, dy), or dy, an array, got {type(loss).__name__}")
     y, _, cache = model.forward(params, x)
-    dy = pair("loss", loss(y), _xp.home(y))[1] if callable(loss) else loss
+    dy = pair("loss", loss(y), xpx.home(y))[1] if callable(loss) else loss
     dx = _numbers("dx", model.backward(params, cache, dy)[1], (2, 3))
     if dx.ndim == 3 and getattr(model, "batch_first", False):
         dx = dx.swapaxes(0, 1)
@@ -239,9 +239,9 @@ def _axes(ax: Any) -> "Axes":
 
 def _numbers(name: str, a: Any, axes: tuple[int, ...]) -> np.ndarray:
     """Return an array of any backend, or a list of numbers, on the host as float64; `axes`: how many it may have."""
-    if not _xp.is_array(a) and not (isinstance(a, list | tuple) and all(isinstance(each, Real) for each in a)):
+    if not xpx.is_array(a) and not (isinstance(a, list | tuple) and all(isinstance(each, Real) for each in a)):
         raise TypeError(f"`{name}` must be an array or a list of numbers, got {type(a).__name__}")
-    host = _xp.to_numpy(a) if _xp.is_array(a) else np.asarray(a)
+    host = xpx.to_numpy(a) if xpx.is_array(a) else np.asarray(a)
     if host.dtype.kind not in "biuf":
         raise TypeError(f"`{name}` must be of real numbers, got {host.dtype}")
     if host.ndim not in axes or host.size == 0:

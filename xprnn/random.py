@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _xp
-from xprnn._xp import Array, Home, Namespace
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home, Namespace
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
@@ -85,16 +85,16 @@ def key(rng: Any) -> Key | None:
             raise ValueError(f"`rng` must be a seed of at least 0 and below 2**64, got {rng}")
         return Key((int(rng) & LOW, int(rng) >> 32))
     expected = "an int (a seed), a numpy.random.Generator, a Key or a uint32 array of shape (2,)"
-    if not _xp.is_array(rng):
+    if not xpx.is_array(rng):
         raise TypeError(f"`rng` must be {expected}, got {rng!r}")
-    if (dtype := _xp.dtype_name(rng.dtype)) != "uint32":
+    if (dtype := xpx.dtype_name(rng.dtype)) != "uint32":
         hint = "; jax.random.key_data gives the array" if dtype.startswith("key<") else ""
         raise TypeError(f"`rng` must be {expected}, got an array of {dtype}{hint}")
     if tuple(rng.shape) != (2,):
         raise ValueError(f"`rng` must be {expected}, got shape {tuple(rng.shape)}")
-    if _xp.is_namespace_jax(_xp.namespace(rng)):
+    if xpx.is_namespace_jax(xpx.namespace(rng)):
         return Key((rng[0], rng[1]))  # arrays still, for under jit they have no value
-    low, high = _xp.to_numpy(rng).tolist()
+    low, high = xpx.to_numpy(rng).tolist()
     return Key((low, high))
 
 
@@ -102,7 +102,7 @@ def _checked(key: Key) -> Key:
     """Return a key that a user may have made by hand, or raise."""
     words, step = key
     two = isinstance(words, tuple) and len(words) == 2
-    if not two or not all(_xp.is_array(word) or (isinstance(word, int) and 0 <= word <= LOW) for word in words):
+    if not two or not all(xpx.is_array(word) or (isinstance(word, int) and 0 <= word <= LOW) for word in words):
         raise ValueError(f"`rng` must be a Key of two words of 0 … 2**32-1, got {words!r}; xprnn.random.key makes one")
     if not isinstance(step, int) or step < 0:
         raise ValueError(f"`rng` must be a Key with a step of at least 0, an int, got {step!r}")
@@ -126,8 +126,8 @@ def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, A
         The words, of the same kind as the counter; JAX arrays for two Python ints under a key of JAX arrays.
     """
     given = [a for a in (x0, *key_words) if not isinstance(a, int)]
-    xp = _xp.namespace(given[0]) if given else None
-    wide = xp is None or _xp.is_namespace_torch(xp)  # words that do not wrap round by themselves
+    xp = xpx.namespace(given[0]) if given else None
+    wide = xp is None or xpx.is_namespace_torch(xp)  # words that do not wrap round by themselves
 
     def low(a: Any) -> Any:
         return a & LOW if wide else a
@@ -158,12 +158,12 @@ def _words(n: int, like: Home) -> Array:
     PyTorch's uint32 lacks sums and shifts; there the caller drops what is above 32 bits.
     """
     options = {} if like.device is None else {"device": like.device}
-    return like.xp.arange(n, dtype=like.xp.int64 if _xp.is_namespace_torch(like.xp) else like.xp.uint32, **options)
+    return like.xp.arange(n, dtype=like.xp.int64 if xpx.is_namespace_torch(like.xp) else like.xp.uint32, **options)
 
 
 def _word(k: int, xp: Namespace) -> Any:
     """Return 0 ≤ k < 2**32 as an operand beside words: JAX without x64 refuses Python ints from 2**31 on."""
-    return np.uint32(k) if _xp.is_namespace_jax(xp) else k
+    return np.uint32(k) if xpx.is_namespace_jax(xp) else k
 
 
 def keep(key: Key, p: float, T: int, B: int, n: int, home: Home, *, scale: bool = True) -> Array:
@@ -172,10 +172,10 @@ def keep(key: Key, p: float, T: int, B: int, n: int, home: Home, *, scale: bool 
     Which elements are dropped is decided in integers: the same on every backend and in every dtype.
     """
     limit, kept_as = min(round(p * 2**32), LOW), 1.0 / (1.0 - p) if scale else 1.0
-    if _xp.is_namespace_cupy(home.xp):
-        from xprnn import cupy_draws
+    if xpx.is_namespace_cupy(home.xp):
+        from xprnn._array import cupy_random
 
-        return cupy_draws.keep(_on_host(key).words, key.step, (T, B, n), home.dtype, limit, kept_as)
+        return cupy_random.keep(_on_host(key).words, key.step, (T, B, n), home.dtype, limit, kept_as)
     threshold = _word(limit, home.xp)
 
     def kept(*words: Array) -> list[Array]:
@@ -191,10 +191,10 @@ def normal(key: Key, T: int, B: int, n: int, home: Home) -> Array:
     None is larger than √(66 ln 2) = 6.8 in magnitude: the logarithm's argument is a multiple of 2**-33.
     """
     xp = home.xp
-    if _xp.is_namespace_cupy(xp):
-        from xprnn import cupy_draws
+    if xpx.is_namespace_cupy(xp):
+        from xprnn._array import cupy_random
 
-        return cupy_draws.normal(_on_host(key).words, key.step, (T, B, n), home.dtype)
+        return cupy_random.normal(_on_host(key).words, key.step, (T, B, n), home.dtype)
     real = xp.float64 if home.dtype == xp.float64 else xp.float32  # a narrower dtype cannot hold an angle
 
     def box_muller(first: Array, second: Array) -> list[Array]:
@@ -234,7 +234,7 @@ def _draw(key: Key, T: int, B: int, n: int, home: Home, finish: Callable[[Array,
     Element (t, b) counts from (step + t, b*m), m = ceil(n/2), so that T and B do not matter to it.
     """
     xp, m = home.xp, (n + 1) // 2
-    if not _xp.is_namespace_jax(xp):
+    if not xpx.is_namespace_jax(xp):
         key = _on_host(key)
 
     def block(t: int, b: int, steps: int, rows: int) -> list[Array]:

@@ -5,7 +5,8 @@ from functools import cached_property
 from numbers import Real
 from typing import Any
 
-from xprnn import _checks, activations
+from xprnn import activations
+from xprnn._array import checks
 from xprnn.cells import GRU as GRUCell
 from xprnn.cells import LSTM as LSTMCell
 from xprnn.cells import Cell, Elman
@@ -16,7 +17,7 @@ def _clip(clip: float | None) -> float | None:
     """Return the clip of the pre-activations, checked."""
     if clip is None:
         return None
-    _checks.positive("clip", clip)
+    checks.positive("clip", clip)
     return float(clip)
 
 
@@ -149,7 +150,7 @@ class GRU(Recurrent):
     @cached_property
     def cell(self) -> Cell:
         """The equations of a step."""
-        _checks.flag("reset_after", self.reset_after)
+        checks.flag("reset_after", self.reset_after)
         clip = _clip(self.clip)
         return GRUCell(
             self.reset_after,
@@ -213,15 +214,15 @@ class LSTM(Recurrent):
     def cell(self) -> Cell:
         """The equations of a step."""
         if self.forget_bias is not None:
-            _checks.finite("forget_bias", self.forget_bias)
+            checks.finite("forget_bias", self.forget_bias)
             if self.forget_bias != 1.0 and (self.coupled or not self.bias):
                 why = "`coupled` there is no forget gate" if self.coupled else "`bias` = False there are no biases"
                 raise ValueError(f"`forget_bias` = {self.forget_bias} has no meaning: with {why}")
         if self.cell_clip is not None:
-            _checks.positive("cell_clip", self.cell_clip)
+            checks.positive("cell_clip", self.cell_clip)
         self._check_projection()
         for name in ("peepholes", "coupled"):
-            _checks.flag(name, getattr(self, name))
+            checks.flag(name, getattr(self, name))
         clip = _clip(self.clip)
         return LSTMCell(
             activations.read("gate_activation", self.gate_activation, clip),
@@ -236,7 +237,7 @@ class LSTM(Recurrent):
 
     def _check_projection(self) -> None:
         """Raise where h, P numbers, cannot have what an option gives to units, of which there are H."""
-        _checks.integer("proj_size", self.proj_size, least=0)
+        checks.integer("proj_size", self.proj_size, least=0)
         per_unit = {
             "sparsity": self.sparsity > 0.0,
             "autapses": not self.autapses,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from xprnn._xp import Array
+from xprnn._array.namespace import Array
 from xprnn.parameters import Params
 from xprnn.protocol import OneLayer, check_layer, widths
 from xprnn.state import State

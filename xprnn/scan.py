@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from xprnn import _xp, tree
-from xprnn._xp import Array, Namespace
+from xprnn import tree
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Namespace
 from xprnn.cells import Cell, Params, States
 
 BLOCK = 32
@@ -82,7 +83,7 @@ def scan(
     The cache holds `states` and what the cell keeps: per step and row H numbers (Elman), 5H (GRU), 6H (LSTM); of each
     gate whose slope its output does not tell, H more; with layer normalisation G*H + 1 (LSTM G*H + H + 2, GRU G*H + 2).
     """
-    xp = _xp.namespace(a)
+    xp = xpx.namespace(a)
     step = cell.forward(p, xp, around.inner)
     apart = around.gate is not None or around.noise is not None  # candidates differ from states
     off = all(field is None for field in (around.reset, around.mask, around.gate, around.noise, around.drop))
@@ -140,7 +141,7 @@ def scan_backward(
         is no gate.
     """
     around, state0, states, new, kept = cache
-    xp = _xp.namespace(states[0])
+    xp = xpx.namespace(states[0])
     prev = previous(cache, xp)
     back = cell.backward(p, xp, around.inner)
     trace = bool(want)
@@ -234,9 +235,9 @@ def _loop(
     `inputs` and the outs are nested tuples of arrays, time first; None stays None. `prepare` turns the inputs of
     a block of steps into what `body` takes. JAX gets `lax.scan`, which it compiles once and not T times.
     """
-    if _xp.is_namespace_jax(xp):
+    if xpx.is_namespace_jax(xp):
         xs = prepare(tree.map(lambda x: xp.broadcast_to(x, (T, *x.shape[1:])), inputs))
-        result: tuple[States, Any] = _xp.lax().scan(body, carry, xs, length=T, reverse=reverse)
+        result: tuple[States, Any] = xpx.lax().scan(body, carry, xs, length=T, reverse=reverse)
         return result
     outs: list[Any] = []
     starts = range(0, T, BLOCK)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-from xprnn import _checks, _xp, init, random
-from xprnn._xp import Array
+from xprnn import init, random
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.parameters import Params
 from xprnn.protocol import check_layer, widths
 from xprnn.state import State
@@ -248,7 +250,7 @@ class Sequential:
         return doutputs
 
     def _read(self, params: Params, state: State, name: str) -> tuple[Any, ...]:
-        _checks.keys("params", params, self._names)
+        checks.keys("params", params, self._names)
         if state is None:
             return (None,) * len(self.layers)
         if not isinstance(state, tuple | list) or len(state) != len(self.layers):
@@ -259,7 +261,7 @@ class Sequential:
 def _check_like(name: str, d: Any, like: str, y: Any) -> None:
     """Raise unless a gradient is like what it belongs to: an array, or a list of arrays."""
     if not isinstance(y, list):
-        _checks.array(name, d, _xp.home(y), "(…)", tuple(y.shape), like)
+        checks.array(name, d, xpx.home(y), "(…)", tuple(y.shape), like)
     elif not isinstance(d, list) or len(d) != len(y):
         raise TypeError(f"`{name}` must be a list of {len(y)} arrays like `{like}`, got {type(d).__name__}")
     else:

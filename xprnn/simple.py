@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, _xp, init, kernels
-from xprnn._xp import Array, Home
+from xprnn import init, kernels
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home
 from xprnn.cells import Elman
 from xprnn.losses import half_sum_of_squares
 from xprnn.scan import NOTHING, Cache
@@ -67,8 +69,8 @@ class SimpleRNN:
         like: Array | None = None,
     ) -> None:
         for name, value in (("input_dim", input_dim), ("hidden_dim", hidden_dim), ("output_dim", output_dim)):
-            _checks.integer(name, value)
-        _checks.positive("lr", lr)
+            checks.integer(name, value)
+        checks.positive("lr", lr)
         self.input_dim, self.hidden_dim, self.output_dim, self.lr = input_dim, hidden_dim, output_dim, lr
         place = init.destination(like, instead="steps of training would be rounded away in it: give a float32 array")
         normal = np.random.randn if rng is None else _normal(init.generator(rng))
@@ -121,9 +123,9 @@ class SimpleRNN:
         """
         home = self._check("x_seq", x_seq, self.input_dim, "I")
         T = x_seq.shape[0]
-        _checks.array("h_seq", h_seq, home, "(T, H)", (T, self.hidden_dim), "x_seq")
-        _checks.array("y_seq", y_seq, home, "(T, O)", (T, self.output_dim), "x_seq")
-        _checks.array("y_true", y_true, home, "(T, O)", (T, self.output_dim), "x_seq")
+        checks.array("h_seq", h_seq, home, "(T, H)", (T, self.hidden_dim), "x_seq")
+        checks.array("y_seq", y_seq, home, "(T, O)", (T, self.output_dim), "x_seq")
+        checks.array("y_true", y_true, home, "(T, O)", (T, self.output_dim), "x_seq")
         # an Elman cell keeps nothing but its states, so h_seq is the cache of the reference scan
         h = (h_seq[:, None, :],)
         cache = Cache(NOTHING, (home.xp.zeros_like(h[0][0, ...]),), states=h, new=h, kept=())
@@ -132,15 +134,15 @@ class SimpleRNN:
     def train_step(self, x_seq: Array, y_true: Array) -> Array:
         """Run forward, loss and backward once; return the loss before the step."""
         home = self._check("x_seq", x_seq, self.input_dim, "I")
-        _checks.array("y_true", y_true, home, "(T, O)", (x_seq.shape[0], self.output_dim), "x_seq")
+        checks.array("y_true", y_true, home, "(T, O)", (x_seq.shape[0], self.output_dim), "x_seq")
         h_seq, scanned = self._scan(x_seq, home, keep=True)
         loss, dy = half_sum_of_squares(self._readout(h_seq, home), y_true)
         self._descend(x_seq, h_seq, dy, scanned, home)
         return loss
 
     def _check(self, name: str, seq: Any, width: int, letter: str) -> Home:
-        home = _xp.home(self.W_hh)
-        _checks.beside(name, seq, home, home.dtype, "like")
+        home = xpx.home(self.W_hh)
+        checks.beside(name, seq, home, home.dtype, "like")
         if len(seq.shape) != 2 or seq.shape[1] != width or seq.shape[0] == 0:
             raise ValueError(
                 f"`{name}` must have shape (T, {letter}) with T of at least 1 and {letter} = {width}, "
@@ -168,10 +170,10 @@ class SimpleRNN:
         da, _, dp, _ = kernel.scan_backward(CELL, (dh,), (None,), cache, p)
         lr = self.lr
         self.W_hy = self.W_hy - lr * (xp.matrix_transpose(h_seq) @ dy)
-        self.b_y = self.b_y - lr * _xp.sum_time(dy, xp)
+        self.b_y = self.b_y - lr * xpx.sum_time(dy, xp)
         self.W_xh = self.W_xh - lr * (xp.matrix_transpose(x_seq) @ da[:, 0, :])
         self.W_hh = self.W_hh - lr * xp.matrix_transpose(dp["W_hh"])
-        self.b_h = self.b_h - lr * _xp.sum_time(da, xp)
+        self.b_h = self.b_h - lr * xpx.sum_time(da, xp)
 
 
 def _normal(generator: "np.random.Generator") -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xprnn import init, memory, parameters, passes, stepping
-from xprnn._xp import Array
+from xprnn._array.namespace import Array
 from xprnn.configuration import Configuration
 from xprnn.parameters import Params
 from xprnn.passes import Cache

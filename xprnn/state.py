@@ -7,9 +7,9 @@ Inside, a state is one tuple of arrays (B, ·) per part, that is per layer and d
 
 from typing import Any
 
-from xprnn import _checks
-from xprnn._sequence import Form
-from xprnn._xp import Array, Home
+from xprnn._array import checks
+from xprnn._array.layout import Form
+from xprnn._array.namespace import Array, Home
 from xprnn.cells import States
 
 State = Any
@@ -36,7 +36,7 @@ def read(
     components = _components(name, state, n)
     for k, component in enumerate(components):
         shape = (parts, widths[k]) if B is None else (parts, B, widths[k])
-        if not _checks.fits(component, home, shape):
+        if not checks.fits(component, home, shape):
             letters = f"({'L*D' if B is None else 'L*D, B'}, {'H' if widths[k] == widths[-1] else 'P'})"
             _check(name if n == 1 else f"{name}[{k}]", component, home, letters, shape, like)
     return [tuple([_part(s, part, B) for s in components]) for part in range(parts)]
@@ -44,7 +44,7 @@ def read(
 
 def _check(label: str, component: Any, home: Home, letters: str, shape: tuple[int, ...], like: str) -> None:
     if component is not None:
-        _checks.array(label, component, home, letters, shape, like)
+        checks.array(label, component, home, letters, shape, like)
     elif not label.startswith("dstate"):
         raise TypeError(f"`{label}` must be an array {letters}, got None; give both or neither")
 

@@ -8,9 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-from xprnn import _checks, _xp, init, kernels, random
-from xprnn._sequence import Form, read, select
-from xprnn._xp import Array, Home
+from xprnn import init, kernels, random
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import Form, read, select
+from xprnn._array.namespace import Array, Home
 from xprnn.parameters import Params
 from xprnn.random import Key
 from xprnn.state import State
@@ -109,7 +111,7 @@ class Stateless(ABC):
     ) -> "StatelessStepper":
         """Bind the layer to its parameters: `step` with them filled in."""
         _no_state("state", state)
-        _checks.integer("batch", batch)
+        checks.integer("batch", batch)
         kernels.check_name(kernel)
         return StatelessStepper(lambda x_t: self._step(params, x_t))
 
@@ -154,9 +156,9 @@ class Steps(NamedTuple):
         """Return a user's dy of this width, checked, laid out like `x`, and 0 at invalid steps; None is zeros."""
         shape = (*self.x.shape[:-1], width)
         if dy is None:
-            return _xp.zeros(shape, self.x)
+            return xpx.zeros(shape, self.x)
         if self.form is None:
-            _checks.array("dy", dy, self.home, f"(…, {letter})", shape)
+            checks.array("dy", dy, self.home, f"(…, {letter})", shape)
             return dy
         return select(self.mask, self.form.read("dy", dy, letter, width), self.home.xp)
 
@@ -164,7 +166,7 @@ class Steps(NamedTuple):
 def steps_of(x: Any, batch_first: bool, lengths: Any, mask: Any, width: int | None = None) -> Steps:
     """Return the steps of x, an array (…, I) or a list; `lengths` and `mask` need an axis of time."""
     if lengths is None and mask is None and not isinstance(x, list | tuple):
-        home = _checks.home("x", x)
+        home = checks.home("x", x)
         if len(x.shape) < 1 or (width is not None and x.shape[-1] != width):
             letter = "" if width is None else f" with I = {width}"
             raise ValueError(f"`x` must have shape (…, I){letter}, got {tuple(x.shape)}")
@@ -182,6 +184,6 @@ def no_params(rng: Any, like: Array | None) -> Params:
 
 def same(params: Params, x_t: Array) -> Array:
     """Return x_t, checked."""
-    _checks.keys("params", params, ())
-    _checks.home("x_t", x_t)
+    checks.keys("params", params, ())
+    checks.home("x_t", x_t)
     return x_t

@@ -5,8 +5,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xprnn import _checks, _xp
-from xprnn._xp import Array, Home
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home
 from xprnn.cells import States
 
 
@@ -59,7 +60,7 @@ class Stepper:
             if self._home.device is not None:
                 self._check(x_t)
             return self._run(x_t)
-        if _xp.is_array(x_t) and tuple(x_t.shape) == self._row and self._shape[0] == 1:
+        if xpx.is_array(x_t) and tuple(x_t.shape) == self._row and self._shape[0] == 1:
             return self(x_t[None, :])[0, ...]
         self._check(x_t)
         return self._run(x_t)
@@ -97,4 +98,4 @@ class Stepper:
 
     def _check(self, x_t: Any) -> None:
         letters = "(B, I) or (I,)" if self._shape[0] == 1 else "(B, I)"
-        _checks.array("x_t", x_t, self._home, letters, self._shape, "params")
+        checks.array("x_t", x_t, self._home, letters, self._shape, "params")

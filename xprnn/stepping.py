@@ -5,10 +5,11 @@
 
 from typing import Any
 
-from xprnn import _checks, kernels, parameters, part, tree
+from xprnn import kernels, parameters, part, tree
 from xprnn import state as states_of
-from xprnn._sequence import Form
-from xprnn._xp import Array
+from xprnn._array import checks
+from xprnn._array.layout import Form
+from xprnn._array.namespace import Array
 from xprnn.parameters import Params
 from xprnn.scan import Around
 from xprnn.state import State
@@ -18,7 +19,7 @@ from xprnn.stepper import Stepper
 def step(layer: Any, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
     """Run one step: y_t and the new state."""
     _refuse_bidirectional(layer, "step")
-    home = _checks.home("x_t", x_t)
+    home = checks.home("x_t", x_t)
     shape = tuple(x_t.shape)
     if len(shape) not in (1, 2) or shape[-1] != layer.input_size:
         raise ValueError(f"`x_t` must have shape (B, I) or (I,) with I = {layer.input_size}, got {shape}")
@@ -37,10 +38,10 @@ def step(layer: Any, params: Params, x_t: Array, state: State = None) -> tuple[A
 def stepper(layer: Any, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
     """Bind the layer to parameters and a state of its own."""
     _refuse_bidirectional(layer, "stepper")
-    _checks.integer("batch", batch)
+    checks.integer("batch", batch)
     kernels.check_name(kernel)
     like = next(iter(tree.leaves(params)), None) if isinstance(params, dict) else None
-    home = _checks.home("params", like)
+    home = checks.home("params", like)
     parameters.check(layer, params, home, like="params")
     states = states_of.read("state", state, layer._sizes, home, batch, like="params")
     form = Form(home, 1, batch, batched=True, batch_first=False)

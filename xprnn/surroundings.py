@@ -17,9 +17,10 @@ Song, Yang & Wang (2016), PLoS Computational Biology 12(2) e1004792, equations 1
 import math
 from typing import Any, NamedTuple
 
-from xprnn import _xp, constraints, random, tree
-from xprnn._sequence import Form
-from xprnn._xp import Array, Namespace
+from xprnn import constraints, random, tree
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import Form
+from xprnn._array.namespace import Array, Namespace
 from xprnn.random import Key
 from xprnn.scan import NOTHING, Around
 
@@ -52,7 +53,7 @@ class Draws(NamedTuple):
     def noise(self, kind: str, scale: Any, n: int) -> Array:
         """Return normal numbers (T, B, n) times a scale, a float or (n,)."""
         drawn = random.normal(self.key.fold(kind), self.form.T, self.form.B, n, self.form.home)
-        return _xp.cast(scale * drawn, self.form.home.dtype)
+        return xpx.cast(scale * drawn, self.form.home.dtype)
 
     def of_matrix(self, kind: str, rate: float, rows: int, columns: int) -> Array:
         """Return a mask of a matrix, the same for the whole call."""
@@ -106,8 +107,8 @@ def surround(layer: Any, p: dict[str, Any], key: Key | None, form: Form, *, reve
 def leak(layer: Any, p: dict[str, Any], xp: Namespace) -> Any:
     """Return α = dt/tau: a float, an array (H,), or None without a leak; a learned one is σ(leak). No half type."""
     if "leak" in p:
-        return logistic(_xp.wide(p["leak"]), xp)
-    return _xp.wide(p["fixed"]["alpha"]) if isinstance(layer.alpha, tuple) else layer.alpha
+        return logistic(xpx.wide(p["leak"]), xp)
+    return xpx.wide(p["fixed"]["alpha"]) if isinstance(layer.alpha, tuple) else layer.alpha
 
 
 def logistic(x: Array, xp: Namespace) -> Array:
@@ -136,15 +137,15 @@ def leak_gradient(
     With s = prev + α k (new - prev), k the zoneout factor, e = σ √(2α) ξ the noise, and α = σ(leak):
     ∂s/∂leak = α (1 - α) k (new - prev) and ∂e/∂leak = ½ (1 - α) e, which divides by no α.
     """
-    xp, G = _xp.namespace(da), layer.cell.gates
-    rest = logistic(-_xp.wide(p["leak"]), xp)  # 1 - α
-    dgate, dnoise = tree.map(_xp.wide, (daround.gate, daround.noise))  # every state has a gate where there is a leak
-    terms = [made.alpha * _xp.sum_time(d if k is None else d * k, xp) for d, k in zip(dgate, made.kept, strict=True)]
+    xp, G = xpx.namespace(da), layer.cell.gates
+    rest = logistic(-xpx.wide(p["leak"]), xp)  # 1 - α
+    dgate, dnoise = tree.map(xpx.wide, (daround.gate, daround.noise))  # every state has a gate where there is a leak
+    terms = [made.alpha * xpx.sum_time(d if k is None else d * k, xp) for d, k in zip(dgate, made.kept, strict=True)]
     noisy = [d * e for d, e in zip(dnoise or (), around.noise or (), strict=True) if d is not None]
     if made.noise is not None:
-        noisy += _xp.split(_xp.wide(da) * made.noise, G)
-    terms += [0.5 * _xp.sum_time(term, xp) for term in noisy]
-    return _xp.cast(rest * sum(terms[1:], terms[0]), p["leak"].dtype)
+        noisy += xpx.split(xpx.wide(da) * made.noise, G)
+    terms += [0.5 * xpx.sum_time(term, xp) for term in noisy]
+    return xpx.cast(rest * sum(terms[1:], terms[0]), p["leak"].dtype)
 
 
 def _zoneout(layer: Any, state: str, n: int, draws: Draws | None, turn: Any) -> Array | float | None:
@@ -165,8 +166,8 @@ def _gates(alpha: Any, kept: tuple[Any, ...], form: Form) -> tuple[Array | None,
         if not factors:
             gates.append(None)
         elif all(isinstance(f, float) for f in factors):
-            gates.append(_xp.full((1, 1, 1), math.prod(factors), form.home))
+            gates.append(xpx.full((1, 1, 1), math.prod(factors), form.home))
         else:
-            product = _xp.cast(factors[0] if len(factors) == 1 else factors[0] * factors[1], form.home.dtype)
+            product = xpx.cast(factors[0] if len(factors) == 1 else factors[0] * factors[1], form.home.dtype)
             gates.append(product if len(product.shape) == 3 else product[None, None, :])
     return None if all(g is None for g in gates) else tuple(gates)

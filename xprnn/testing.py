@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _checks, _xp, init, tree
-from xprnn._xp import Array
+from xprnn import init, tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.tree import Tree
 
 STEP = 1e-3
@@ -118,14 +120,14 @@ def check_gradients(
     >>> report.worst.error < 1e-9
     True
     """
-    _checks.positive("tol", tol)
-    _checks.positive("step", step)
+    checks.positive("tol", tol)
+    checks.positive("step", step)
     rng = init.generator(seed)
     inputs: dict[str, Any] = {"params": tree.trainable(params), "x": x, "state0": state0}
     if _is_integer(x):
         del inputs["x"]
     for path, leaf in tree.items(inputs):
-        if not _xp.is_array(leaf) or _xp.dtype_name(leaf.dtype) != "float64":
+        if not xpx.is_array(leaf) or xpx.dtype_name(leaf.dtype) != "float64":
             raise TypeError(f"`{path}` must be a float64 array, got {getattr(leaf, 'dtype', type(leaf).__name__)}")
 
     def run(inputs: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -186,13 +188,13 @@ def _shift(inputs: Tree, direction: Tree, step: float) -> Tree:
 
 
 def _random(rng: "np.random.Generator", a: Array) -> Array:
-    return _xp.from_host(rng.standard_normal(tuple(a.shape)), _xp.home(a))
+    return xpx.from_host(rng.standard_normal(tuple(a.shape)), xpx.home(a))
 
 
 def _dot(a: Tree, b: Tree) -> float:
     """Return the inner product, summed on the host in float64."""
     pairs = zip(tree.leaves(a), tree.leaves(b), strict=True)
-    return math.fsum(float(np.sum(_xp.to_numpy(u) * _xp.to_numpy(v))) for u, v in pairs)
+    return math.fsum(float(np.sum(xpx.to_numpy(u) * xpx.to_numpy(v))) for u, v in pairs)
 
 
 def _same_shape(gradient: Array, a: Array) -> Array:
@@ -202,4 +204,4 @@ def _same_shape(gradient: Array, a: Array) -> Array:
 
 
 def _is_integer(x: Any) -> bool:
-    return _xp.is_array(x) and _xp.is_integer(x)
+    return xpx.is_array(x) and xpx.is_integer(x)

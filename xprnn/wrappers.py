@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from xprnn import _checks, _xp, schedule, tree
+from xprnn import schedule, tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
 from xprnn.parameters import Params
 from xprnn.piecewise import Cache, Pieces, Piecewise, Store, total
 from xprnn.protocol import parts, widths
@@ -67,7 +69,7 @@ class Segmented(Piecewise):
             given = "neither" if self.segments is None else "both"
             raise ValueError(f"give `segments` or `memory_budget`, one of the two; got {given}")
         name = "segments" if self.memory_budget is None else "memory_budget"
-        _checks.integer(name, getattr(self, name))
+        checks.integer(name, getattr(self, name))
         if self.memory_budget is not None:
             for part in parts(self.layer):
                 if not hasattr(part, "memory"):
@@ -140,8 +142,8 @@ class Segmented(Piecewise):
         if self.memory_budget is None:
             n = min(self.segments or 1, T)
             return tuple(T * k // n for k in range(n + 1)), n
-        floats = [a for a in (pieces.x, *tree.leaves(params)) if _xp.is_array(a) and not _xp.is_integer(a)]
-        itemsize = _xp.itemsize(floats[0]) if floats else 8  # without any, the inner layer refuses its parameters
+        floats = [a for a in (pieces.x, *tree.leaves(params)) if xpx.is_array(a) and not xpx.is_integer(a)]
+        itemsize = xpx.itemsize(floats[0]) if floats else 8  # without any, the inner layer refuses its parameters
         kernel = kernel if form.home.is_numpy else "reference"
         held = sum(T * form.B for flags in (pieces.mask, pieces.reset) if flags is not None)  # bools
         padded = 0 if form.rows is None else _padding(self.layer, itemsize)
@@ -186,8 +188,8 @@ class Truncated(Piecewise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _checks.integer("k1", self.k1)
-        _checks.integer("k2", self.k2)
+        checks.integer("k1", self.k1)
+        checks.integer("k2", self.k2)
         if self.k2 < self.k1:
             raise ValueError(
                 f"`k2` must be at least `k1` = {self.k1}, got {self.k2}: outputs older than k2 would have no gradient"

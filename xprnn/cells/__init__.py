@@ -17,7 +17,7 @@ input's share is normalised before it comes here, None: not.
 
 from typing import Any, ClassVar, Protocol
 
-from xprnn._xp import Array, Namespace
+from xprnn._array.namespace import Array, Namespace
 from xprnn.activations import RELU, Activation, Custom
 from xprnn.cells.elman import Elman
 from xprnn.cells.gru import GRU

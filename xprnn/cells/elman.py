@@ -18,7 +18,7 @@ arXiv:1504.00941; `norm`: Ba, Kiros & Hinton (2016), arXiv:1607.06450, equation 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xprnn._xp import Array, Namespace
+from xprnn._array.namespace import Array, Namespace
 from xprnn.activations import TANH, Activation, Custom, inputs, paired
 from xprnn.cells import hidden
 from xprnn.cells.hidden import Params, States, Step

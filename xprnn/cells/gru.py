@@ -20,8 +20,8 @@ Cho et al. (2014), arXiv:1406.1078v3 (reset before the product); reset after it:
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xprnn import _xp
-from xprnn._xp import Array, Namespace
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Namespace
 from xprnn.activations import SIGMOID, TANH, Activation, Custom, inputs, paired
 from xprnn.cells import hidden
 from xprnn.cells.hidden import Params, States, Step
@@ -101,7 +101,7 @@ class GRU:
         """Return dW_hh, db_hh and dγ: reset after, the gradient at u_n is r da_n; before, W_hn meets r h."""
         (da, *dv), (h,), r = out, prev, kept[0]
         seen = () if self.norm is None else paired(self.used, kept[4 if self.reset_after else 3 :])[1]
-        xp, H = _xp.namespace(da), r.shape[-1]
+        xp, H = xpx.namespace(da), r.shape[-1]
         da_rz, da_n = da[..., : 2 * H], da[..., 2 * H :]
         if self.reset_after:
             return hidden.gradients(xp.concat([da_rz, r * da_n], axis=-1), h, p, inner, *dv, *seen[:1])
@@ -117,7 +117,7 @@ def _after(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
     def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
         (h,) = prev
         u_t, seen = u(h)
-        (a_r, a_z, a_n), (u_r, u_z, u_n) = _xp.split(a_t, 3), _xp.split(u_t, 3)
+        (a_r, a_z, a_n), (u_r, u_z, u_n) = xpx.split(a_t, 3), xpx.split(u_t, 3)
         x_r, x_z = a_r + u_r, a_z + u_z
         r, z = σ(x_r), σ(x_z)
         x_n = a_n + r * u_n
@@ -137,7 +137,7 @@ def _before(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
     def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
         (h,) = prev
         u_rz, seen = u_of_rz(h)
-        (a_r, a_z, a_n), (u_r, u_z) = _xp.split(a_t, 3), _xp.split(u_rz, 2)
+        (a_r, a_z, a_n), (u_r, u_z) = xpx.split(a_t, 3), xpx.split(u_rz, 2)
         x_r, x_z = a_r + u_r, a_z + u_z
         r, z = σ(x_r), σ(x_z)
         u_n, seen_n = u_of_n(r * h)

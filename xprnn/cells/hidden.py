@@ -8,8 +8,8 @@ arXiv:1607.06450), and n̂ and r of `xprnn.cells.norm` are kept.
 
 from collections.abc import Callable, Mapping
 
-from xprnn import _xp
-from xprnn._xp import Array, Namespace
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Namespace
 from xprnn.cells.norm import Norm
 
 Params = Mapping[str, Array]
@@ -70,11 +70,11 @@ def gradients(
 
     With a normalisation also that of `ln_hh`, from dv, the gradient at the product, and n̂.
     """
-    xp = _xp.namespace(du)
-    flat = _xp.as_rows(du, xp)
-    dp = {"W_hh": _xp.outer_time(flat if dv is None else dv, h if inner is None else h * inner, xp)}
+    xp = xpx.namespace(du)
+    flat = xpx.as_rows(du, xp)
+    dp = {"W_hh": xpx.outer_time(flat if dv is None else dv, h if inner is None else h * inner, xp)}
     if "b_hh" in p:
-        dp["b_hh"] = _xp.sum_time(flat, xp)
+        dp["b_hh"] = xpx.sum_time(flat, xp)
     if n is not None:
-        dp["ln_hh"] = _xp.sum_time(du * n, xp)
+        dp["ln_hh"] = xpx.sum_time(du * n, xp)
     return dp

@@ -27,8 +27,8 @@ its supplement on LSTM.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xprnn import _xp
-from xprnn._xp import Array, Namespace
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Namespace
 from xprnn.activations import SIGMOID, TANH, Activation, Custom, inputs, paired
 from xprnn.cells import hidden
 from xprnn.cells.hidden import Params, States, Step
@@ -71,7 +71,7 @@ class LSTM:
         if not self.peepholes:
             return {}
         letters = self.letters.replace("g", "")
-        return dict(zip(letters, _xp.split(p["P"], len(letters)), strict=True))
+        return dict(zip(letters, xpx.split(p["P"], len(letters)), strict=True))
 
     def input_norm(self, H: int) -> Norm | None:
         """Return the normalisation of the input's share."""
@@ -95,7 +95,7 @@ class LSTM:
         def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
             h, c = prev
             u_t, seen = u(h)
-            x_i, *x_f, x_g, x_o = _xp.split(a_t + u_t, G)
+            x_i, *x_f, x_g, x_o = xpx.split(a_t + u_t, G)
             if P:
                 x_i, x_f = x_i + P["i"] * c, [x + P["f"] * c for x in x_f]
             i, g = σ(x_i), φ(x_g)
@@ -124,7 +124,7 @@ class LSTM:
     ) -> States:
         """Return ∂c/∂a of i, f, g, ∂m/∂a_o, ∂m/∂c or, normalised, at what ψ sees, ∂c/∂c_{t-1}, and n̂ and r."""
         (i, f, g, o), (_, c_prev), (_, c) = kept[:4], prev, new
-        xp, P, d = _xp.namespace(i), self._peepholes(p), 1.0 if drop is None else drop
+        xp, P, d = xpx.namespace(i), self._peepholes(p), 1.0 if drop is None else drop
         xs, seen = paired(self.used, kept[4:])
         x = dict(zip(self.letters, xs, strict=True))
         y = c if self.norm is None else _scaled(p, seen[2])
@@ -181,20 +181,20 @@ class LSTM:
     ) -> dict[str, Array]:
         """Return dW_hh, db_hh, dP, dW_hr, dγ, dγ_c and db_c."""
         (da, *rest), (h_prev, c_prev), (_, c) = out, prev, new
-        xp, y = _xp.namespace(da), c
+        xp, y = xpx.namespace(da), c
         if self.norm is None:
             dp = hidden.gradients(da, h_prev, p, inner)
         else:
             (n, _, n_c, _), (dv, dy) = paired(self.used, kept[4:])[1], rest[:2]
             dp = hidden.gradients(da, h_prev, p, inner, dv, n)
-            dp |= {"ln_c": _xp.sum_time(dy * n_c, xp)} | ({"b_c": _xp.sum_time(dy, xp)} if "b_c" in p else {})
+            dp |= {"ln_c": xpx.sum_time(dy * n_c, xp)} | ({"b_c": xpx.sum_time(dy, xp)} if "b_c" in p else {})
             y = _scaled(p, n_c)
         if self.peepholes:
             seen = {"i": c_prev, "f": c_prev, "o": c}
-            gates = zip(self.letters, _xp.split(da, self.gates), strict=True)
-            dp["P"] = xp.concat([_xp.sum_time(d * seen[letter], xp) for letter, d in gates if letter != "g"])
+            gates = zip(self.letters, xpx.split(da, self.gates), strict=True)
+            dp["P"] = xp.concat([xpx.sum_time(d * seen[letter], xp) for letter, d in gates if letter != "g"])
         if self.projection:
-            dp["W_hr"] = _xp.outer_time(rest[-1], kept[3] * self.output.bind(xp)(y), xp)
+            dp["W_hr"] = xpx.outer_time(rest[-1], kept[3] * self.output.bind(xp)(y), xp)
         return dp
 
 

@@ -9,8 +9,8 @@ over a row, or over each of some groups of it. Backward, with the gradient dn at
 
 from typing import NamedTuple
 
-from xprnn import _xp
-from xprnn._xp import Array, Namespace
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Namespace
 
 
 class Norm(NamedTuple):
@@ -21,16 +21,16 @@ class Norm(NamedTuple):
 
     def forward(self, v: Array, xp: Namespace) -> tuple[Array, Array]:
         """Return n̂, in the shape of v, and r, one per row and group."""
-        centred = [each - _xp.row_mean(each, xp) for each in self._groups(v)]
-        rates = [(_xp.row_mean(each * each, xp) + self.eps) ** -0.5 for each in centred]
+        centred = [each - xpx.row_mean(each, xp) for each in self._groups(v)]
+        rates = [(xpx.row_mean(each * each, xp) + self.eps) ** -0.5 for each in centred]
         return _joined([each * r for each, r in zip(centred, rates, strict=True)], xp), _joined(rates, xp)
 
     def backward(self, xp: Namespace, dn: Array, n: Array, r: Array) -> Array:
         """Return the gradient at v from that at n̂."""
         done = []
         for k, (d, each) in enumerate(zip(self._groups(dn), self._groups(n), strict=True)):
-            along = each * _xp.row_mean(d * each, xp)
-            done.append(r[..., k : k + 1] * (d - _xp.row_mean(d, xp) - along))
+            along = each * xpx.row_mean(d * each, xp)
+            done.append(r[..., k : k + 1] * (d - xpx.row_mean(d, xp) - along))
         return _joined(done, xp)
 
     def _groups(self, v: Array) -> list[Array]:

@@ -5,8 +5,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from xprnn import _checks, _xp, registry
-from xprnn._xp import Array
+from xprnn import registry
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.checkpoint import tensor_file
 from xprnn.checkpoint.tensor_file import Header
 from xprnn.plain import Inner, decode, dumps, encode, parse, shown
@@ -39,12 +41,12 @@ def gather(checkpoint: Checkpoint, metric: float | None) -> tuple[dict[str, Arra
     TypeError, ValueError
         If something cannot be in a file; the message names its path.
     """
-    _checks.integer("step", checkpoint.step, 0)
+    checks.integer("step", checkpoint.step, 0)
     content: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": checkpoint.step}
     arrays: dict[str, Array] = {}
 
     def keep(a: Any, path: str, inner: Inner) -> dict[str, str]:
-        if not _xp.is_array(a) and not isinstance(a, np.generic):
+        if not xpx.is_array(a) and not isinstance(a, np.generic):
             kinds = "an array, int, float, str, bool, None, or a dict, tuple or list of such"
             raise TypeError(f"`{path}` must be {kinds}, got {type(a).__module__}.{type(a).__qualname__}")
         tensor_file.dtype_of(path, a)

@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from xprnn import _xp, backends
-from xprnn._xp import Array, Home
+from xprnn import backends
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home
 from xprnn.checkpoint import tensor_file
 from xprnn.checkpoint.content import Checkpoint, check_whole, checked, gather
 from xprnn.checkpoint.tensor_file import Entry, Header, replacing
@@ -106,9 +107,9 @@ def load(path: str | os.PathLike[str], like: Array | None = None) -> Checkpoint:
     OSError
         If there is no such file.
     """
-    if like is not None and not _xp.is_array(like):
+    if like is not None and not xpx.is_array(like):
         raise TypeError(f"`like` must be an array, got {type(like).__name__}")
-    place = None if like is None else _xp.home(like)
+    place = None if like is None else xpx.home(like)
     path = Path(path)
     with path.open("rb") as file:
         with _naming(path):
@@ -145,7 +146,7 @@ def _naming(path: Path) -> Iterator[None]:
 def _beside(host: np.ndarray, entry: Entry, place: Home | None) -> Array:
     if place is None or place.is_numpy:
         return host
-    return _xp.from_host(host, place._replace(dtype=backends.dtype_of(entry.dtype, place.xp)))
+    return xpx.from_host(host, place._replace(dtype=backends.dtype_of(entry.dtype, place.xp)))
 
 
 def told(path: Path) -> tuple[int, float | None]:

@@ -7,7 +7,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from xprnn import _checks
+from xprnn._array import checks
 from xprnn.checkpoint import tensor_file
 from xprnn.checkpoint.content import Checkpoint
 from xprnn.checkpoint.file import CheckpointError, check, told, write
@@ -36,7 +36,7 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike[str], keep: int = 3) -> None:
-        _checks.integer("keep", keep)
+        checks.integer("keep", keep)
         self.path, self.keep = Path(path), keep
 
     def save(
@@ -75,7 +75,7 @@ class Folder:
         CheckpointError
             If ``best.safetensors`` is broken.
         """
-        _checks.integer("step", step, 0)
+        checks.integer("step", step, 0)
         if metric is not None:
             metric = _number(metric)
         steps = self._steps()

@@ -20,8 +20,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from xprnn import _xp, backends
-from xprnn._xp import Array
+from xprnn import backends
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.plain import dumps, is_text, parse, shown
 
 CODES = {
@@ -89,7 +90,7 @@ def dtype_of(name: str, a: Array) -> str:
     TypeError
         If the format has none such.
     """
-    dtype = a.dtype.name if isinstance(a, np.ndarray | np.generic) else _xp.dtype_name(a.dtype)
+    dtype = a.dtype.name if isinstance(a, np.ndarray | np.generic) else xpx.dtype_name(a.dtype)
     if dtype not in CODES:
         raise TypeError(f"`{name}` must be of {', '.join(CODES)}, got {dtype}")
     return str(dtype)

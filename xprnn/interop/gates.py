@@ -8,7 +8,7 @@ References
 .. [4] Flax, `flax.linen.GRUCell` (r, z, n) and `LSTMCell` (i, f, g, o), each gate a parameter of its own.
 """
 
-from xprnn._xp import Array, Namespace
+from xprnn._array.namespace import Array, Namespace
 
 ORDERS = {
     "xprnn": {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo", "P": "ifo"},

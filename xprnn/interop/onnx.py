@@ -13,9 +13,9 @@ References
 from collections.abc import Mapping
 from typing import Any
 
-from xprnn import _xp
-from xprnn._sequence import flip
-from xprnn._xp import Array
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import flip
+from xprnn._array.namespace import Array
 from xprnn.interop.gates import reorder
 from xprnn.interop.onnx_node import GATES, Node, read
 from xprnn.recurrent import GRU, LSTM, RNN
@@ -105,7 +105,7 @@ def _run(node: Node) -> dict[str, Array]:
     states = state if isinstance(state, tuple) else (state,)
     if (lens := node.inputs.get("sequence_lens")) is not None:
         begun = (lens > 0)[None, :, None]
-        states = tuple(_xp.where(begun, s, xp.zeros_like(s), xp) for s in states)
+        states = tuple(xpx.where(begun, s, xp.zeros_like(s), xp) for s in states)
     outputs = {"Y": xp.permute_dims(xp.reshape(y, (T, B, D, H)), (0, 2, 1, 3))}
     return outputs | dict(zip(("Y_h", "Y_c"), states, strict=False))
 
@@ -150,7 +150,7 @@ def _params(node: Node) -> dict[str, Any]:
 def _call(node: Node) -> dict[str, Any]:
     x, xp, mask = node.inputs["X"], node.xp, None
     if (lens := node.inputs.get("sequence_lens")) is not None:
-        mask = _xp.integers(node.sizes[0], x, xp)[:, None] < xp.astype(lens, xp.int64)[None, :]
+        mask = xpx.integers(node.sizes[0], x, xp)[:, None] < xp.astype(lens, xp.int64)[None, :]
     h, c = node.inputs.get("initial_h"), node.inputs.get("initial_c")
     if node.op == "LSTM" and (h is None) != (c is None):
         given = c if h is None else h

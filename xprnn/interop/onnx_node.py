@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _checks, _xp
-from xprnn._xp import Array, Home, Namespace
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home, Namespace
 from xprnn.activations import TABLE, Activation
 from xprnn.interop.gates import ORDERS
 
@@ -53,7 +54,7 @@ class Node(NamedTuple):
 def read(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, Array]) -> Node:
     """Return an operator, checked; arguments and errors as of `xprnn.interop.onnx.run_node`."""
     op = _plain(op_type)
-    _checks.one_of("op_type", op, tuple(ATTRIBUTES))
+    checks.one_of("op_type", op, tuple(ATTRIBUTES))
     for name, given, known in (("attributes", attributes, ATTRIBUTES[op]), ("inputs", inputs, INPUTS[op])):
         if not isinstance(given, Mapping):
             raise TypeError(f"`{name}` must be a mapping of ONNX's names, got {type(given).__name__}")
@@ -78,9 +79,9 @@ def _sizes(held: dict[str, Array], D: int, *, layout: int) -> tuple[Home, tuple[
     for name in ("X", "W", "R"):
         if name not in held:
             raise ValueError(f"`inputs` lacks {name!r}")
-    place = _checks.home("X", held["X"])
+    place = checks.home("X", held["X"])
     for name in ("X", "R"):
-        _checks.beside(name, held[name], place, place.dtype, "X")
+        checks.beside(name, held[name], place, place.dtype, "X")
         shape, letters = tuple(held[name].shape), {"X": "(B, T, I)" if layout else "(T, B, I)", "R": "(D, G*H, H)"}
         if len(shape) != 3:
             raise ValueError(f"`{name}` must have three axes, {letters[name]}, got shape {shape}")
@@ -104,12 +105,12 @@ def _check_inputs(op: str, held: dict[str, Array], place: Home, sizes: tuple[int
     }
     for name, (letters, shape) in expected.items():
         if name in held:
-            _checks.array(name, held[name], place, letters, shape, "X")
+            checks.array(name, held[name], place, letters, shape, "X")
     if (lens := held.get("sequence_lens")) is None:
         return
-    _checks.beside("sequence_lens", lens, place, getattr(lens, "dtype", None), "X")
-    if not _xp.is_integer(lens) or tuple(lens.shape) != (B,):
-        told = f"{_xp.dtype_name(lens.dtype)} of shape {tuple(lens.shape)}"
+    checks.beside("sequence_lens", lens, place, getattr(lens, "dtype", None), "X")
+    if not xpx.is_integer(lens) or tuple(lens.shape) != (B,):
+        told = f"{xpx.dtype_name(lens.dtype)} of shape {tuple(lens.shape)}"
         raise ValueError(f"`sequence_lens` must be integers of shape (B,) = ({B},), got {told}")
     if place.is_numpy and B and not 0 <= int(lens.min()) <= int(lens.max()) <= T:
         raise ValueError(f"`sequence_lens` must lie in 0 … T = {T}, got {lens.tolist()}")
@@ -129,20 +130,20 @@ def _attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     found |= {"linear_before_reset": 0, "input_forget": 0}
     found |= {"activations": [], "activation_alpha": [], "activation_beta": []}
     found |= {name: _plain(value) for name, value in attributes.items() if value is not None}
-    _checks.one_of("direction", found["direction"], tuple(DIRECTIONS))
+    checks.one_of("direction", found["direction"], tuple(DIRECTIONS))
     for name in ("layout", "linear_before_reset", "input_forget"):
-        _checks.one_of(name, found[name], (0, 1))
+        checks.one_of(name, found[name], (0, 1))
     if found["hidden_size"] is not None:
-        _checks.integer("hidden_size", found["hidden_size"])
+        checks.integer("hidden_size", found["hidden_size"])
     if found["clip"] is not None:
-        _checks.not_negative("clip", found["clip"])
+        checks.not_negative("clip", found["clip"])
         found["clip"] = float(found["clip"]) or None  # 0 is off
     for name in ("activations", "activation_alpha", "activation_beta"):
         if not isinstance(found[name], list):
             raise TypeError(f"`{name}` must be a list, got {found[name]!r}")
     for name in ("activation_alpha", "activation_beta"):
         for k, number in enumerate(found[name]):
-            _checks.finite(f"{name}[{k}]", number)
+            checks.finite(f"{name}[{k}]", number)
     return found
 
 

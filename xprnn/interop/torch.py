@@ -6,8 +6,8 @@ PyTorch is not needed: a state dict is a dict of arrays, of any library.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from xprnn import _checks
-from xprnn._xp import Array
+from xprnn._array import checks
+from xprnn._array.namespace import Array
 from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Elman
 from xprnn.layers import Linear
@@ -46,7 +46,7 @@ def load(state_dict: Mapping[str, Array], layer: Any) -> dict[str, Any]:
     entries = _entries(layer)
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"`state_dict` must be a mapping of names to arrays, got {type(state_dict).__name__}")
-    _checks.keys("state_dict", dict(state_dict), tuple(entry.theirs for entry in entries))
+    checks.keys("state_dict", dict(state_dict), tuple(entry.theirs for entry in entries))
     _check({f"state_dict[{entry.theirs!r}]": (state_dict[entry.theirs], entry) for entry in entries})
     params: dict[str, Any] = {entry.part: {} for entry in entries}
     for entry in entries:
@@ -77,9 +77,9 @@ def dump(params: dict[str, Any], layer: Any) -> dict[str, Array]:
     entries = _entries(layer)
     held = {"": params} if entries[0].part == "" else params
     parts = {entry.part: [each.ours for each in entries if each.part == entry.part] for entry in entries}
-    _checks.keys("params", held, tuple(parts))
+    checks.keys("params", held, tuple(parts))
     for part, keys in parts.items():
-        _checks.keys(f"params[{part!r}]" if part else "params", held[part], tuple(keys))
+        checks.keys(f"params[{part!r}]" if part else "params", held[part], tuple(keys))
     label = {part: f"params[{part!r}]" if part else "params" for part in parts}
     _check({f"{label[entry.part]}[{entry.ours!r}]": (held[entry.part][entry.ours], entry) for entry in entries})
     return {entry.theirs: held[entry.part][entry.ours] for entry in entries}
@@ -122,9 +122,9 @@ def _refuse_foreign(layer: Recurrent) -> None:
 def _check(named: dict[str, tuple[Array, _Entry]]) -> None:
     """Raise unless these arrays, by their names in messages, have their shapes and live beside the first."""
     first, (a, _) = next(iter(named.items()))
-    place = _checks.home(first, a)
+    place = checks.home(first, a)
     for name, (each, entry) in named.items():
-        _checks.array(name, each, place, *entry.shape, first)
+        checks.array(name, each, place, *entry.shape, first)
 
 
 __all__ = ["dump", "load"]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _xp
-from xprnn._sequence import form_of
-from xprnn._xp import Namespace
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import form_of
+from xprnn._array.namespace import Namespace
 from xprnn.activations import Custom
 from xprnn.cells import GRU, LSTM, Cell, Elman
 from xprnn.kernels.table import REFERENCE as REFERENCE
@@ -97,14 +97,14 @@ def select(
     """
     check_name(kernel)
     present = around if around is NOTHING else Around(*[None if field is None else PRESENT for field in around])
-    choose = _select_once if xp is _xp.NUMPY and _is_plain(cell) else _select  # elsewhere devices may decide, too
+    choose = _select_once if xp is xpx.NUMPY and _is_plain(cell) else _select  # elsewhere devices may decide, too
     chosen, why = choose(tuple(TWINS.values()), kernel, cell, present, xp, dtype, shape, directions)
-    if not _xp.is_half(dtype):
+    if not xpx.is_half(dtype):
         return chosen, why
     wide = widened(chosen)
     if chosen.narrow:
         return chosen._replace(bind=wide.bind), why
-    return wide, f"{why}; {_xp.dtype_name(dtype)} is widened to float32"
+    return wide, f"{why}; {xpx.dtype_name(dtype)} is widened to float32"
 
 
 def _is_plain(cell: Cell) -> bool:
@@ -118,16 +118,16 @@ def products(xp: Namespace, dtype: Any, work: int, kernel: str = "auto") -> Any:
     Parameters are as in `select`, and the multiply-adds of a product; a kernel asked for by name that has no products
     of its own leaves them to the library.
     """
-    if work <= SMALL or kernel not in ("auto", "numba") or xp is not _xp.NUMPY or _xp.is_half(dtype):
-        return _xp
+    if work <= SMALL or kernel not in ("auto", "numba") or xp is not xpx.NUMPY or xpx.is_half(dtype):
+        return xpx
     twin = TWINS["numba"]
-    return _xp if twin.lacks else twin.load().products
+    return xpx if twin.lacks else twin.load().products
 
 
 def _select(twins: tuple[Twin, ...], kernel: str, *scan: Any) -> tuple[Kernel, str]:
     """Choose the kernel of a scan, the fields of `_Asked`, among `TWINS`, before it is widened."""
     asked, named = _Asked(*scan), dict(zip(TWINS, twins, strict=True))
-    library = _xp.package(asked.xp)
+    library = xpx.package(asked.xp)
     if kernel == "reference":
         return REFERENCE, "asked for by name"
     if kernel != "auto":
@@ -155,7 +155,7 @@ _select_once = lru_cache(_select)
 def _refusal(kernel: Kernel, asked: _Asked, *, free: bool) -> str | None:
     """Return why a kernel does not run a scan, or None; where the choice is free, also that it is not worth it."""
     cell, around, xp, dtype, shape, directions = asked
-    if _xp.is_half(dtype) and not kernel.narrow:
+    if xpx.is_half(dtype) and not kernel.narrow:
         dtype = xp.float32
     refusal = kernel.takes(cell, around, dtype, shape)
     if refusal is None and free and kernel.worth is not None:
@@ -207,7 +207,7 @@ def explain(layer: Any, x: Any, *, training: bool = True, kernel: str = "auto") 
     if not recurrent:
         raise TypeError(f"`layer` must be a recurrent layer or hold one, got {layer!r}")
     first = x[0] if isinstance(x, list | tuple) and len(x) else x
-    tokens = _xp.is_array(first) and _xp.is_integer(first)
+    tokens = xpx.is_array(first) and xpx.is_integer(first)
     form = form_of(x, None, bool(getattr(layer, "batch_first", False)), kind="integer" if tokens else "float")
     xp, dtype = form.home.xp, form.home.xp.float32 if tokens else form.home.dtype
     found: dict[str, str] = {}

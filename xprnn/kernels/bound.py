@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _xp
-from xprnn._xp import Array, Home
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home
 from xprnn.cells import Cell, Params, States, affine
 from xprnn.scan import blend
 
@@ -47,7 +47,7 @@ class BoundReference:
         """Set the states to what a segment begins in, of all rows or of the flagged ones."""
         xp = self._home.xp
         if rows is not None:
-            rows = _xp.from_host(rows, self._home._replace(dtype=xp.bool))[:, None]
+            rows = xpx.from_host(rows, self._home._replace(dtype=xp.bool))[:, None]
         for layer in self._layers:
             layer.restart(rows)
 
@@ -59,7 +59,7 @@ class _Layer:
         self._xp = xp = home.xp
         p = {key: xp.asarray(a, copy=True) for key, a in part.p.items()}
         self._cell, self._p, self._step = cell, p, cell.forward(p, xp)
-        zeros = tuple(_xp.from_host(np.zeros((B, width)), home) for width in widths(cell, p))
+        zeros = tuple(xpx.from_host(np.zeros((B, width)), home) for width in widths(cell, p))
         self._fresh = tuple(z + f for z, f in zip(zeros, part.fresh, strict=True)) if part.fresh else zeros
         self._gate = [None if g is None else xp.asarray(g[0, ...], copy=True) for g in part.gate or ()]
         self._residual = part.residual

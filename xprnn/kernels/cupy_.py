@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cupy
 import numpy as np
 
-from xprnn import _xp
+from xprnn._array import namespace as xpx
 from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States, hidden
 from xprnn.kernels.cupy_traits import refusal, traits
 from xprnn.scan import Around
@@ -34,13 +34,13 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
         return "its kernels are written for CUDA, and this CuPy runs on ROCm"
     if why := refusal(cell):
         return why
-    return None if _xp.dtype_name(dtype) in C_NAMES else f"it has no kernel for {_xp.dtype_name(dtype)}"
+    return None if xpx.dtype_name(dtype) in C_NAMES else f"it has no kernel for {xpx.dtype_name(dtype)}"
 
 
 def run_of(name: str, cell: Cell, dtype: Any) -> str:
     """Return the type of a pass in cupy_element.cuh or, of an LSTM whose h is projected, in cupy_projected.cuh."""
     projected = "Projected" if getattr(cell, "projection", False) else ""
-    return f"{projected}{name}<{traits(cell).name}, {C_NAMES[_xp.dtype_name(dtype)]}>"
+    return f"{projected}{name}<{traits(cell).name}, {C_NAMES[xpx.dtype_name(dtype)]}>"
 
 
 def compute_dtype(dtype: Any) -> Any:
@@ -223,7 +223,7 @@ class BackwardPass(NamedTuple):
             return self.cell.gradients((self.da,), r, prev, new, self.p, around.inner)
         assert isinstance(self.cell, LSTM), self.cell
         dp = replace(self.cell, projection=False).gradients((self.da,), r, prev, new, self.p, around.inner)
-        return {**dp, "W_hr": _xp.outer_time(self.dh, m, _xp.namespace(m))}
+        return {**dp, "W_hr": xpx.outer_time(self.dh, m, xpx.namespace(m))}
 
     def _before(self, k: int) -> Any:
         """Return what every step began from, of one state."""

@@ -1,11 +1,11 @@
-"""Affine maps of all time steps and their gradients on NumPy arrays, as `xprnn._xp` has them, by `numba_whole.py`."""
+"""Affine maps of all time steps and their gradients on NumPy arrays, in machine code: `numba_whole.py`."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _xp
-from xprnn._checks import FLOATS
+from xprnn._array import namespace as xpx
+from xprnn._array.checks import FLOATS
 from xprnn.kernels import threads
 from xprnn.kernels.numba_arguments import ready
 from xprnn.kernels.numba_compile import compiled
@@ -25,13 +25,13 @@ class Products(NamedTuple):
     def affine_time(self, x: Any, W: Any, b: Any | None, xp: Any) -> Any:
         """Return x Wᵀ + b for x (…, I), W (N, I), b (N,)."""
         if x.size * len(W) <= SMALL or x.dtype not in FLOATS:
-            return _xp.affine_time(x, W, b, xp)
+            return xpx.affine_time(x, W, b, xp)
         return self._affine(x, W, b, transposed=1)
 
     def affine_gradients(self, da: Any, x: Any, W: Any, xp: Any, *, biased: bool) -> tuple[Any, Any | None, Any]:
         """Return the gradients of `affine_time`, of W, of b and of x, from da (…, N)."""
         if x.size * len(W) <= SMALL or x.dtype not in FLOATS:
-            return _xp.affine_gradients(da, x, W, xp, biased=biased)
+            return xpx.affine_gradients(da, x, W, xp, biased=biased)
         dW, db = self.outer_time(da, x, biased=biased)
         return dW, db, self._affine(da, W, None, transposed=0)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn._checks import FLOATS
+from xprnn._array.checks import FLOATS
 from xprnn.activations import Custom
 from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States
 from xprnn.kernels import numpy_elman, numpy_gru, numpy_lstm

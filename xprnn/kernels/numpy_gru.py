@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import add, multiply, subtract
 
-from xprnn import _xp
+from xprnn._array import namespace as xpx
 from xprnn.activations import SIGMOID, TANH, inputs
 from xprnn.cells import GRU, Params, States, hidden
 from xprnn.kernels.numpy_activations import Function, bind, bind_of_halved
@@ -66,7 +66,7 @@ def _step_after(W_hh: np.ndarray, b_n: np.ndarray, gates: _Gates, inner: Any) ->
     u_n, u = np.empty_like(n), np.empty((B, 3 * H), n.dtype)
     spare, seen = np.empty((B, H), n.dtype), np.empty((B, H), n.dtype)
     u_of_rz, u_of_n = u[:, : 2 * H], u[:, 2 * H :]
-    steps = list(zip(*steps_of(x_rz, rz), *_xp.split(rz, 2), *steps_of(x_n, n), u_n, strict=True))
+    steps = list(zip(*steps_of(x_rz, rz), *xpx.split(rz, 2), *steps_of(x_n, n), u_n, strict=True))
 
     def step(k: int, prev: States, new: States, d: Any = None) -> None:
         (h_prev,), (h,) = prev, new
@@ -89,7 +89,7 @@ def _step_before(W_hh: np.ndarray, b_n: np.ndarray, gates: _Gates, inner: Any) -
     W_rz, W_n = weights(W_hh[: 2 * H]) * scale, weights(W_hh[2 * H :])
     u_rz = np.empty((B, 2 * H), n.dtype)
     rh, spare, seen = (np.empty((B, H), n.dtype) for _ in range(3))
-    steps = list(zip(*steps_of(x_rz, rz), *_xp.split(rz, 2), *steps_of(x_n, n), strict=True))
+    steps = list(zip(*steps_of(x_rz, rz), *xpx.split(rz, 2), *steps_of(x_n, n), strict=True))
 
     def step(k: int, prev: States, new: States, d: Any = None) -> None:
         (h_prev,), (h,) = prev, new
@@ -119,9 +119,9 @@ def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, arou
     after, drop = cell.reset_after, around.drop
     rz, n = kept[:2]
     H = n.shape[-1]
-    r, z = _xp.split(rz, 2)
+    r, z = xpx.split(rz, 2)
     du = np.empty((*n.shape[:2], 3 * H), n.dtype)  # the gradient at u; before the product it is da itself
-    du_r, du_z, du_n = _xp.split(du, 3)
+    du_r, du_z, du_n = xpx.split(du, 3)
     da_n = np.empty_like(n) if after else du_n
     (h_prev,) = prev
     gated = kept[4] if after else h_prev  # r * gated is what n sees
@@ -152,13 +152,13 @@ def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, arou
 
 def _by_gate(cell: GRU, rz: np.ndarray, n: np.ndarray, x_rz: np.ndarray, x_n: np.ndarray, *u_n: np.ndarray) -> States:
     """Return what is kept as the reference keeps it: gate by gate, and the pre-activations that slopes need."""
-    x = (*_xp.split(x_rz, 2), x_n)
-    return (*_xp.split(rz, 2), n, *u_n, *inputs(*cell.used)(*x))
+    x = (*xpx.split(x_rz, 2), x_n)
+    return (*xpx.split(rz, 2), n, *u_n, *inputs(*cell.used)(*x))
 
 
 def _back_after(W_hh: np.ndarray, rz: np.ndarray, du: np.ndarray, da_n: np.ndarray, inner: Any) -> Any:
-    r, z = _xp.split(rz, 2)
-    du_r, du_z, du_n = _xp.split(du, 3)
+    r, z = xpx.split(rz, 2)
+    du_r, du_z, du_n = xpx.split(du, 3)
     through = np.empty(da_n.shape[1:], da_n.dtype)
 
     def back(t: int, dstate: States) -> None:
@@ -178,8 +178,8 @@ def _back_after(W_hh: np.ndarray, rz: np.ndarray, du: np.ndarray, da_n: np.ndarr
 
 def _back_before(W_hh: np.ndarray, rz: np.ndarray, du: np.ndarray, da_n: np.ndarray, inner: Any) -> Any:
     H = da_n.shape[-1]
-    r, z = _xp.split(rz, 2)
-    du_r, du_z, _ = _xp.split(du, 3)
+    r, z = xpx.split(rz, 2)
+    du_r, du_z, _ = xpx.split(du, 3)
     du_rz, W_rz, W_n = du[..., : 2 * H], W_hh[: 2 * H], W_hh[2 * H :]
     through, drh = np.empty(da_n.shape[1:], da_n.dtype), np.empty(da_n.shape[1:], da_n.dtype)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy import add, copyto, multiply, subtract, tanh
 
-from xprnn import _xp
+from xprnn._array import namespace as xpx
 from xprnn.activations import SIGMOID, TANH, inputs
 from xprnn.cells import LSTM, Params, States
 from xprnn.kernels.numpy_activations import bind, bind_clip, number
@@ -60,7 +60,7 @@ def _plain(W: np.ndarray, gates: np.ndarray, half: Any, shift: Any, inner: Any) 
     _, B, G = gates.shape
     u, seen = np.empty_like(gates[0]), np.empty((B, len(W)), gates.dtype)
     ig, tanh_c = (np.empty((B, G // 4), gates.dtype) for _ in range(2))
-    steps = list(zip(gates, *_xp.split(gates, 4), strict=True))
+    steps = list(zip(gates, *xpx.split(gates, 4), strict=True))
 
     def step(k: int, prev: States, new: States, d: Any = None) -> None:
         (h_prev, c_prev), (h, c) = prev, new
@@ -196,8 +196,8 @@ def _load_plain(
 
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
-        i, f, g, o = _xp.split(gates[now], 4)
-        c_i, c_f, c_g, h_o = _xp.split(da[now], 4)
+        i, f, g, o = xpx.split(gates[now], 4)
+        c_i, c_f, c_g, h_o = xpx.split(da[now], 4)
         tanh_c = tanh(new[1][now])
         logistic_slope(i, g, out=c_i)
         logistic_slope(f, prev[1][now], out=c_f)
@@ -208,7 +208,7 @@ def _load_plain(
             multiply(c_i, block(drop, now), c_i)
             multiply(c_g, block(drop, now), c_g)
 
-    return load, _xp.split(gates, 4)[1]
+    return load, xpx.split(gates, 4)[1]
 
 
 def _load_general(
@@ -229,8 +229,8 @@ def _load_general(
 
 def by_gate(cell: LSTM, gates: np.ndarray, x: np.ndarray) -> States:
     """Return what is kept as the reference keeps it: gate by gate, and the pre-activations that slopes need."""
-    i, *f, g, o = _xp.split(gates, cell.gates)
-    return (i, *(f or [1.0 - i]), g, o, *inputs(*cell.used)(*_xp.split(x, cell.gates)))
+    i, *f, g, o = xpx.split(gates, cell.gates)
+    return (i, *(f or [1.0 - i]), g, o, *inputs(*cell.used)(*xpx.split(x, cell.gates)))
 
 
 def _unprojected(W_hr: np.ndarray, dhs: np.ndarray, like: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:

@@ -6,9 +6,9 @@ from functools import cache, partial
 from itertools import starmap
 from typing import Any, NamedTuple
 
-from xprnn import _xp
 from xprnn import scan as reference
-from xprnn._xp import Namespace
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Namespace
 from xprnn.cells import Cell
 from xprnn.kernels.bound import BoundReference
 from xprnn.scan import Around
@@ -37,7 +37,8 @@ class Kernel(NamedTuple):
     expected to be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types
     itself, with its running state and sums in float32; any other runs them widened (`xprnn.kernels.widened`). `steps`
     says that `scan` is quick for one step, too. `products` has the products of all steps outside of a scan,
-    `affine_time` and `affine_gradients`, as `xprnn._xp` does. `layer` is quicker than all these for some layers.
+    `affine_time` and `affine_gradients`, as `xprnn._array.namespace` does. `layer` is quicker than all these for some
+    layers.
     """
 
     name: str
@@ -49,12 +50,12 @@ class Kernel(NamedTuple):
     worth: Callable[..., str | None] | None = None
     narrow: bool = False
     steps: bool = False
-    products: Any = _xp
+    products: Any = xpx
     layer: Layer | None = None
 
     def products_at(self, mask: Any | None) -> Any:
         """Return the products, of the steps alone at which a mask (T, B, 1) is True where that spares anything."""
-        return self.products if mask is None or self.products is _xp else self.products.at(mask)
+        return self.products if mask is None or self.products is xpx else self.products.at(mask)
 
     def scans(self, cell: Cell, given: Iterable[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
         """Run `scan` for each direction of a layer, given its other arguments."""
@@ -148,10 +149,10 @@ def _is_installed(package: str) -> bool:
 
 
 TWINS = {
-    "numba": Twin("numpy", _xp.is_namespace_numpy, _numba, needs="numba"),
-    "numpy": Twin("numpy", _xp.is_namespace_numpy, _numpy),
-    "jax": Twin("jax", _xp.is_namespace_jax, _jax),
-    "cupy_persistent": Twin("cupy", _xp.is_namespace_cupy, _cupy_persistent),
-    "cupy_stepwise": Twin("cupy", _xp.is_namespace_cupy, _cupy_stepwise),
+    "numba": Twin("numpy", xpx.is_namespace_numpy, _numba, needs="numba"),
+    "numpy": Twin("numpy", xpx.is_namespace_numpy, _numpy),
+    "jax": Twin("jax", xpx.is_namespace_jax, _jax),
+    "cupy_persistent": Twin("cupy", xpx.is_namespace_cupy, _cupy_persistent),
+    "cupy_stepwise": Twin("cupy", xpx.is_namespace_cupy, _cupy_stepwise),
 }
 """Per name a twin; of those on one library the first that takes a scan, and is worth it, runs it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xprnn import _checks
+from xprnn._array import checks
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -80,7 +80,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> kernels.set_num_threads(before)
     """
-    _checks.integer("n", n)
+    checks.integer("n", n)
     _pool.n = n
     _pool.drop()
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
-from xprnn import _xp, tree
-from xprnn._xp import Array, Home
+from xprnn import tree
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels.bound import Part
 from xprnn.kernels.table import Kernel
@@ -52,11 +53,11 @@ def widened(kernel: Kernel) -> Kernel:
 
 
 def _wide_forward(a: Array, state0: States, p: Params, around: Around) -> tuple[Any, ...]:
-    return (*tree.map(_xp.wide, (a, state0, p)), Around(*tree.map(_xp.wide, tuple(around))))
+    return (*tree.map(xpx.wide, (a, state0, p)), Around(*tree.map(xpx.wide, tuple(around))))
 
 
 def _wide_backward(dstates: Any, dfinal: Any, cache: Any, p: Params) -> tuple[Any, ...]:
-    return *tree.map(_xp.wide, (dstates, dfinal)), cache, tree.map(_xp.wide, p)
+    return *tree.map(xpx.wide, (dstates, dfinal)), cache, tree.map(xpx.wide, p)
 
 
 def _narrow(done: tuple[States, States, Any], dtype: Any) -> tuple[States, States, Any]:
@@ -70,11 +71,11 @@ def _narrow_backward(done: tuple[Any, ...], dtype: Any) -> tuple[Array, States, 
 
 
 def _all(arrays: Any, dtype: Any) -> Any:
-    return tree.map(lambda a: _xp.cast(a, dtype), arrays)
+    return tree.map(lambda a: xpx.cast(a, dtype), arrays)
 
 
 def _wide_part(part: Part) -> Part:
-    p, state, fresh, gate = tree.map(_xp.wide, (part.p, part.state, part.fresh, part.gate))
+    p, state, fresh, gate = tree.map(xpx.wide, (part.p, part.state, part.fresh, part.gate))
     return Part(p, state, fresh, gate, part.residual)
 
 
@@ -88,7 +89,7 @@ class Bound:
 
     def run(self, x_t: Array) -> Array:
         """Return y_t (B, H) for x_t (B, I)."""
-        return _xp.cast(self._bound.run(_xp.wide(x_t)), self._dtype)
+        return xpx.cast(self._bound.run(xpx.wide(x_t)), self._dtype)
 
     def states(self) -> list[States]:
         """Return copies of the states, rounded."""

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, _xp
-from xprnn._xp import Array
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.losses import reduction as reduced
 from xprnn.losses.reduction import Reduction
 
@@ -51,8 +52,8 @@ def softmax_cross_entropy(
     .. [1] Szegedy et al. (2016), Rethinking the Inception architecture for computer vision, CVPR, section 7: the
        smoothing.
     """
-    _checks.fraction("label_smoothing", label_smoothing)
-    home = _checks.home("logits", logits, instead=reduced.INSTEAD)
+    checks.fraction("label_smoothing", label_smoothing)
+    home = checks.home("logits", logits, instead=reduced.INSTEAD)
     xp = home.xp
     if len(logits.shape) < 1 or logits.shape[-1] < 1:
         raise ValueError(f"`logits` must have shape (…, V) with V of at least 1, got {tuple(logits.shape)}")
@@ -62,11 +63,11 @@ def softmax_cross_entropy(
         goal = (1.0 - label_smoothing) * goal + label_smoothing / logits.shape[-1]
     logits, goal = reduce.valid(logits), reduce.valid(goal)
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
-    total = _xp.row_sum(xp.exp(shifted), xp)
+    total = xpx.row_sum(xp.exp(shifted), xp)
     log_p = shifted - xp.log(total)
     log_p = xp.where(goal == 0.0, xp.zeros_like(log_p), log_p)  # 0 log 0 = 0, where a logit is -inf
-    losses = -_xp.row_sum(goal * log_p, xp)
-    dlogits = _xp.row_sum(goal, xp) * (xp.exp(shifted) / total) - goal
+    losses = -xpx.row_sum(goal * log_p, xp)
+    dlogits = xpx.row_sum(goal, xp) * (xp.exp(shifted) / total) - goal
     if reduce.weights is not None:
         losses, dlogits = reduce.weights * losses, reduce.weights * dlogits
     return reduce.of_weighted(losses, dlogits, losses.shape)
@@ -76,11 +77,11 @@ def _probabilities(target: Any, logits: Array, reduce: Reduction) -> Array:
     """Return the target as probabilities (…, V); classes become one-hot rows, NaN where out of range."""
     home, mask = reduce.home, reduce.mask
     xp, V = home.xp, logits.shape[-1]
-    if not _xp.is_array(target) or not _xp.is_integer(target):
-        _checks.array("target", target, home, "(…, V)", tuple(logits.shape), "logits")
+    if not xpx.is_array(target) or not xpx.is_integer(target):
+        checks.array("target", target, home, "(…, V)", tuple(logits.shape), "logits")
         return target
-    _checks.array("target", target, home._replace(dtype=target.dtype), "(…)", tuple(logits.shape[:-1]), "logits")
-    classes = _xp.integers(V, logits, xp)  # the target's own type may be too small to count them
+    checks.array("target", target, home._replace(dtype=target.dtype), "(…)", tuple(logits.shape[:-1]), "logits")
+    classes = xpx.integers(V, logits, xp)  # the target's own type may be too small to count them
     target = xp.astype(target, classes.dtype)
     inside = xp.logical_and(target >= 0, target < V)
     if home.is_numpy and not (inside if mask is None else inside | ~mask[..., 0]).all():
@@ -127,7 +128,7 @@ def binary_cross_entropy(
     TypeError, ValueError
         Naming the argument that does not fit `logits`.
     """
-    _checks.positive("pos_weight", pos_weight)
+    checks.positive("pos_weight", pos_weight)
     z, t, reduce = reduced.beside(logits, target, mask, weights, reduction, "logits")
     xp = reduce.home.xp
     t = reduce.within(t, xp.logical_and(t >= 0.0, t <= 1.0), "lie in [0, 1]")
@@ -221,14 +222,14 @@ def gaussian_nll(
     ----------
     .. [1] Nix & Weigend (1994), Estimating the mean and variance of the target probability distribution, ICNN.
     """
-    _checks.positive("eps", eps)
-    home = _checks.home("pred", pred, instead=reduced.INSTEAD)
+    checks.positive("eps", eps)
+    home = checks.home("pred", pred, instead=reduced.INSTEAD)
     xp, shape = home.xp, tuple(pred.shape)
     if len(shape) < 1 or shape[-1] % 2:
         raise ValueError(f"`pred` must have shape (…, 2*V), means and log variances, got {shape}")
-    _checks.array("target", target, home, "(…, V)", (*shape[:-1], shape[-1] // 2), "pred")
+    checks.array("target", target, home, "(…, V)", (*shape[:-1], shape[-1] // 2), "pred")
     reduce = reduced.of("pred", pred, mask, weights, reduction, home)
-    mean, log_v = _xp.split(reduce.valid(pred), 2)
+    mean, log_v = xpx.split(reduce.valid(pred), 2)
     floor = xp.ones_like(log_v) * math.log(eps)
     bounded = xp.maximum(log_v, floor)
     diff = mean - reduce.valid(target)

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _checks, _xp
-from xprnn._xp import Array, Home
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home
 
 REDUCTIONS = ("mean", "sum")
 
@@ -44,7 +45,7 @@ class Reduction(NamedTuple):
 
     def of_weighted(self, losses: Array, dpred: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Return the same of losses that are weighted already, and 0 where the mask is False."""
-        loss = _xp.total(losses, self.home.xp)
+        loss = xpx.total(losses, self.home.xp)
         if not self.mean:
             return loss, dpred
         number = count(self.mask, shape, self.home)
@@ -53,7 +54,7 @@ class Reduction(NamedTuple):
 
 def of(name: str, pred: Array, mask: Array | None, weights: Array | None, reduction: str, home: Home) -> Reduction:
     """Return mask, weights and reduction, checked."""
-    _checks.one_of("reduction", reduction, REDUCTIONS)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     mask = per_step("mask", mask, home.xp.bool, pred, home, name)
     weights = per_step("weights", weights, home.dtype, pred, home, name)
     if weights is not None and mask is not None:
@@ -65,8 +66,8 @@ def beside(
     pred: Array, target: Array, mask: Array | None, weights: Array | None, reduction: str, name: str = "pred"
 ) -> tuple[Array, Array, Reduction]:
     """Return prediction and target, two arrays of one shape, and the reduction, all checked."""
-    home = _checks.home(name, pred, instead=INSTEAD)
-    _checks.array("target", target, home, f"like `{name}`", tuple(pred.shape), name)
+    home = checks.home(name, pred, instead=INSTEAD)
+    checks.array("target", target, home, f"like `{name}`", tuple(pred.shape), name)
     reduce = of(name, pred, mask, weights, reduction, home)
     return reduce.valid(pred), reduce.valid(target), reduce
 
@@ -77,8 +78,8 @@ def per_step(argument: str, a: Array | None, dtype: Any, pred: Array, home: Home
         return None
     if len(pred.shape) < 1:
         raise ValueError(f"`{name}` must have shape (…, V) where a `{argument}` is given, got ()")
-    _checks.beside(argument, a, home, dtype, name)
-    _checks.array(argument, a, home._replace(dtype=dtype), f"like `{name}` without V", tuple(pred.shape[:-1]), name)
+    checks.beside(argument, a, home, dtype, name)
+    checks.array(argument, a, home._replace(dtype=dtype), f"like `{name}` without V", tuple(pred.shape[:-1]), name)
     return a[..., None]
 
 

@@ -1,7 +1,8 @@
 """Losses of a distance between prediction and target: squares, absolute values, Huber's, quantiles."""
 
-from xprnn import _checks, _xp
-from xprnn._xp import Array
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.losses import reduction as reduced
 
 
@@ -56,8 +57,8 @@ def _squares(
     pred: Array, target: Array, mask: Array | None, weights: Array | None, reduction: str
 ) -> tuple[Array, Array]:
     """Return Σ w d² and w d, d = pred − target, both reduced."""
-    home = _checks.home("pred", pred, instead=reduced.INSTEAD)
-    _checks.array("target", target, home, "like `pred`", tuple(pred.shape), "pred")
+    home = checks.home("pred", pred, instead=reduced.INSTEAD)
+    checks.array("target", target, home, "like `pred`", tuple(pred.shape), "pred")
     reduce = reduced.of("pred", pred, mask, weights, reduction, home)
     diff = reduce.valid(pred - target)
     weighted = diff if reduce.weights is None else reduce.weights * diff
@@ -78,7 +79,7 @@ def mae(
     """
     pred, target, reduce = reduced.beside(pred, target, mask, weights, reduction)
     xp, diff = reduce.home.xp, pred - target
-    return reduce.of_elements(xp.abs(diff), _xp.sign(diff, xp), pred.shape)
+    return reduce.of_elements(xp.abs(diff), xpx.sign(diff, xp), pred.shape)
 
 
 def huber(
@@ -105,10 +106,10 @@ def huber(
     ----------
     .. [1] Huber (1964), Robust estimation of a location parameter, Annals of Mathematical Statistics 35(1).
     """
-    _checks.positive("delta", delta)
+    checks.positive("delta", delta)
     pred, target, reduce = reduced.beside(pred, target, mask, weights, reduction)
     diff = pred - target
-    slope = _xp.within(diff, float(delta), reduce.home.xp)
+    slope = xpx.within(diff, float(delta), reduce.home.xp)
     return reduce.of_elements(slope * (diff - 0.5 * slope), slope, pred.shape)  # d² is never made: it may overflow
 
 
@@ -151,14 +152,14 @@ def quantile(
     .. [1] Koenker & Bassett (1978), Regression quantiles, Econometrica 46(1).
     """
     levels = _levels(q)
-    home = _checks.home("pred", pred, instead=reduced.INSTEAD)
+    home = checks.home("pred", pred, instead=reduced.INSTEAD)
     xp, Q, shape = home.xp, len(levels), tuple(pred.shape)
     if len(shape) < 1 or shape[-1] % Q:
         raise ValueError(f"`pred` must have shape (…, Q*V) with Q = {Q} quantiles, got {shape}")
-    _checks.array("target", target, home, "(…, V)", (*shape[:-1], shape[-1] // Q), "pred")
+    checks.array("target", target, home, "(…, V)", (*shape[:-1], shape[-1] // Q), "pred")
     reduce = reduced.of("pred", pred, mask, weights, reduction, home)
     target = reduce.valid(target)
-    blocks = [_pinball(p, target, level) for p, level in zip(_xp.split(reduce.valid(pred), Q), levels, strict=True)]
+    blocks = [_pinball(p, target, level) for p, level in zip(xpx.split(reduce.valid(pred), Q), levels, strict=True)]
     losses, dpred = (xp.concat(parts, axis=-1) for parts in zip(*blocks, strict=True))
     return reduce.of_elements(losses, dpred, shape)
 
@@ -170,7 +171,7 @@ def _levels(q: float | tuple[float, ...]) -> tuple[float, ...]:
         raise ValueError("`q` must hold at least one number, got ()")
     for k, level in enumerate(levels):
         name = f"q[{k}]" if isinstance(q, tuple) else "q"
-        _checks.finite(name, level)
+        checks.finite(name, level)
         if not 0.0 < level < 1.0:
             raise ValueError(f"`{name}` must lie in (0, 1), got {level}")
     return tuple(map(float, levels))
@@ -178,7 +179,7 @@ def _levels(q: float | tuple[float, ...]) -> tuple[float, ...]:
 
 def _pinball(pred: Array, target: Array, q: float) -> tuple[Array, Array]:
     """Return the loss of every element, and its derivative at `pred`."""
-    xp, diff = _xp.namespace(pred), pred - target
-    sign = _xp.sign(diff, xp)  # NaN stays NaN in it
+    xp, diff = xpx.namespace(pred), pred - target
+    sign = xpx.sign(diff, xp)  # NaN stays NaN in it
     slope = xp.where(diff > 0.0, (1.0 - q) * sign, q * sign)
     return slope * diff, slope

@@ -10,7 +10,8 @@ parameters, give the layers a copy of them in the half type, and cast what `back
 
 from operator import add
 
-from xprnn import _checks, tree
+from xprnn import tree
+from xprnn._array import checks
 from xprnn.optim.averaging import EMA
 from xprnn.optim.clipping import clip_by_global_norm, clip_by_value
 from xprnn.optim.descent import SGD, Adam, AdamW, RMSprop
@@ -49,5 +50,5 @@ def apply(params: Tree, updates: Tree) -> Tree:
     TypeError
         If an array is of a half type.
     """
-    _checks.not_half("params", params, INSTEAD)
+    checks.not_half("params", params, INSTEAD)
     return tree.map(add, params, updates, constant="fixed")

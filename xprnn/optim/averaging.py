@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from xprnn import _checks, _xp, tree
-from xprnn._xp import Array
+from xprnn import tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.optim.optimizer import INSTEAD
 from xprnn.tree import Tree
 
@@ -34,11 +36,11 @@ class EMA:
     decay: float = 0.999
 
     def __post_init__(self) -> None:
-        _checks.fraction("decay", self.decay)
+        checks.fraction("decay", self.decay)
 
     def init(self, params: Tree) -> Tree:
         """Return the average before the first update: a copy of the parameters, with the constants under "fixed"."""
-        _checks.not_half("params", params, INSTEAD)
+        checks.not_half("params", params, INSTEAD)
         return tree.map(_copy, params, constant="fixed")
 
     def update(self, average: Tree, params: Tree) -> Tree:
@@ -51,10 +53,10 @@ class EMA:
         TypeError
             If an array is of a half type.
         """
-        _checks.not_half("params", params, INSTEAD)
+        checks.not_half("params", params, INSTEAD)
         d = self.decay
         return tree.map(lambda a, p: d * a + (1.0 - d) * p, average, params, constant="fixed")
 
 
 def _copy(a: Any) -> Array:
-    return _xp.namespace(a).asarray(a, copy=True)
+    return xpx.namespace(a).asarray(a, copy=True)

@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from xprnn import _checks, _xp, tree
-from xprnn._xp import Array, Namespace
+from xprnn import tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Namespace
 from xprnn.optim.optimizer import INSTEAD
 from xprnn.tree import Tree
 
@@ -31,12 +33,12 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     ----------
     .. [1] Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks, ICML.
     """
-    _checks.positive("max_norm", max_norm)
-    _checks.not_half("grads", grads, INSTEAD)
+    checks.positive("max_norm", max_norm)
+    checks.not_half("grads", grads, INSTEAD)
     leaves = tree.leaves(grads)
     if not leaves:
         raise ValueError("`grads` must hold at least one array, got none")
-    xp = _xp.namespace(leaves[0])
+    xp = xpx.namespace(leaves[0])
     if isinstance(leaves[0], np.ndarray):
         with np.errstate(over="ignore"):
             norm = _norm(leaves, xp)
@@ -49,15 +51,15 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
 
 def _norm(leaves: list[Array], xp: Namespace) -> Array:
     """Return the square root of the sum of all squares."""
-    total = _xp.total(leaves[0] * leaves[0], xp)
+    total = xpx.total(leaves[0] * leaves[0], xp)
     for g in leaves[1:]:
-        total = total + _xp.total(g * g, xp)
+        total = total + xpx.total(g * g, xp)
     return xp.sqrt(total)
 
 
 def _clip_any(grads: Tree, leaves: list[Array], max_norm: float, xp: Namespace) -> tuple[Tree, Array]:
     """Do the same where squares, or even the norm, may be beyond all numbers: with numbers by the largest of them."""
-    largest = [xp.max(xp.abs(g)) for g in leaves if 0 not in g.shape] or [_xp.total(leaves[0], xp)]
+    largest = [xp.max(xp.abs(g)) for g in leaves if 0 not in g.shape] or [xpx.total(leaves[0], xp)]
     most = xp.max(xp.stack(largest))
     bounded = xp.minimum(most, xp.ones_like(most) * float(xp.finfo(most.dtype).max) ** 0.75)  # 1 / most may be 0 by XLA
     scale = xp.where(xp.logical_and(most > 0.0, xp.isfinite(most)), bounded, xp.ones_like(most))
@@ -89,11 +91,11 @@ def clip_by_value(grads: Tree, limit: float) -> Tree:
     ----------
     .. [1] Mikolov (2012), Statistical language models based on neural networks, PhD thesis, section 3.2.2.
     """
-    _checks.positive("limit", limit)
-    _checks.not_half("grads", grads, INSTEAD)
+    checks.positive("limit", limit)
+    checks.not_half("grads", grads, INSTEAD)
 
     def clip(g: Array) -> Array:
-        xp = _xp.namespace(g)
+        xp = xpx.namespace(g)
         bound = xp.full_like(g, limit)  # not xp.clip: on CuPy, array-api-compat's asks the device
         return xp.minimum(xp.maximum(g, -bound), bound)
 

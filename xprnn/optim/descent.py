@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from xprnn import _checks, _xp, tree
-from xprnn._xp import Array
+from xprnn import tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.optim import learning_rate
 from xprnn.optim.learning_rate import Schedule
 from xprnn.optim.optimizer import INSTEAD, check_update, zeros
@@ -44,15 +46,15 @@ class SGD:
 
     def __post_init__(self) -> None:
         learning_rate.check("lr", self.lr)
-        _checks.fraction("momentum", self.momentum)
-        _checks.flag("nesterov", self.nesterov)
-        _checks.not_negative("weight_decay", self.weight_decay)
+        checks.fraction("momentum", self.momentum)
+        checks.flag("nesterov", self.nesterov)
+        checks.not_negative("weight_decay", self.weight_decay)
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("`nesterov` must be False without momentum, got True and `momentum` 0.0")
 
     def init(self, params: Tree) -> Tree:
         """Return the state: the velocities, {} without momentum; with a schedule, the count of updates t."""
-        _checks.not_half("params", params, INSTEAD)
+        checks.not_half("params", params, INSTEAD)
         velocity = {} if self.momentum == 0.0 else {"velocity": zeros(params)}
         return learning_rate.clock(self.lr) | velocity
 
@@ -109,17 +111,17 @@ class RMSprop:
 
     def __post_init__(self) -> None:
         learning_rate.check("lr", self.lr)
-        _checks.fraction("alpha", self.alpha)
-        _checks.positive("eps", self.eps)
-        _checks.fraction("momentum", self.momentum)
-        _checks.flag("centered", self.centered)
+        checks.fraction("alpha", self.alpha)
+        checks.positive("eps", self.eps)
+        checks.fraction("momentum", self.momentum)
+        checks.flag("centered", self.centered)
 
     def _names(self) -> tuple[str, ...]:
         return ("v", *(("mean",) if self.centered else ()), *(("velocity",) if self.momentum else ()))
 
     def init(self, params: Tree) -> Tree:
         """Return the state: the mean squares v, and what else is asked for: mean gradients, velocities, the count t."""
-        _checks.not_half("params", params, INSTEAD)
+        checks.not_half("params", params, INSTEAD)
         return learning_rate.clock(self.lr) | {name: zeros(params) for name in self._names()}
 
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
@@ -131,7 +133,7 @@ class RMSprop:
         if self.centered:
             after["mean"] = tree.map(lambda g, m: α * m + (1.0 - α) * g, grads, state["mean"])
             spread = tree.map(_variance, spread, after["mean"])
-        steps = tree.map(lambda g, v: g / (_xp.namespace(v).sqrt(v) + self.eps), grads, spread)
+        steps = tree.map(lambda g, v: g / (xpx.namespace(v).sqrt(v) + self.eps), grads, spread)
         if μ:
             steps = after["velocity"] = tree.map(lambda d, u: μ * u + d, steps, state["velocity"])
         return tree.map(lambda d: factor * d, steps), after
@@ -164,13 +166,13 @@ class Adam:
         learning_rate.check("lr", self.lr)
         if not isinstance(self.betas, tuple) or len(self.betas) != 2:
             raise TypeError(f"`betas` must be a pair of numbers, got {self.betas!r}")
-        _checks.fraction("betas[0]", self.betas[0])
-        _checks.fraction("betas[1]", self.betas[1])
-        _checks.positive("eps", self.eps)
+        checks.fraction("betas[0]", self.betas[0])
+        checks.fraction("betas[1]", self.betas[1])
+        checks.positive("eps", self.eps)
 
     def init(self, params: Tree) -> Tree:
         """Return the state: the count of updates t, and the moments m and v."""
-        _checks.not_half("params", params, INSTEAD)
+        checks.not_half("params", params, INSTEAD)
         return {"t": 0, "m": zeros(params), "v": zeros(params)}
 
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
@@ -184,7 +186,7 @@ class Adam:
         m_scale, v_scale = -learning_rate.at(self.lr, t - 1) / (1.0 - β1**t), 1.0 / (1.0 - β2**t)
 
         def update(m: Array, v: Array) -> Array:
-            return m * m_scale / (_xp.namespace(v).sqrt(v * v_scale) + self.eps)
+            return m * m_scale / (xpx.namespace(v).sqrt(v * v_scale) + self.eps)
 
         return tree.map(update, m, v), {"t": t, "m": m, "v": v}
 
@@ -215,8 +217,8 @@ class AdamW(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _checks.not_negative("weight_decay", self.weight_decay)
-        _checks.flag("decoupled", self.decoupled)
+        checks.not_negative("weight_decay", self.weight_decay)
+        checks.flag("decoupled", self.decoupled)
 
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
@@ -244,5 +246,5 @@ def _decayed(grads: Tree, params: Tree, decay: float) -> Tree:
 
 def _variance(v: Array, mean: Array) -> Array:
     """Return v − mean², but not the -1e-17 that rounding leaves of gradients that are always the same."""
-    variance, xp = v - mean * mean, _xp.namespace(v)
+    variance, xp = v - mean * mean, xpx.namespace(v)
     return xp.maximum(variance, xp.zeros_like(variance))

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from xprnn import _checks, _xp
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
 
 Schedule = Callable[[int], float]
 """The learning rate of update 0, 1, …: a schedule of this module, or a function of a user's own."""
@@ -18,7 +19,7 @@ Schedule = Callable[[int], float]
 def check(name: str, lr: float | Schedule) -> None:
     """Raise unless `lr` is a number above 0 or a schedule."""
     if isinstance(lr, type) or not callable(lr):
-        _checks.positive(name, lr)
+        checks.positive(name, lr)
 
 
 def clock(lr: float | Schedule) -> dict[str, Any]:
@@ -31,25 +32,25 @@ def at(lr: float | Schedule, t: int) -> float:
     if not callable(lr):
         return lr
     rate = lr(t)
-    if _xp.is_array(rate):  # of a traced t
+    if xpx.is_array(rate):  # of a traced t
         return rate
-    _checks.not_negative(f"lr({t})", rate)
+    checks.not_negative(f"lr({t})", rate)
     return float(rate)  # NumPy's float64 would turn float32 arrays into its own type
 
 
 def _check_step(step: int) -> None:
-    if not _xp.is_array(step):
-        _checks.integer("step", step, least=0)
+    if not xpx.is_array(step):
+        checks.integer("step", step, least=0)
 
 
 def _within(x: float, low: float, high: float) -> float:
-    return _xp.namespace(x).clip(x, low, high) if _xp.is_array(x) else min(max(x, low), high)
+    return xpx.namespace(x).clip(x, low, high) if xpx.is_array(x) else min(max(x, low), high)
 
 
 def _anneal(start: float, end: float, part: float) -> float:
     """Return the half cosine from `start` to `end`, at `part` in [0, 1] of the way."""
     angle = math.pi * part
-    cosine = _xp.namespace(angle).cos(angle) if _xp.is_array(angle) else math.cos(angle)
+    cosine = xpx.namespace(angle).cos(angle) if xpx.is_array(angle) else math.cos(angle)
     return end + 0.5 * (start - end) * (1.0 + cosine)
 
 
@@ -89,9 +90,9 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _checks.positive("lr", self.lr)
-        _checks.integer("steps", self.steps)
-        _checks.not_negative("final", self.final)
+        checks.positive("lr", self.lr)
+        checks.integer("steps", self.steps)
+        checks.not_negative("final", self.final)
 
     def __call__(self, step: int) -> float:
         """Return the rate at `step`, 0-based."""
@@ -125,9 +126,9 @@ class Step:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _checks.positive("lr", self.lr)
-        _checks.integer("every", self.every)
-        _checks.positive("factor", self.factor)
+        checks.positive("lr", self.lr)
+        checks.integer("every", self.every)
+        checks.positive("factor", self.factor)
 
     def __call__(self, step: int) -> float:
         """Return the rate at `step`, 0-based."""
@@ -164,7 +165,7 @@ class Warmup:
     then: float | Schedule
 
     def __post_init__(self) -> None:
-        _checks.integer("steps", self.steps)
+        checks.integer("steps", self.steps)
         check("then", self.then)
 
     def __call__(self, step: int) -> float:
@@ -212,11 +213,11 @@ class OneCycle:
     final_div_factor: float = 1e4
 
     def __post_init__(self) -> None:
-        _checks.positive("lr", self.lr)
-        _checks.integer("steps", self.steps, least=2)
-        _checks.fraction("pct_start", self.pct_start)
-        _checks.positive("div_factor", self.div_factor)
-        _checks.positive("final_div_factor", self.final_div_factor)
+        checks.positive("lr", self.lr)
+        checks.integer("steps", self.steps, least=2)
+        checks.fraction("pct_start", self.pct_start)
+        checks.positive("div_factor", self.div_factor)
+        checks.positive("final_div_factor", self.final_div_factor)
 
     def __call__(self, step: int) -> float:
         """Return the rate at `step`, 0-based."""
@@ -268,8 +269,8 @@ class ReduceOnPlateau:
 
     def __post_init__(self) -> None:
         for name in ("factor", "threshold", "min_scale"):
-            _checks.fraction(name, getattr(self, name))
-        _checks.integer("patience", self.patience, least=0)
+            checks.fraction(name, getattr(self, name))
+        checks.integer("patience", self.patience, least=0)
 
     def init(self) -> dict[str, float]:
         """Return the state: the scale, the best metric, and how many since it were no better."""
@@ -277,8 +278,8 @@ class ReduceOnPlateau:
 
     def update(self, state: dict[str, float], metric: float) -> dict[str, float]:
         """Return the new state, from a metric on the host; NaN is no better than anything."""
-        _checks.keys("state", state, ("scale", "best", "bad"))
-        _checks.number("metric", metric)
+        checks.keys("state", state, ("scale", "best", "bad"))
+        checks.number("metric", metric)
         scale, best, bad = state["scale"], state["best"], state["bad"]
         if metric < best * (1.0 - self.threshold):
             return {"scale": scale, "best": float(metric), "bad": 0}

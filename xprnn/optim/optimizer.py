@@ -2,8 +2,10 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-from xprnn import _checks, _xp, tree
-from xprnn._xp import Array
+from xprnn import tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.tree import Tree
 
 INSTEAD = "small steps are lost in it: keep float32 parameters to train, and cast the gradients to float32"
@@ -23,8 +25,8 @@ class Optimizer(Protocol):
 
 def check_update(grads: Tree, state: Tree, keys: tuple[str, ...]) -> None:
     """Raise if a gradient is of a half type, or `state` is that of another optimiser."""
-    _checks.not_half("grads", grads, INSTEAD)
-    _checks.keys("state", state, keys)
+    checks.not_half("grads", grads, INSTEAD)
+    checks.keys("state", state, keys)
 
 
 def zeros(params: Tree) -> Tree:
@@ -33,4 +35,4 @@ def zeros(params: Tree) -> Tree:
 
 
 def _zeros_like(a: Any) -> Array:
-    return _xp.namespace(a).zeros_like(a)
+    return xpx.namespace(a).zeros_like(a)

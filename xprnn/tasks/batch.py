@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _checks, init
+from xprnn import init
+from xprnn._array import checks
 
 
 class Batch(NamedTuple):
@@ -32,7 +33,7 @@ def drawing(n: Any, rng: Any) -> np.random.Generator:
     TypeError, ValueError
         If `n` is not an int of at least 1, or `rng` neither seed nor generator.
     """
-    _checks.integer("n", n)
+    checks.integer("n", n)
     return init.generator(rng)
 
 

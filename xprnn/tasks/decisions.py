@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks
+from xprnn._array import checks
 from xprnn.tasks.batch import Batch, drawing, inputs
 
 
@@ -62,9 +62,9 @@ class DelayedMatchToSample:
 
     def __post_init__(self) -> None:
         for name in ("sample", "test", "response"):
-            _checks.integer(name, getattr(self, name))
-        _checks.integer("delay", self.delay, 0)
-        _checks.not_negative("noise", self.noise)
+            checks.integer(name, getattr(self, name))
+        checks.integer("delay", self.delay, 0)
+        checks.not_negative("noise", self.noise)
 
     @property
     def steps(self) -> int:
@@ -169,15 +169,15 @@ class PerceptualDecision:
 
     def __post_init__(self) -> None:
         for name in ("stimulus", "response"):
-            _checks.integer(name, getattr(self, name))
-        _checks.integer("delay", self.delay, 0)
-        _checks.not_negative("noise", self.noise)
+            checks.integer(name, getattr(self, name))
+        checks.integer("delay", self.delay, 0)
+        checks.not_negative("noise", self.noise)
         if not isinstance(self.coherences, tuple):
             raise TypeError(f"`coherences` must be a tuple of numbers in [0, 1], got {self.coherences!r}")
         if not self.coherences:
             raise ValueError("`coherences` must hold at least one number, got ()")
         for k, c in enumerate(self.coherences):
-            _checks.not_negative(f"coherences[{k}]", c)
+            checks.not_negative(f"coherences[{k}]", c)
             if c > 1.0:
                 raise ValueError(f"`coherences[{k}]` must lie in [0, 1], got {c}")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks
+from xprnn._array import checks
 from xprnn.tasks.batch import Batch, drawing
 
 
@@ -37,7 +37,7 @@ class Adding:
     T: int = 100
 
     def __post_init__(self) -> None:
-        _checks.integer("T", self.T, 2)
+        checks.integer("T", self.T, 2)
 
     def draw(self, n: int, rng: Any) -> Batch:
         """Draw n samples.
@@ -104,9 +104,9 @@ class CopyMemory:
     length: int = 10
 
     def __post_init__(self) -> None:
-        _checks.integer("T", self.T)
-        _checks.integer("symbols", self.symbols, 2)
-        _checks.integer("length", self.length)
+        checks.integer("T", self.T)
+        checks.integer("symbols", self.symbols, 2)
+        checks.integer("length", self.length)
 
     def draw(self, n: int, rng: Any) -> Batch:
         """Draw n samples.
@@ -171,8 +171,8 @@ class TemporalOrder:
     markers: int = 2
 
     def __post_init__(self) -> None:
-        _checks.integer("T", self.T, 10)
-        _checks.one_of("markers", self.markers, (2, 3))
+        checks.integer("T", self.T, 10)
+        checks.one_of("markers", self.markers, (2, 3))
 
     def draw(self, n: int, rng: Any) -> Batch:
         """Draw n samples.

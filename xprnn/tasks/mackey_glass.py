@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks
+from xprnn._array import checks
 from xprnn.tasks import linear
 from xprnn.tasks.batch import Batch, drawing
 
@@ -57,10 +57,10 @@ class MackeyGlass:
 
     def __post_init__(self) -> None:
         for name in ("T", "horizon", "substeps"):
-            _checks.integer(name, getattr(self, name))
-        _checks.integer("washout", self.washout, 0)
+            checks.integer(name, getattr(self, name))
+        checks.integer("washout", self.washout, 0)
         for name in ("tau", "beta", "gamma", "exponent", "dt"):
-            _checks.positive(name, getattr(self, name))
+            checks.positive(name, getattr(self, name))
         step = self.dt / self.substeps
         if self._lag < 1 or not math.isclose(self._lag * step, self.tau, rel_tol=1e-9):
             raise ValueError(f"`tau` must be a whole number of steps dt / substeps = {step}, got {self.tau}")
@@ -111,7 +111,7 @@ class MackeyGlass:
         TypeError, ValueError
             If `start` is not such an array, or `samples` not an int of at least 1.
         """
-        _checks.integer("samples", samples)
+        checks.integer("samples", samples)
         if not isinstance(start, np.ndarray) or start.dtype != np.float64:
             raise TypeError(
                 f"`start` must be a float64 NumPy array, got {getattr(start, 'dtype', type(start).__name__)}"

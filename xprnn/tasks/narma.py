@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks
+from xprnn._array import checks
 from xprnn.tasks import linear
 from xprnn.tasks.batch import Batch, drawing
 
@@ -45,8 +45,8 @@ class NARMA10:
     washout: int = 50
 
     def __post_init__(self) -> None:
-        _checks.integer("T", self.T)
-        _checks.integer("washout", self.washout, 10)
+        checks.integer("T", self.T)
+        checks.integer("washout", self.washout, 10)
 
     def draw(self, n: int, rng: Any) -> Batch:
         """Draw n sequences.

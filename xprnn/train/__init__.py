@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from xprnn import _checks, _xp, checkpoint, tree
+from xprnn import checkpoint, tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
 from xprnn.backends import to_numpy
 from xprnn.data import Source, Stream
 from xprnn.parameters import Params
@@ -193,7 +195,7 @@ def updates(model: Any, data: Any, *, epochs: int, batch_size: int = 32, accumul
     """
     check_layer("model", model)
     for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1), ("accumulate", accumulate, 1)):
-        _checks.integer(name, value, least)
+        checks.integer(name, value, least)
     return epochs * Source(data, model).updates(batch_size, accumulate)
 
 
@@ -227,16 +229,16 @@ def evaluate(
         As `fit`.
     """
     check_layer("model", model)
-    place = _checks.home("params", check_params(params)[0])
+    place = checks.home("params", check_params(params)[0])
     check_functions({"loss": loss}, metrics)
-    _checks.integer("batch_size", batch_size)
-    params = tree.map(_xp.detached, params)
+    checks.integer("batch_size", batch_size)
+    params = tree.map(xpx.detached, params)
     return _judge(source_of(data, model, place), model, params, loss, metrics or {}, batch_size, kernel)
 
 
 def accuracy(pred: Any, target: Any, *, mask: Any = None) -> Any:
     """Return how often the largest of pred (…, V) is at target (…), integers, a 0-d array on the device."""
-    xp = _xp.namespace(pred)
+    xp = xpx.namespace(pred)
     told = xp.argmax(pred, axis=-1)
     right = xp.astype(told == xp.astype(target, told.dtype), pred.dtype)
     if mask is None:
@@ -249,7 +251,7 @@ def _judge(
     source: Source, model: Any, params: Any, loss: Any, metrics: dict[str, Any], batch_size: int, kernel: str
 ) -> dict[str, float]:
     """Return the means over a source; the host waits for the device once, at the end."""
-    place = _xp.home(tree.leaves(params)[0])
+    place = xpx.home(tree.leaves(params)[0])
     sums: Any = None
     count, state = 0, None
     for taken in source.plan(batch_size, None):
@@ -262,7 +264,7 @@ def _judge(
         found = [pair("loss", loss(y, batch.y, **masked), place)[0]]
         for name, metric in metrics.items():
             found.append(number(f"metrics[{name!r}]", metric(y, batch.y, **masked), place))
-        weighed = place.xp.stack([_xp.cast(each, place.dtype) for each in found]) * float(batch.counted)
+        weighed = place.xp.stack([xpx.cast(each, place.dtype) for each in found]) * float(batch.counted)
         sums, count = weighed if sums is None else sums + weighed, count + batch.counted
     means = [float("nan")] * (1 + len(metrics)) if sums is None else (to_numpy(sums) / count).tolist()
     return dict(zip(("loss", *metrics), means, strict=True))

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _checks, _xp
-from xprnn._xp import Home
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Home
 from xprnn.data import Batch
 from xprnn.sequential import Sequential
 from xprnn.train.told import pair
@@ -39,7 +40,7 @@ def penalise(
         told = function(outputs[name]) if mask is None else function(outputs[name], mask=mask)
         penalty, d = pair(f"activity[{name!r}]", told, place)
         y = outputs[name]
-        _checks.array(f"activity[{name!r}](y)[1]", d, _xp.home(y), "that of y", tuple(y.shape), "y")
+        checks.array(f"activity[{name!r}](y)[1]", d, xpx.home(y), "that of y", tuple(y.shape), "y")
         gradients[name] = d
         total = total + penalty
     return total, gradients
@@ -51,4 +52,4 @@ def _steps(batch: Batch, batch_first: bool | None, place: Home) -> Any:
         return None
     axis = 1 if batch_first else 0
     steps = np.arange(int(batch.x.shape[axis]))[:, None] < batch.lengths
-    return _xp.from_host(steps.T if axis else steps, place._replace(dtype=place.xp.bool))
+    return xpx.from_host(steps.T if axis else steps, place._replace(dtype=place.xp.bool))

@@ -4,8 +4,10 @@ import os
 import tempfile
 from typing import Any
 
-from xprnn import _checks, _xp, checkpoint, losses, optim, protocol, registry, tree
-from xprnn._xp import Home
+from xprnn import checkpoint, losses, optim, protocol, registry, tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Home
 from xprnn.data import Source
 from xprnn.kernels import check_name
 from xprnn.protocol import check_layer
@@ -23,9 +25,9 @@ def check(given: dict[str, Any]) -> Home:
     check_layer("model", given["model"])
     leaves = check_params(given["params"])
     _check_numbers(given)
-    _checks.one_of("on_nonfinite", given["on_nonfinite"], ("raise", "skip"))
-    _checks.one_of("progress", given["progress"], (None, True, False))
-    _checks.flag("resume", given["resume"])
+    checks.one_of("on_nonfinite", given["on_nonfinite"], ("raise", "skip"))
+    checks.one_of("progress", given["progress"], (None, True, False))
+    checks.flag("resume", given["resume"])
     check_name(given["kernel"])
     check_functions({"loss": given["loss"]}, given["metrics"])
     if given["penalty"] is not None:
@@ -42,7 +44,7 @@ def check(given: dict[str, Any]) -> Home:
     for name, needed in NEEDS.items():
         if given[name] is not None and given[name] is not False and given[needed] is None:
             raise ValueError(f"`{name}` needs `{needed}`, got None")
-    return _checks.home("params", leaves[0], instead=INSTEAD)
+    return checks.home("params", leaves[0], instead=INSTEAD)
 
 
 def check_params(params: Any) -> list[Any]:
@@ -55,16 +57,16 @@ def check_params(params: Any) -> list[Any]:
 
 def _check_numbers(given: dict[str, Any]) -> None:
     for name, least in (("epochs", 0), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
-        _checks.integer(name, given[name], least)
+        checks.integer(name, given[name], least)
     if given["seed"] >= 1 << 64:
         raise ValueError(f"`seed` must be below 2**64, got {given['seed']}")
     for name, least in (("save_every", 1), ("patience", 1)):
         if given[name] is not None:
-            _checks.integer(name, given[name], least)
+            checks.integer(name, given[name], least)
     for name in ("clip_norm", "clip_value"):
         if given[name] is not None:
-            _checks.positive(name, given[name])
-    _checks.not_negative("min_delta", given["min_delta"])
+            checks.positive(name, given[name])
+    checks.not_negative("min_delta", given["min_delta"])
 
 
 def _check_pairs(given: dict[str, Any]) -> None:
@@ -110,10 +112,10 @@ def _check_like(name: str, source: Source, model: Any, place: Home) -> None:
     """Raise unless x is as wide as the model wants it, and floats are of the dtype of the parameters."""
     for label, data in (("x", source.x), ("y", source.y)):
         a = data[0] if isinstance(data, list) else data
-        if not _xp.is_integer(a) and (came := _xp.dtype_name(a.dtype)) != (dtype := _xp.dtype_name(place.dtype)):
+        if not xpx.is_integer(a) and (came := xpx.dtype_name(a.dtype)) != (dtype := xpx.dtype_name(place.dtype)):
             raise TypeError(f"`{name}: {label}` must be {dtype} like `params`, or integers, got {came}")
         width = protocol.widths(model)[0]
-        if label == "x" and not _xp.is_integer(a) and width not in (None, a.shape[-1]):
+        if label == "x" and not xpx.is_integer(a) and width not in (None, a.shape[-1]):
             raise ValueError(f"`{name}: x` must be I = {width} wide, as the model's input is, got {a.shape[-1]}")
 
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _xp, optim, random, tree
-from xprnn._xp import Home
+from xprnn import optim, random, tree
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Home
 from xprnn.backends import to_numpy
 from xprnn.data import Batch, ahead
 from xprnn.protocol import draws
@@ -131,7 +132,7 @@ class Fitting:
 
     def _report(self, loss: Any, arrays: list[Any]) -> Any:
         """Return a loss, None where there is none, and the sum of arrays: on a device one array, to be read as one."""
-        sums = [_xp.total(a, self._place.xp) for a in arrays]
+        sums = [xpx.total(a, self._place.xp) for a in arrays]
         if not sums:
             return 0.0, 0.0
         check = sum(sums[1:], sums[0])

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from xprnn import _checks, _xp, random
-from xprnn._xp import Array
+from xprnn import random
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.parameters import Params
 from xprnn.protocol import check_layer
 
@@ -56,15 +58,15 @@ def generate(
     .. [1] The Gumbel-max trick: argmax(logits + Gumbel noise); Maddison, Tarlow & Minka (2014), A* sampling, NeurIPS.
     """
     check_layer("model", model)
-    _checks.integer("n", n)
-    _checks.not_negative("temperature", temperature)
-    _checks.one_of("keeps_time", getattr(model, "keeps_time", True), (True,))
+    checks.integer("n", n)
+    checks.not_negative("temperature", temperature)
+    checks.one_of("keeps_time", getattr(model, "keeps_time", True), (True,))
     first, tokens, batched = _time_first(model, prompt)
     key = random.key(rng)
     if tokens and temperature and key is None:
         raise ValueError("`rng` must be given to draw tokens with `temperature` above 0, got None")
     T, B = int(first.shape[0]), int(first.shape[1])
-    xp = _xp.namespace(first)
+    xp = xpx.namespace(first)
     stepper = model.stepper(params, state, batch=B, kernel=kernel)
     for t in range(T):
         y = stepper(first[t, ...])
@@ -83,9 +85,9 @@ def generate(
 
 def _time_first(model: Any, prompt: Any) -> tuple[Array, bool, bool]:
     """Return the prompt as (T, B, ·), whether it is of tokens, and whether it had a batch axis."""
-    if not _xp.is_array(prompt):
+    if not xpx.is_array(prompt):
         raise TypeError(f"`prompt` must be an array of integers or of floats, got {type(prompt).__name__}")
-    tokens = _xp.is_integer(prompt)
+    tokens = xpx.is_integer(prompt)
     axes, letters = (2, "(T, B) or (T,)") if tokens else (3, "(T, B, I) or (T, I)")
     if len(prompt.shape) not in (axes - 1, axes):
         raise ValueError(f"`prompt` must have shape {letters}, got {tuple(prompt.shape)}")
@@ -93,7 +95,7 @@ def _time_first(model: Any, prompt: Any) -> tuple[Array, bool, bool]:
     if not batched:
         prompt = prompt[:, None, ...]
     elif getattr(model, "batch_first", False):
-        prompt = _xp.namespace(prompt).permute_dims(prompt, (1, 0, *range(2, axes)))
+        prompt = xpx.namespace(prompt).permute_dims(prompt, (1, 0, *range(2, axes)))
     if prompt.shape[0] == 0:
         raise ValueError(f"`prompt` must have at least one step, got shape {tuple(prompt.shape)}")
     return prompt, tokens, batched
@@ -103,9 +105,9 @@ def _choose(temperature: float, key: random.Key | None, like: Array) -> Callable
     """Return what makes tokens (B,) of logits (B, V)."""
 
     def choose(logits: Array, t: int) -> Array:
-        home = _xp.home(logits)
+        home = xpx.home(logits)
         if logits.shape[-1] - 1 > home.xp.iinfo(like.dtype).max:
-            told = _xp.dtype_name(like.dtype)
+            told = xpx.dtype_name(like.dtype)
             raise ValueError(f"`prompt` must be of a dtype that holds {logits.shape[-1] - 1}, got {told}")
         if temperature and key is not None:
             B, V = logits.shape

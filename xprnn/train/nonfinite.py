@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xprnn import tree
-from xprnn._xp import Home
+from xprnn._array.namespace import Home
 from xprnn.backends import to_numpy
 from xprnn.data import Batch
 from xprnn.sequential import Sequential

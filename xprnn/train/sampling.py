@@ -16,8 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from xprnn import _checks, _xp, random
-from xprnn._xp import Array
+from xprnn import random
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
 from xprnn.data import Batch
 from xprnn.random import Key
 
@@ -41,7 +43,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not callable(self.rate):
-            _checks.finite("rate", self.rate)
+            checks.finite("rate", self.rate)
             if not 0.0 <= self.rate <= 1.0:
                 raise ValueError(f"`rate` must lie in [0, 1], got {self.rate}")
 
@@ -60,18 +62,18 @@ def fed_back(
     if rate == 0.0:
         return batch.x
     y, _ = model(params, batch.x, state, **options)
-    x, xp, axis = batch.x, _xp.namespace(batch.x), 1 if getattr(model, "batch_first", False) else 0
-    said = xp.astype(xp.argmax(y, axis=-1), x.dtype) if _xp.is_integer(x) else y
+    x, xp, axis = batch.x, xpx.namespace(batch.x), 1 if getattr(model, "batch_first", False) else 0
+    said = xp.astype(xp.argmax(y, axis=-1), x.dtype) if xpx.is_integer(x) else y
     if tuple(said.shape) != tuple(x.shape):
         raise ValueError(
             f"`sampling` needs a model whose output can be its input: x has shape {tuple(x.shape)}, and what it says "
             f"{tuple(said.shape)}"
         )
     before = xp.roll(said, 1, axis=axis)
-    home = _xp.home(y)
+    home = xpx.home(y)
     T, B = (int(x.shape[k]) for k in (axis, 1 - axis))
     own = random.keep(key.fold("sampling"), 1.0 - rate, T, B, 1, home, scale=False)[..., 0] > 0.0
-    steps = _xp.integers(T, x, xp)[:, None]
+    steps = xpx.integers(T, x, xp)[:, None]
     own = xp.logical_and(own, steps > 0)  # before the first step nothing was said
     own = xp.permute_dims(own, (1, 0)) if axis else own
-    return xp.where(own if _xp.is_integer(x) else own[..., None], before, x)
+    return xp.where(own if xpx.is_integer(x) else own[..., None], before, x)

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from xprnn import _xp, registry, tree
+from xprnn import registry, tree
+from xprnn._array import namespace as xpx
 from xprnn.data import Source
 from xprnn.train.activity import Activity
 
@@ -69,7 +70,7 @@ class At(NamedTuple):
 
 def begin(plan: Plan, params: Any, opt_state: Any) -> At:
     """Return where a run begins."""
-    params = tree.map(_xp.detached, params)
+    params = tree.map(xpx.detached, params)
     opt_state = plan.optimizer.init(params) if opt_state is None else opt_state
     average = None if plan.average is None else plan.average.init(params)
     plateau = None if plan.plateau is None else plan.plateau.init()

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _xp
-from xprnn._xp import Home
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Home
 
 
 def pair(name: str, told: Any, place: Home) -> tuple[Any, Any]:
@@ -22,10 +22,10 @@ def number(name: str, told: Any, place: Home) -> Any:
         return told
     if isinstance(told, Real):
         return place.xp.asarray(told, dtype=place.dtype, **({} if place.device is None else {"device": place.device}))
-    if not _xp.is_array(told) or tuple(told.shape) != ():
-        came = f"an array of shape {tuple(told.shape)}" if _xp.is_array(told) else type(told).__name__
+    if not xpx.is_array(told) or tuple(told.shape) != ():
+        came = f"an array of shape {tuple(told.shape)}" if xpx.is_array(told) else type(told).__name__
         raise TypeError(f"`{name}` must return a number, an array of no axis, got {came}")
-    if type(told) is not place.kind and _xp.namespace(told) is not place.xp:
-        library = _xp.package(_xp.namespace(told))
-        raise TypeError(f"`{name}` must return a number beside `params`, {_xp.package(place.xp)}, got {library}")
+    if type(told) is not place.kind and xpx.namespace(told) is not place.xp:
+        library = xpx.package(xpx.namespace(told))
+        raise TypeError(f"`{name}` must return a number beside `params`, {xpx.package(place.xp)}, got {library}")
     return told

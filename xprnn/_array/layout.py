@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import _checks, _xp
-from xprnn._xp import Array, Home, Namespace
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home, Namespace
 
 
 class Sequence(NamedTuple):
@@ -54,11 +55,11 @@ class Form(NamedTuple):
     def read(self, name: str, y: Any, letter: str, width: int) -> Array:
         """Return a user's y of this width, checked, as (T, B, ·)."""
         if self.rows is None:
-            _checks.array(name, y, self.home, self.letters(letter), self.shape(width))
+            checks.array(name, y, self.home, self.letters(letter), self.shape(width))
         else:
             self.check_rows(name, y)
             for n, (row, length) in enumerate(zip(y, self.rows, strict=True)):
-                _checks.array(f"{name}[{n}]", row, self.home, f"(T_n, {letter})", (length, width))
+                checks.array(f"{name}[{n}]", row, self.home, f"(T_n, {letter})", (length, width))
         return self.inward(y)
 
     def check_rows(self, name: str, rows: Any) -> None:
@@ -111,13 +112,13 @@ def read(
 def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float", instead: str = "") -> Form:
     """Return the form of x, checked; of kind "integer", x (T, B), (B, T) or (T,) holds numbers without an axis I.
 
-    `instead` refuses half types, as in `_checks.home`.
+    `instead` refuses half types, as in `checks.home`.
     """
     if kind == "integer":
         x = [row[..., None] for row in x] if isinstance(x, list | tuple) else x[..., None]
     if isinstance(x, list | tuple):
         return _form_of_list(x, width, kind, instead)
-    home = _checks.home("x", x, kind, instead=instead)
+    home = checks.home("x", x, kind, instead=instead)
     form = _form_once if home.kind is np.ndarray else _form  # a device need not be hashable
     return form(tuple(x.shape), width, batch_first, home)
 
@@ -144,9 +145,9 @@ def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None
 def _form_of_list(x: Any, width: int | None, kind: str, instead: str) -> Form:
     if len(x) == 0:
         raise ValueError("`x` must hold at least one sequence (T_n, I), got an empty list")
-    home, letter = _checks.home("x[0]", x[0], kind, instead=instead), "I" if width is None else f"I = {width}"
+    home, letter = checks.home("x[0]", x[0], kind, instead=instead), "I" if width is None else f"I = {width}"
     for n, row in enumerate(x):
-        _checks.beside(f"x[{n}]", row, home, home.dtype, "x[0]")
+        checks.beside(f"x[{n}]", row, home, home.dtype, "x[0]")
         if len(row.shape) != 2 or row.shape[1] != (x[0].shape[-1] if width is None else width):
             raise ValueError(f"`x[{n}]` must have shape (T_n, I) with {letter}, got {tuple(row.shape)}")
     rows = tuple(int(row.shape[0]) for row in x)
@@ -161,7 +162,7 @@ def _steps_of_rows(rows: tuple[int, ...], home: Home) -> Array:
     lengths = np.array(rows)
     starts, last = np.cumsum(lengths) - lengths, int(lengths.sum()) - 1
     steps = np.minimum(starts + np.arange(int(lengths.max()))[:, None], last)
-    return _xp.from_host(steps.reshape(-1), home._replace(dtype=_xp.index_dtype(home.xp)))
+    return xpx.from_host(steps.reshape(-1), home._replace(dtype=xpx.index_dtype(home.xp)))
 
 
 def select(mask: Array | None, x: Array, xp: Namespace) -> Array:
@@ -172,7 +173,7 @@ def select(mask: Array | None, x: Array, xp: Namespace) -> Array:
         x = x.copy()
         x[~mask[..., 0]] = 0.0
         return x
-    return _xp.where(mask, x, xp.zeros_like(x), xp)
+    return xpx.where(mask, x, xp.zeros_like(x), xp)
 
 
 def flip(a: Array | None, xp: Namespace) -> Array | None:
@@ -210,11 +211,11 @@ def _flags(name: str, flags: Any, form: Form) -> Array:
     if form.rows is not None:
         form.check_rows(name, flags)
         for n, (row, length) in enumerate(zip(flags, form.rows, strict=True)):
-            _checks.beside(f"{name}[{n}]", row, form.home, form.home.xp.bool)
+            checks.beside(f"{name}[{n}]", row, form.home, form.home.xp.bool)
             if tuple(row.shape) != (length,):
                 raise ValueError(f"`{name}[{n}]` must have shape (T_n,) = ({length},) like `x`, got {tuple(row.shape)}")
         return form.inward(flags)[..., None]
-    _checks.beside(name, flags, form.home, form.home.xp.bool)
+    checks.beside(name, flags, form.home, form.home.xp.bool)
     if tuple(flags.shape) != form.shape():
         raise ValueError(
             f"`{name}` must have shape {form.letters()} = {form.shape()} like `x`, got {tuple(flags.shape)}"
@@ -229,16 +230,16 @@ def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:
         host = _host_lengths(lengths, form)
         if bool((host == form.T).all()):
             return None
-        home = form.home._replace(dtype=_xp.index_dtype(xp))
-        lengths = _xp.from_host(host, home)
+        home = form.home._replace(dtype=xpx.index_dtype(xp))
+        lengths = xpx.from_host(host, home)
     else:
-        _checks.beside("lengths", lengths, form.home, getattr(lengths, "dtype", None))
-        if not _xp.is_integer(lengths):
-            raise TypeError(f"`lengths` must be integers, got {_xp.dtype_name(lengths.dtype)}")
+        checks.beside("lengths", lengths, form.home, getattr(lengths, "dtype", None))
+        if not xpx.is_integer(lengths):
+            raise TypeError(f"`lengths` must be integers, got {xpx.dtype_name(lengths.dtype)}")
         if tuple(lengths.shape) != ((form.B,) if form.batched else ()):
             raise ValueError(_lengths_shape(form, tuple(lengths.shape)))
         lengths = xp.reshape(lengths, (form.B,))
-    steps = xp.astype(_xp.integers(form.T, lengths, xp), lengths.dtype)
+    steps = xp.astype(xpx.integers(form.T, lengths, xp), lengths.dtype)
     return (steps[:, None] < lengths[None, :])[..., None]
 
 

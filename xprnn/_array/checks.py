@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import _xp, tree
-from xprnn._xp import Array, Home
+from xprnn import tree
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array, Home
 
 Shapes = Mapping[str, Any]
 """Per parameter, its shape in axis letters and in numbers, ``("(G*H,)", (12,))``; "fixed" has such a mapping."""
@@ -19,7 +20,7 @@ Shapes = Mapping[str, Any]
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 """NumPy's, as dtypes: against the scalar types a comparison takes ten times as long."""
 
-HOSTS = {dtype: _xp.home(np.empty(0, dtype)) for dtype in FLOATS}
+HOSTS = {dtype: xpx.home(np.empty(0, dtype)) for dtype in FLOATS}
 """Where NumPy arrays of these live."""
 
 
@@ -91,24 +92,24 @@ def home(name: str, a: Any, kind: str = "float", *, instead: str = "") -> Home:
     """
     if kind == "float" and type(a) is np.ndarray and (known := HOSTS.get(a.dtype)) is not None:
         return known
-    if not _xp.is_array(a):
+    if not xpx.is_array(a):
         raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
-    place = _xp.home(a)
-    if (current := _xp.elsewhere(place)) is not None:
+    place = xpx.home(a)
+    if (current := xpx.elsewhere(place)) is not None:
         raise ValueError(
             f"`{name}` is on CUDA device {place.device.id}, and the current device is {current}; call within "
             f"`with cupy.cuda.Device({place.device.id}):`"
         )
     if kind == "integer":
-        if not _xp.is_integer(a):
-            raise TypeError(f"`{name}` must be of integers, got {_xp.dtype_name(place.dtype)}; cast it first")
+        if not xpx.is_integer(a):
+            raise TypeError(f"`{name}` must be of integers, got {xpx.dtype_name(place.dtype)}; cast it first")
         return place
     if place.dtype in (FLOATS if place.is_numpy else (place.xp.float32, place.xp.float64)):
         return place
-    halves, came = () if instead else _halves(place), _xp.dtype_name(place.dtype)
+    halves, came = () if instead else _halves(place), xpx.dtype_name(place.dtype)
     if came not in halves:
         *some, last = ["float32", "float64", *halves]
-        hint = instead if instead and came in _xp.HALF else "cast it first"
+        hint = instead if instead and came in xpx.HALF else "cast it first"
         raise TypeError(f"`{name}` must be {', '.join(some)} or {last}, got {came}; {hint}")
     return place
 
@@ -116,28 +117,28 @@ def home(name: str, a: Any, kind: str = "float", *, instead: str = "") -> Home:
 def _halves(place: Home) -> tuple[str, ...]:
     """Return the names of the half types that a library computes with."""
     if place.is_numpy:
-        return _xp.HALF[:1]  # of ml_dtypes' bfloat16 it does not know that it is a float
-    return _xp.HALF if _xp.is_namespace_cupy(place.xp) or hasattr(place.xp, "bfloat16") else ()
+        return xpx.HALF[:1]  # of ml_dtypes' bfloat16 it does not know that it is a float
+    return xpx.HALF if xpx.is_namespace_cupy(place.xp) or hasattr(place.xp, "bfloat16") else ()
 
 
 def not_half(name: str, arrays: Any, instead: str) -> None:
     """Raise if an array of a tree is of a half type; `instead` tells what to do."""
     if not _some_half((arrays,)):
         return
-    path, a = next((path, a) for path, a in tree.items(arrays) if _xp.is_half(getattr(a, "dtype", None)))
+    path, a = next((path, a) for path, a in tree.items(arrays) if xpx.is_half(getattr(a, "dtype", None)))
     label = f"{name}.{path}" if path else name
-    raise TypeError(f"`{label}` must be float32 or float64, got {_xp.dtype_name(a.dtype)}; {instead}")
+    raise TypeError(f"`{label}` must be float32 or float64, got {xpx.dtype_name(a.dtype)}; {instead}")
 
 
 def _some_half(branches: Iterable[tree.Tree]) -> bool:
     for a in branches:
         if type(a) is np.ndarray:  # most are, and the size of a number is what they tell first
-            if a.itemsize == 2 and _xp.is_half(a.dtype):
+            if a.itemsize == 2 and xpx.is_half(a.dtype):
                 return True
         elif isinstance(a, tree.NODES):
             if _some_half(a.values() if isinstance(a, dict) else a):
                 return True
-        elif _xp.is_half(getattr(a, "dtype", None)):
+        elif xpx.is_half(getattr(a, "dtype", None)):
             return True
     return False
 
@@ -160,20 +161,20 @@ def fits(a: Any, place: Home, shape: tuple[int, ...]) -> bool:
 def beside(name: str, a: Array, place: Home, dtype: Any, like: str = "x") -> None:
     """Raise unless `a` is an array of this dtype in the namespace and on the device of `like`."""
     if type(a) is not place.kind or not place.is_numpy:
-        if not _xp.is_array(a):
-            raise TypeError(f"`{name}` must be a {_xp.package(place.xp)} array like `{like}`, got {_kind(a)}")
-        xp = place.xp if type(a) is place.kind else _xp.namespace(a)
+        if not xpx.is_array(a):
+            raise TypeError(f"`{name}` must be a {xpx.package(place.xp)} array like `{like}`, got {_kind(a)}")
+        xp = place.xp if type(a) is place.kind else xpx.namespace(a)
         if xp is not place.xp:
             raise TypeError(
-                f"`{name}` must be a {_xp.package(place.xp)} array like `{like}`, got a {_xp.package(xp)} array; "
+                f"`{name}` must be a {xpx.package(place.xp)} array like `{like}`, got a {xpx.package(xp)} array; "
                 "xprnn.backends.move copies one beside the other"
             )
-        if place.device is not None and (device := _xp.device(a)) not in (place.device, None):
+        if place.device is not None and (device := xpx.device(a)) not in (place.device, None):
             raise ValueError(f"`{name}` must be on {place.device} like `{like}`, got {device}")
     if a.dtype != dtype:
         raise TypeError(
-            f"`{name}` must be {_xp.dtype_name(dtype)}{f' like `{like}`' if dtype == place.dtype else ''}, "
-            f"got {_xp.dtype_name(a.dtype)}"
+            f"`{name}` must be {xpx.dtype_name(dtype)}{f' like `{like}`' if dtype == place.dtype else ''}, "
+            f"got {xpx.dtype_name(a.dtype)}"
         )
 
 
