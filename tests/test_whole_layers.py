@@ -11,7 +11,7 @@ from tests.numba_scans import ALL, FLOATS, PROJECTED, arguments, every_cell
 from tests.scans import gradients_of
 from xprnn import kernels, scan, tree
 from xprnn._array import namespace as xpx
-from xprnn.cells import GRU, LSTM, affine
+from xprnn.cells import GRU, LSTM, input_map
 from xprnn.kernels import numba_, threads
 
 LAYER = kernels.TWINS["numba"].load().layer
@@ -38,11 +38,11 @@ def draw_layer(cell, shape, on, dtype, rng, *, bias):
 
 def by_parts(cell, x, state0, p, around, dstates, dfinal, want):
     """Return the same of the reference."""
-    a, seen = affine.forward(cell, p, x, xpx.NUMPY)
+    a, seen = input_map.forward(cell, p, x, xpx.NUMPY)
     of_scan = {key: p[key] for key in p if key not in ("W_ih", "b_ih")}
     states, final, cache = scan.scan(cell, a, state0, of_scan, around)
     da, dstate0, dp, daround = scan.scan_backward(cell, dstates, dfinal, cache, of_scan, want=want)
-    of_input, dx = affine.backward(cell, p, da, x, seen, xpx.NUMPY)
+    of_input, dx = input_map.backward(cell, p, da, x, seen, xpx.NUMPY)
     return {"states": states, "final": final, "da": da, "dstate0": dstate0, "dp": dp | of_input, "dx": dx}, daround
 
 

@@ -7,7 +7,7 @@ from xprnn import backends, kernels, losses, optim, random, tree
 from xprnn.activations import Activation, Custom
 from xprnn.embedding import Embedding
 from xprnn.layers import Dropout, Last, Linear
-from xprnn.recurrent import GRU, LSTM, RNN
+from xprnn.recurrent.layers import GRU, LSTM, RNN
 from xprnn.residual import Residual
 from xprnn.sequential import Sequential
 

@@ -13,8 +13,8 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, flags, form_of, select
 from xprnn._array.namespace import Array, Home
-from xprnn.parameters import Params
 from xprnn.random import Key
+from xprnn.recurrent.parameters import Params
 from xprnn.stateless import Stateless
 
 

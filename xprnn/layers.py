@@ -14,8 +14,8 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, read, select
 from xprnn._array.namespace import Array, Home
-from xprnn.parameters import Params
 from xprnn.random import Key
+from xprnn.recurrent.parameters import Params
 from xprnn.stateless import Stateless, Steps, no_params, same, steps_of
 
 

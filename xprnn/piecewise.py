@@ -9,10 +9,10 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, flags, form_of
 from xprnn._array.namespace import Array
-from xprnn.parameters import Params
 from xprnn.protocol import OneLayer, check_layer, parts, widths
 from xprnn.random import Key
-from xprnn.state import State
+from xprnn.recurrent.parameters import Params
+from xprnn.recurrent.state import State
 
 INSTEAD = "between pieces the state would be rounded to it: cast x and params to float32, or use the plain layer"
 """Of half types, which hold no running state."""

@@ -14,7 +14,7 @@ from xprnn.activations import Activation, Custom
 from xprnn.embedding import Embedding
 from xprnn.layers import Dropout, Last, Linear
 from xprnn.plain import Inner, decode, encode, shown, step
-from xprnn.recurrent import GRU, LSTM, RNN
+from xprnn.recurrent.layers import GRU, LSTM, RNN
 from xprnn.residual import Residual
 from xprnn.sequential import Sequential
 from xprnn.wrappers import Segmented, Truncated

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from xprnn._array.namespace import Array
-from xprnn.parameters import Params
 from xprnn.protocol import OneLayer, check_layer, widths
-from xprnn.state import State
+from xprnn.recurrent.parameters import Params
+from xprnn.recurrent.state import State
 from xprnn.stateless import Steps, steps_of
 
 

@@ -9,9 +9,9 @@ from xprnn import init, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array
-from xprnn.parameters import Params
 from xprnn.protocol import check_layer, widths
-from xprnn.state import State
+from xprnn.recurrent.parameters import Params
+from xprnn.recurrent.state import State
 
 
 class SequentialCache(NamedTuple):

@@ -13,9 +13,9 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, read, select
 from xprnn._array.namespace import Array, Home
-from xprnn.parameters import Params
 from xprnn.random import Key
-from xprnn.state import State
+from xprnn.recurrent.parameters import Params
+from xprnn.recurrent.state import State
 
 
 class Stateless(ABC):

@@ -12,11 +12,11 @@ from typing import Any
 from xprnn import schedule, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn.parameters import Params
 from xprnn.piecewise import Cache, Pieces, Piecewise, Store, total
 from xprnn.protocol import parts, widths
 from xprnn.random import Key
-from xprnn.state import State
+from xprnn.recurrent.parameters import Params
+from xprnn.recurrent.state import State
 
 
 @dataclass(frozen=True)

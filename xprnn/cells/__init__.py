@@ -2,7 +2,7 @@
 
 Every cell has these, where `p` is a layer's parameters without `W_ih` and `b_ih`, a state is a tuple of arrays
 (B, n), n one of the layer's `state_sizes`, and a_t (B, G*H) is the input's share of the pre-activations,
-W_ih x_t + b_ih, made in `affine.py`:
+W_ih x_t + b_ih, made in `input_map.py`:
 
 - ``forward(p, xp, inner=None) -> step`` and ``step(a_t, prev, drop_t=None) -> (new, kept)``, bound once per scan;
 - ``slopes(kept, prev, new, p, drop=None) -> factors``, for a step, a block of steps or a whole sequence;
@@ -21,9 +21,9 @@ from xprnn._array.namespace import Array, Namespace
 from xprnn.activations import RELU, Activation, Custom
 from xprnn.cells.elman import Elman
 from xprnn.cells.gru import GRU
-from xprnn.cells.hidden import Params, States, Step
+from xprnn.cells.layer_norm import Norm
 from xprnn.cells.lstm import LSTM
-from xprnn.cells.norm import Norm
+from xprnn.cells.recurrent_map import Params, States, Step
 
 
 class Cell(Protocol):

@@ -5,7 +5,7 @@ With a_t = W_ih x_t + b_ih, the input's share, and d_t the factor `drop`, 1 wher
     ĥ_t = f(a_t + W_hh h_{t-1} + b_hh)
     h_t = d_t ĥ_t
 
-With `norm` the sum is normalised, and b_hh stands behind it, n̂ as in `xprnn.cells.norm`, γ = `ln_hh`:
+With `norm` the sum is normalised, and b_hh stands behind it, n̂ as in `xprnn.cells.layer_norm`, γ = `ln_hh`:
 
     ĥ_t = f(γ n̂(a_t + W_hh h_{t-1}) + b_hh)
 
@@ -20,10 +20,10 @@ from typing import ClassVar
 
 from xprnn._array.namespace import Array, Namespace
 from xprnn.activations import TANH, Activation, Custom, inputs, paired
-from xprnn.cells import hidden
-from xprnn.cells.hidden import Params, States, Step
-from xprnn.cells.norm import Norm
+from xprnn.cells import recurrent_map
+from xprnn.cells.layer_norm import Norm
 from xprnn.cells.once import hashed_once
+from xprnn.cells.recurrent_map import Params, States, Step
 
 
 @hashed_once
@@ -52,8 +52,8 @@ class Elman:
         """Bind the step."""
         activation, norm = self.activation, self._norm(p)
         f, of_input = activation.bind(xp), inputs(activation)
-        u = hidden.forward(p if norm is None else {"W_hh": p["W_hh"]}, xp, inner)
-        scaled = None if norm is None else hidden.scale(p, xp, norm)
+        u = recurrent_map.forward(p if norm is None else {"W_hh": p["W_hh"]}, xp, inner)
+        scaled = None if norm is None else recurrent_map.scale(p, xp, norm)
 
         def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
             u_t, seen = u(*prev)
@@ -84,7 +84,7 @@ class Elman:
     def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the backward step: dz = f′ dh, da = dz or, normalised, its share, and dh_{t-1} = W_hhᵀ da."""
         norm = self._norm(p)
-        dz_to_dh = hidden.backward(p, xp, inner, norm=norm)
+        dz_to_dh = recurrent_map.backward(p, xp, inner, norm=norm)
 
         def back(dnew: States, factors: States) -> tuple[States, States]:
             dz = dnew[0] * factors[0]
@@ -109,6 +109,6 @@ class Elman:
         """Return dW_hh, db_hh and dγ."""
         (da, *dz), (h,) = out, prev
         if not dz:
-            return hidden.gradients(da, h, p, inner)
+            return recurrent_map.gradients(da, h, p, inner)
         n = paired(self.used, kept)[1][0]
-        return hidden.gradients(dz[0], h, p, inner, dv=da, n=n)
+        return recurrent_map.gradients(dz[0], h, p, inner, dv=da, n=n)

@@ -9,7 +9,7 @@ With a_t = W_ih x_t + b_ih, the input's share, and d_t the factor `drop`, 1 wher
     h_t = (1 - z_t) d_t n_t + z_t h_{t-1}
 
 σ is `gate`, by default the logistic function, φ is `candidate`, by default tanh. With `norm` each product is
-normalised, n̂ as in `xprnn.cells.norm`, that of r and z in one: γ n̂(W_hh h_{t-1}) + b_hh, γ = `ln_hh`; so is a_t.
+normalised, n̂ as in `xprnn.cells.layer_norm`, that of r and z in one: γ n̂(W_hh h_{t-1}) + b_hh, γ = `ln_hh`; so is a_t.
 
 References
 ----------
@@ -23,10 +23,10 @@ from typing import ClassVar
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
 from xprnn.activations import SIGMOID, TANH, Activation, Custom, inputs, paired
-from xprnn.cells import hidden
-from xprnn.cells.hidden import Params, States, Step
-from xprnn.cells.norm import Norm
+from xprnn.cells import recurrent_map
+from xprnn.cells.layer_norm import Norm
 from xprnn.cells.once import hashed_once
+from xprnn.cells.recurrent_map import Params, States, Step
 
 
 @hashed_once
@@ -104,14 +104,14 @@ class GRU:
         xp, H = xpx.namespace(da), r.shape[-1]
         da_rz, da_n = da[..., : 2 * H], da[..., 2 * H :]
         if self.reset_after:
-            return hidden.gradients(xp.concat([da_rz, r * da_n], axis=-1), h, p, inner, *dv, *seen[:1])
-        of_rz = hidden.gradients(da_rz, h, p, inner, *dv[:1], *seen[:1])
-        of_n = hidden.gradients(da_n, r * h, p, inner, *dv[1:], *seen[2:3])
+            return recurrent_map.gradients(xp.concat([da_rz, r * da_n], axis=-1), h, p, inner, *dv, *seen[:1])
+        of_rz = recurrent_map.gradients(da_rz, h, p, inner, *dv[:1], *seen[:1])
+        of_n = recurrent_map.gradients(da_n, r * h, p, inner, *dv[1:], *seen[2:3])
         return {key: xp.concat([of_rz[key], of_n[key]], axis=0) for key in of_rz}
 
 
 def _after(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
-    u = hidden.forward(p, xp, inner, norm=cell._norm(p["W_hh"].shape[1], 2, 1))
+    u = recurrent_map.forward(p, xp, inner, norm=cell._norm(p["W_hh"].shape[1], 2, 1))
     σ, φ, of_inputs = cell.gate.bind(xp), cell.candidate.bind(xp), inputs(*cell.used)
 
     def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
@@ -130,8 +130,8 @@ def _after(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
 
 def _before(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
     H = p["W_hh"].shape[1]
-    u_of_rz = hidden.forward(p, xp, inner, rows=slice(0, 2 * H), norm=cell._norm(H, 2))
-    u_of_n = hidden.forward(p, xp, inner, rows=slice(2 * H, 3 * H), norm=cell._norm(H, 1))
+    u_of_rz = recurrent_map.forward(p, xp, inner, rows=slice(0, 2 * H), norm=cell._norm(H, 2))
+    u_of_n = recurrent_map.forward(p, xp, inner, rows=slice(2 * H, 3 * H), norm=cell._norm(H, 1))
     σ, φ, of_inputs = cell.gate.bind(xp), cell.candidate.bind(xp), inputs(*cell.used)
 
     def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
@@ -151,7 +151,7 @@ def _before(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
 
 def _after_backward(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
     norm = cell._norm(p["W_hh"].shape[1], 2, 1)
-    du_to_dh = hidden.backward(p, xp, inner, norm=norm)
+    du_to_dh = recurrent_map.backward(p, xp, inner, norm=norm)
     concat = xp.concat
 
     def back(dnew: States, factors: States) -> tuple[States, States]:
@@ -169,8 +169,8 @@ def _after_backward(cell: GRU, p: Params, xp: Namespace, inner: Array | None) ->
 
 def _before_backward(cell: GRU, p: Params, xp: Namespace, inner: Array | None) -> Step:
     H, normed, concat = p["W_hh"].shape[1], cell.norm is not None, xp.concat
-    rz_to_dh = hidden.backward(p, xp, inner, rows=slice(0, 2 * H), norm=cell._norm(H, 2))
-    n_to_drh = hidden.backward(p, xp, inner, rows=slice(2 * H, 3 * H), norm=cell._norm(H, 1))
+    rz_to_dh = recurrent_map.backward(p, xp, inner, rows=slice(0, 2 * H), norm=cell._norm(H, 2))
+    n_to_drh = recurrent_map.backward(p, xp, inner, rows=slice(2 * H, 3 * H), norm=cell._norm(H, 1))
 
     def back(dnew: States, factors: States) -> tuple[States, States]:
         (dh,) = dnew

@@ -12,7 +12,7 @@ the factor `drop`, 1 where it is off:
 
 σ is `gate`, by default the logistic function, φ is `candidate` and ψ is `output`, by default tanh. The terms with P,
 one number per unit and gate, are there with `peepholes`; the clip of c with `cell_clip`. With `coupled` there is no
-gate f, and no row of a weight for it. With `norm`, n̂ as in `xprnn.cells.norm`, u_t = γ n̂(W_hh h_{t-1}) + b_hh too,
+gate f, and no row of a weight for it. With `norm`, n̂ as in `layer_norm.py`, u_t = γ n̂(W_hh h_{t-1}) + b_hh too,
 γ = `ln_hh`, γ_c = `ln_c`, and so is a_t. With `projection` h is as wide as W_hr has rows.
 
 References
@@ -30,10 +30,10 @@ from typing import ClassVar
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
 from xprnn.activations import SIGMOID, TANH, Activation, Custom, inputs, paired
-from xprnn.cells import hidden
-from xprnn.cells.hidden import Params, States, Step
-from xprnn.cells.norm import Norm
+from xprnn.cells import recurrent_map
+from xprnn.cells.layer_norm import Norm
 from xprnn.cells.once import hashed_once
+from xprnn.cells.recurrent_map import Params, States, Step
 
 
 @hashed_once
@@ -85,7 +85,7 @@ class LSTM:
     def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
         of_u, of_c = self._norms(p)
-        u = hidden.forward(p, xp, inner, norm=of_u)
+        u = recurrent_map.forward(p, xp, inner, norm=of_u)
         σ, φ, ψ = self.gate.bind(xp), self.candidate.bind(xp), self.output.bind(xp)
         P, G, coupled, bound = self._peepholes(p), self.gates, self.coupled, self.cell_clip
         of_inputs = inputs(*self.used)
@@ -146,7 +146,7 @@ class LSTM:
     def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the backward step."""
         of_u, of_c = self._norms(p)
-        du_to_dh = hidden.backward(p, xp, inner, norm=of_u)
+        du_to_dh = recurrent_map.backward(p, xp, inner, norm=of_u)
         P, W_hr, concat = self._peepholes(p), p["W_hr"] if self.projection else None, xp.concat
 
         def back(dnew: States, factors: States) -> tuple[States, States]:
@@ -183,10 +183,10 @@ class LSTM:
         (da, *rest), (h_prev, c_prev), (_, c) = out, prev, new
         xp, y = xpx.namespace(da), c
         if self.norm is None:
-            dp = hidden.gradients(da, h_prev, p, inner)
+            dp = recurrent_map.gradients(da, h_prev, p, inner)
         else:
             (n, _, n_c, _), (dv, dy) = paired(self.used, kept[4:])[1], rest[:2]
-            dp = hidden.gradients(da, h_prev, p, inner, dv, n)
+            dp = recurrent_map.gradients(da, h_prev, p, inner, dv, n)
             dp |= {"ln_c": xpx.sum_time(dy * n_c, xp)} | ({"b_c": xpx.sum_time(dy, xp)} if "b_c" in p else {})
             y = _scaled(p, n_c)
         if self.peepholes:

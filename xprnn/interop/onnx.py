@@ -18,7 +18,7 @@ from xprnn._array.layout import flip
 from xprnn._array.namespace import Array
 from xprnn.interop.gates import reorder
 from xprnn.interop.onnx_node import GATES, Node, read
-from xprnn.recurrent import GRU, LSTM, RNN
+from xprnn.recurrent.layers import GRU, LSTM, RNN
 
 
 def run_node(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -11,7 +11,7 @@ from xprnn._array.namespace import Array
 from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Elman
 from xprnn.layers import Linear
-from xprnn.stack import Recurrent
+from xprnn.recurrent.base import Recurrent
 
 KEYS = {"W_ih": "weight_ih", "W_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh", "W_hr": "weight_hr"}
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Home
-from xprnn.cells import Cell, Params, States, affine
+from xprnn.cells import Cell, Params, States, input_map
 from xprnn.scan import blend
 
 
@@ -27,7 +27,7 @@ def widths(cell: Cell, p: Params) -> tuple[int, ...]:
 
 
 class BoundReference:
-    """Runs `cell.forward` layer by layer, on any array library, for `xprnn.stepper.Stepper`."""
+    """Runs `cell.forward` layer by layer, on any array library, for `xprnn.recurrent.stepper.Stepper`."""
 
     def __init__(self, cell: Cell, parts: list[Part], B: int, home: Home) -> None:
         self._home = home
@@ -68,7 +68,7 @@ class _Layer:
 
     def run(self, x_t: Array) -> Array:
         prev = self.state
-        a_t, _ = affine.forward(self._cell, self._p, x_t, self._xp)
+        a_t, _ = input_map.forward(self._cell, self._p, x_t, self._xp)
         new, _ = self._step(a_t, prev)
         if self._gate:
             new = blend(self._gate, new, prev)

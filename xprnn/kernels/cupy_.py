@@ -14,7 +14,7 @@ import cupy
 import numpy as np
 
 from xprnn._array import namespace as xpx
-from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States, hidden
+from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States, recurrent_map
 from xprnn.kernels.cupy_traits import refusal, traits
 from xprnn.scan import Around
 
@@ -214,7 +214,7 @@ class BackwardPass(NamedTuple):
         """Return the gradients of the parameters."""
         around, _, states, made, kept, m = self.cache
         if self.du is not self.da:
-            return hidden.gradients(self.du, self._before(0), self.p, around.inner)
+            return recurrent_map.gradients(self.du, self._before(0), self.p, around.inner)
         seen = (True, "P" in self.p)[: len(states)]  # of c only peepholes ask what it was
         prev = tuple(self._before(k) if asked else None for k, asked in enumerate(seen))
         new = tuple(s if m is None else m for s, m in zip(states, made, strict=True))

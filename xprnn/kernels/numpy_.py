@@ -228,7 +228,7 @@ def _restart_backward(reset: Any, carry: States, dfresh: States) -> None:
 
 
 class Bound:
-    """A stack of layers bound to parameters and states of its own, for `xprnn.stepper.Stepper`."""
+    """A stack of layers bound to parameters and states of its own, for `xprnn.recurrent.stepper.Stepper`."""
 
     def __init__(self, cell: Cell, parts: list[Part], B: int, home: Any) -> None:
         self._layers = [_BoundLayer(cell, part, B, home.dtype) for part in parts]

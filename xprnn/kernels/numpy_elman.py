@@ -6,7 +6,7 @@ import numpy as np
 from numpy import add, multiply, subtract
 
 from xprnn.activations import RELU, TANH
-from xprnn.cells import Elman, Params, States, hidden
+from xprnn.cells import Elman, Params, States, recurrent_map
 from xprnn.kernels.numpy_activations import bind
 from xprnn.kernels.numpy_cells import Backward, Forward, block, slopes, steps_of, weights
 from xprnn.scan import Around
@@ -71,7 +71,7 @@ def backward(cell: Elman, p: Params, kept: States, prev: States, new: States, ar
         if inner is not None:
             multiply(dh, inner, dh)
 
-    return load, back, (da,), lambda: (da, hidden.gradients(da, prev[0], p, inner))
+    return load, back, (da,), lambda: (da, recurrent_map.gradients(da, prev[0], p, inner))
 
 
 def _plain_slope(cell: Elman, y: np.ndarray, out: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from numpy import add, multiply, subtract
 
 from xprnn._array import namespace as xpx
 from xprnn.activations import SIGMOID, TANH, inputs
-from xprnn.cells import GRU, Params, States, hidden
+from xprnn.cells import GRU, Params, States, recurrent_map
 from xprnn.kernels.numpy_activations import Function, bind, bind_of_halved
 from xprnn.kernels.numpy_cells import Backward, Forward, block, logistic_slope, slopes, steps_of, tanh_slope, weights
 from xprnn.scan import Around
@@ -143,7 +143,7 @@ def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, arou
     def finish() -> tuple[Any, dict[str, Any]]:
         if not after:
             return du, cell.gradients((du,), (r,), prev, new, p, around.inner)
-        dp = hidden.gradients(du, h_prev, p, around.inner)
+        dp = recurrent_map.gradients(du, h_prev, p, around.inner)
         du[..., 2 * H :] = da_n  # du is spent: its memory becomes da
         return du, dp
 

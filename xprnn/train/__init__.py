@@ -14,8 +14,8 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn.backends import to_numpy
 from xprnn.data import Source, Stream
-from xprnn.parameters import Params
 from xprnn.protocol import check_layer
+from xprnn.recurrent.parameters import Params
 from xprnn.train.activity import Activity
 from xprnn.train.arguments import check, check_functions, check_params, plan_of, source_of
 from xprnn.train.fitting import Fitting

@@ -7,8 +7,8 @@ from xprnn import random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array
-from xprnn.parameters import Params
 from xprnn.protocol import check_layer
+from xprnn.recurrent.parameters import Params
 
 
 def generate(

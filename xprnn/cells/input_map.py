@@ -1,7 +1,7 @@
 """The input's affine map, for all time steps at once, outside of the scan: a = W_ih x + b_ih.
 
-Where a cell normalises its input's share, a = γ n̂(W_ih x) + b_ih, with γ = `ln_ih` and n̂ of `xprnn.cells.norm`. Of
-half types n̂ is in float32.
+Where a cell normalises its input's share, a = γ n̂(W_ih x) + b_ih, with γ = `ln_ih` and n̂ of `layer_norm.py`. Of half
+types n̂ is in float32.
 
 `products` has `affine_time` and `affine_gradients`, as `xprnn._array.namespace` does: those of the kernel
 that runs the scan.
@@ -11,7 +11,7 @@ from typing import Any
 
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
-from xprnn.cells.hidden import Params, States
+from xprnn.cells.recurrent_map import Params, States
 
 
 def forward(cell: Any, p: Params, x: Array, xp: Namespace, products: Any = xpx) -> tuple[Array, States]:

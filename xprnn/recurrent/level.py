@@ -10,11 +10,11 @@ from xprnn import kernels, tree
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, flip, flip_reset, select
 from xprnn._array.namespace import Array, Namespace
-from xprnn.cells import Cell, States, affine
+from xprnn.cells import Cell, States, input_map
 from xprnn.kernels.bound import Part
 from xprnn.random import Key
+from xprnn.recurrent.around import OFF, Surroundings, leak_gradient, surround
 from xprnn.scan import NOTHING, Around, blend
-from xprnn.surroundings import OFF, Surroundings, leak_gradient, surround
 
 Params = dict[str, Any]
 
@@ -141,7 +141,7 @@ def _project(
 
     What a normalisation of it keeps is appended to `seen`.
     """
-    a, kept = affine.forward(layer.cell, p, x, xp, products)
+    a, kept = input_map.forward(layer.cell, p, x, xp, products)
     seen.append(kept)
     a = a if noise is None else a + noise
     return flip(a, xp) if reverse else a
@@ -215,7 +215,7 @@ def _end_backward(
     if whole:
         grads, dx = dict(dp), flip(whole[0], xp) if reverse else whole[0]
     else:
-        of_input, dx = affine.backward(layer.cell, p, da, x, cache.seen, xp, products)
+        of_input, dx = input_map.backward(layer.cell, p, da, x, cache.seen, xp, products)
         grads = {**dp, **of_input}
     if layer.learn_tau:
         grads["leak"] = leak_gradient(layer, p, made, cache.around, da, daround)
@@ -237,7 +237,7 @@ def step(layer: Any, p: Params, x_t: Array, prev: States | None, form: Form) -> 
     if not half and chosen.layer is not None and _is_whole(layer, chosen, x_t[None, ...], around):
         final: States = chosen.layer.forward(cell, x_t[None, ...], prev, p | of_scan, around, keep=False)[1]
         return final
-    a, _ = affine.forward(cell, p, x_t, xp)
+    a, _ = input_map.forward(cell, p, x_t, xp)
     if half:
         return tuple(
             xpx.cast(s, x_t.dtype) for s in _step(chosen, cell, xp, *tree.map(xpx.wide, (a, prev, of_scan, gate)))

@@ -5,15 +5,16 @@
 
 from typing import Any
 
-from xprnn import kernels, parameters, part, tree
-from xprnn import state as states_of
+from xprnn import kernels, tree
 from xprnn._array import checks
 from xprnn._array.layout import Form
 from xprnn._array.namespace import Array
-from xprnn.parameters import Params
+from xprnn.recurrent import level, parameters
+from xprnn.recurrent import state as states_of
+from xprnn.recurrent.parameters import Params
+from xprnn.recurrent.state import State
+from xprnn.recurrent.stepper import Stepper
 from xprnn.scan import Around
-from xprnn.state import State
-from xprnn.stepper import Stepper
 
 
 def step(layer: Any, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
@@ -30,7 +31,7 @@ def step(layer: Any, params: Params, x_t: Array, state: State = None) -> tuple[A
     y_t = x_t if batched else x_t[None, :]
     finals = []
     for k, name in enumerate(layer._names):
-        finals.append(part.step(layer, params[name], y_t, states[k], form))
+        finals.append(level.step(layer, params[name], y_t, states[k], form))
         y_t = finals[-1][0] + y_t if layer.residual and k else finals[-1][0]
     return y_t if batched else y_t[0, ...], states_of.write(finals, form)
 
@@ -46,7 +47,7 @@ def stepper(layer: Any, params: Params, state: State = None, batch: int = 1, *, 
     states = states_of.read("state", state, layer._sizes, home, batch, like="params")
     form = Form(home, 1, batch, batched=True, batch_first=False)
     parts = [
-        part.bound(layer, params[name], begin, form, residual=layer.residual and k > 0)
+        level.bound(layer, params[name], begin, form, residual=layer.residual and k > 0)
         for k, (name, begin) in enumerate(zip(layer._names, states, strict=True))
     ]
     shape, around = (1, batch, layer.hidden_size), Around(gate=parts[0].gate)

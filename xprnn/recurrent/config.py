@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import ClassVar
 
-from xprnn import init, parameters
+from xprnn import init
 from xprnn._array import checks
 from xprnn.cells import Cell
-from xprnn.options import Options
+from xprnn.recurrent import parameters
+from xprnn.recurrent.options import Options
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)  # the three layers make their own

@@ -6,16 +6,17 @@ those of its methods, whose docstrings hold here.
 
 from typing import Any, NamedTuple
 
-from xprnn import kernels, parameters, part, random, tree
-from xprnn import state as states_of
+from xprnn import kernels, random, tree
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, flags, flip, form_of, select
 from xprnn._array.namespace import Array
-from xprnn.cells import States, affine
-from xprnn.parameters import Params
+from xprnn.cells import States, input_map
+from xprnn.recurrent import level, parameters
+from xprnn.recurrent import state as states_of
+from xprnn.recurrent.around import OFF, Draws
+from xprnn.recurrent.parameters import Params
+from xprnn.recurrent.state import State
 from xprnn.scan import NOTHING
-from xprnn.state import State
-from xprnn.surroundings import OFF, Draws
 
 
 class Cache(NamedTuple):
@@ -26,7 +27,7 @@ class Cache(NamedTuple):
     mask: Array | None
     inputs: tuple[Array, ...]  # per layer (T, B, ·), after dropout
     drops: tuple[Array | None, ...]  # per layer the factor on its input
-    parts: tuple[part.PartCache, ...]  # per layer and direction
+    parts: tuple[level.PartCache, ...]  # per layer and direction
 
 
 def forward(
@@ -53,13 +54,13 @@ def forward(
     home, xp = form.home, form.home.xp
     parameters.check(layer, params, home)
     initials = states_of.read("state0", state0, layer._sizes, home, form.B if form.batched else None)
-    run = part.Run(form, valid, begins, key, kernel, keep)
+    run = level.Run(form, valid, begins, key, kernel, keep)
     y = select(valid, form.inward(x), xp)
     inputs, drops, finals, parts = [], [], [], []
     for k, (at, names) in enumerate(layer._levels):
         below, drop = y, _input_drop(layer, k, run)
         x_k = below if drop is None else below * drop
-        hs, ends, caches = part.forward(layer, names, [params[name] for name in names], x_k, initials[at], run)
+        hs, ends, caches = level.forward(layer, names, [params[name] for name in names], x_k, initials[at], run)
         h = hs[0] if len(hs) == 1 else xp.concat(hs, axis=-1)
         y = h + below if layer.residual and k else h
         finals += ends
@@ -83,14 +84,14 @@ def _forward_alone(layer: Any, params: Params, x: Any, keep: bool, kernel: str) 
         seen: States = ()
         states, final, kept = chosen.layer.forward(cell, x, None, p, keep=keep)
     else:
-        a, seen = affine.forward(cell, p, x, xp, chosen.products)
-        state0, of_scan = part.zero_state(layer, form.B, x), part.scanned(layer, p, OFF)
+        a, seen = input_map.forward(cell, p, x, xp, chosen.products)
+        state0, of_scan = level.zero_state(layer, form.B, x), level.scanned(layer, p, OFF)
         states, final, kept = chosen.scan(cell, a, state0, of_scan, NOTHING, keep=keep)
     y, cache = states[0], None
     if keep:
         if form.home.is_numpy:
             y.setflags(write=False)  # it may be the cache's own memory
-        cache = Cache(layer, form, None, (x,), (None,), (part.PartCache(chosen, kept, NOTHING, OFF, False, seen),))
+        cache = Cache(layer, form, None, (x,), (None,), (level.PartCache(chosen, kept, NOTHING, OFF, False, seen),))
     return form.outward(y), states_of.write([final], form), cache
 
 
@@ -111,7 +112,7 @@ def backward(layer: Any, params: Params, cache: Cache, dy: Any, dstate: State = 
         at, names = layer._levels[k]
         dhs = [dy if dy is None or len(names) == 1 else dy[..., d * n : (d + 1) * n] for d in range(len(names))]
         ps = [params[name] for name in names]
-        done = part.backward(layer, ps, cache.inputs[k], cache.parts[at], dhs, dfinals[at], cache.mask, xp)
+        done = level.backward(layer, ps, cache.inputs[k], cache.parts[at], dhs, dfinals[at], cache.mask, xp)
         dx = done[0][1] if len(done) == 1 else done[0][1] + done[1][1]
         dx = dx if (drop := cache.drops[k]) is None else dx * drop
         dy = dx + dy if layer.residual and k and dy is not None else dx
@@ -127,9 +128,9 @@ def _backward_alone(layer: Any, params: Params, cache: Cache, dy: Any) -> tuple[
     if kernel.layer is not None and kernel.layer.takes(cell, x.shape, layer.hidden_size):
         _, dstate0, grads, _, dx = kernel.layer.backward(cell, dstates, nothing, kept.scan, x, p)
     else:
-        of_scan = part.scanned(layer, p, OFF)
+        of_scan = level.scanned(layer, p, OFF)
         da, dstate0, dp, _ = kernel.scan_backward(cell, dstates, nothing, kept.scan, of_scan)
-        of_input, dx = affine.backward(cell, p, da, x, kept.seen, cache.form.home.xp, kernel.products)
+        of_input, dx = input_map.backward(cell, p, da, x, kept.seen, cache.form.home.xp, kernel.products)
         grads = dp | of_input
     return {name: {key: grads[key] for key in p}}, cache.form.outward(dx), states_of.write([dstate0], cache.form)
 
@@ -147,7 +148,7 @@ def trace(layer: Any, params: Params, x: Any, state0: State = None, **options: A
     return traces
 
 
-def _input_drop(layer: Any, k: int, run: part.Run) -> Array | None:
+def _input_drop(layer: Any, k: int, run: level.Run) -> Array | None:
     """Return the factor on the input of layer k, or None."""
     rate = layer.dropout if k else layer.input_dropout
     if run.key is None or not rate:

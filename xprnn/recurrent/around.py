@@ -17,11 +17,12 @@ Song, Yang & Wang (2016), PLoS Computational Biology 12(2) e1004792, equations 1
 import math
 from typing import Any, NamedTuple
 
-from xprnn import constraints, random, tree
+from xprnn import random, tree
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form
 from xprnn._array.namespace import Array, Namespace
 from xprnn.random import Key
+from xprnn.recurrent import constraints
 from xprnn.scan import NOTHING, Around
 
 

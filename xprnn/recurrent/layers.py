@@ -1,4 +1,4 @@
-"""The layers `RNN`, `GRU` and `LSTM`: the stack of `xprnn.stack` around each cell."""
+"""The layers `RNN`, `GRU` and `LSTM`: the stack of `xprnn.recurrent.base` around each cell."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +10,7 @@ from xprnn._array import checks
 from xprnn.cells import GRU as GRUCell
 from xprnn.cells import LSTM as LSTMCell
 from xprnn.cells import Cell, Elman
-from xprnn.stack import Recurrent
+from xprnn.recurrent.base import Recurrent
 
 
 def _clip(clip: float | None) -> float | None:

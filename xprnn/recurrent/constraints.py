@@ -17,7 +17,7 @@ import numpy as np
 
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
-from xprnn.options import Options
+from xprnn.recurrent.options import Options
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 

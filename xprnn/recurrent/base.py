@@ -7,13 +7,14 @@ parameters are a dict that the user holds, and no argument is ever modified.
 from dataclasses import dataclass
 from typing import Any
 
-from xprnn import init, memory, parameters, passes, stepping
+from xprnn import init
 from xprnn._array.namespace import Array
-from xprnn.configuration import Configuration
-from xprnn.parameters import Params
-from xprnn.passes import Cache
-from xprnn.state import State
-from xprnn.stepper import Stepper
+from xprnn.recurrent import memory, parameters, stack, step
+from xprnn.recurrent.config import Configuration
+from xprnn.recurrent.parameters import Params
+from xprnn.recurrent.stack import Cache
+from xprnn.recurrent.state import State
+from xprnn.recurrent.stepper import Stepper
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)  # the three layers make their own
@@ -69,7 +70,7 @@ class Recurrent(Configuration):
         -------
         y, state
         """
-        y, state, _ = passes.forward(self, params, x, state0, keep=False, **options)
+        y, state, _ = stack.forward(self, params, x, state0, keep=False, **options)
         return y, state
 
     def forward(
@@ -139,7 +140,7 @@ class Recurrent(Configuration):
         normalisation some (2G + 1) H. `xprnn.Segmented` bounds it.
         """
         options = {"lengths": lengths, "mask": mask, "reset": reset, "rng": rng, "kernel": kernel}
-        return passes.forward(self, params, x, state0, keep=True, **options)
+        return stack.forward(self, params, x, state0, keep=True, **options)
 
     def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
         """Back-propagate through time.
@@ -173,7 +174,7 @@ class Recurrent(Configuration):
         ----------
         .. [1] Werbos (1990), Backpropagation through time, Proceedings of the IEEE 78(10).
         """
-        return passes.backward(self, params, cache, dy, dstate)
+        return stack.backward(self, params, cache, dy, dstate)
 
     def trace(
         self,
@@ -196,7 +197,7 @@ class Recurrent(Configuration):
             steps. Every array is in x's layout and time, also those of the reverse direction, "l0_reverse".
         """
         options = {"lengths": lengths, "mask": mask, "reset": reset, "rng": rng}
-        return passes.trace(self, params, x, state0, **options)
+        return stack.trace(self, params, x, state0, **options)
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto") -> tuple[int, int]:
         """Tell what a training step takes on NumPy.
@@ -241,7 +242,7 @@ class Recurrent(Configuration):
         TypeError, ValueError
             As `forward`; also for a bidirectional layer, whose reverse direction begins at the end.
         """
-        return stepping.step(self, params, x_t, state)
+        return step.step(self, params, x_t, state)
 
     def stepper(self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
         """Bind the layer to parameters and a state of its own, for streams: the quick way to run step by step.
@@ -269,4 +270,4 @@ class Recurrent(Configuration):
         TypeError, ValueError
             As `step`.
         """
-        return stepping.stepper(self, params, state, batch, kernel=kernel)
+        return step.stepper(self, params, state, batch, kernel=kernel)

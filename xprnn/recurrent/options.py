@@ -1,7 +1,7 @@
 """The options around a step that `RNN`, `GRU` and `LSTM` share, and which of them contradict one another.
 
-They are configuration: numbers and flags, no arrays. What they do in a call is in `xprnn.surroundings`, what they do
-to W_hh in `xprnn.constraints`; the scan only sees the fields of `Around` that come out.
+They are configuration: numbers and flags, no arrays. What they do in a call is in `around.py`, what they do to W_hh in
+`constraints.py`; the scan only sees the fields of `Around` that come out.
 """
 
 import math

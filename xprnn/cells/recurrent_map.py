@@ -3,14 +3,14 @@
 `inner` is an optional factor (B, n) on h as W_hh sees it: one mask per sequence, the variational dropout of
 Gal & Ghahramani (2016), arXiv:1512.05287. `rows` selects the gates of W_hh for a cell whose product is split. With
 `norm` the product is normalised: u = γ norm(W_hh (h ⊙ inner)) + b_hh, where γ is `ln_hh` (Ba, Kiros & Hinton, 2016,
-arXiv:1607.06450), and n̂ and r of `xprnn.cells.norm` are kept.
+arXiv:1607.06450), and n̂ and r of `xprnn.cells.layer_norm` are kept.
 """
 
 from collections.abc import Callable, Mapping
 
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
-from xprnn.cells.norm import Norm
+from xprnn.cells.layer_norm import Norm
 
 Params = Mapping[str, Array]
 States = tuple[Array, ...]

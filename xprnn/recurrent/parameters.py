@@ -9,8 +9,8 @@ from xprnn import init
 from xprnn._array import checks
 from xprnn._array.checks import Shapes
 from xprnn._array.namespace import Home
-from xprnn.constraints import draw_fixed, fixed_shapes
-from xprnn.options import logit
+from xprnn.recurrent.constraints import draw_fixed, fixed_shapes
+from xprnn.recurrent.options import logit
 
 Params = dict[str, Any]
 """A layer's parameters: a nested dict of arrays."""
