@@ -8,7 +8,8 @@ import pytest
 
 import xprnn
 from tests.close import assert_close
-from xprnn import schedule, tree
+from xprnn import tree
+from xprnn.layers import revolve
 
 LAYERS = {"RNN": xprnn.RNN, "GRU": xprnn.GRU, "LSTM": xprnn.LSTM}
 T, B, I, H = 23, 3, 4, 5
@@ -70,9 +71,9 @@ def fewest(n, c):
 
 def test_the_schedule_is_optimal():
     for n, c in itertools.product(range(1, 50), range(1, 9)):
-        assert schedule.runs(n, c) == fewest(n, c)
+        assert revolve.runs(n, c) == fewest(n, c)
         if n > 1 and c > 1:
-            m = schedule.split(n, c)
+            m = revolve.split(n, c)
             assert m + fewest(n - m, c - 1) + fewest(m, c) == fewest(n, c)
 
 

@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 from xprnn import backends, kernels, losses, optim, random, tree
 from xprnn.activations import Activation, Custom
-from xprnn.embedding import Embedding
 from xprnn.layers import Dropout, Last, Linear
+from xprnn.layers.embedding import Embedding
+from xprnn.layers.residual import Residual
+from xprnn.layers.sequential import Sequential
 from xprnn.recurrent.layers import GRU, LSTM, RNN
-from xprnn.residual import Residual
-from xprnn.sequential import Sequential
 
 if TYPE_CHECKING:
     from xprnn import checkpoint, penalties, plots, registry, tasks, testing, train
     from xprnn.data import Stream
+    from xprnn.layers import Segmented, Truncated
     from xprnn.simple import SimpleRNN
     from xprnn.train import evaluate, fit, generate
-    from xprnn.wrappers import Segmented, Truncated
 
 __version__ = "0.1.0"
 
@@ -55,10 +55,10 @@ __all__ = [
 ]
 
 _LATER = {
-    "Segmented": "wrappers",
+    "Segmented": "layers.segmented",
     "SimpleRNN": "simple",
     "Stream": "data",
-    "Truncated": "wrappers",
+    "Truncated": "layers.truncated",
     "evaluate": "train",
     "fit": "train",
     "generate": "train",

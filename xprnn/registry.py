@@ -11,13 +11,12 @@ import numpy as np
 
 from xprnn import optim
 from xprnn.activations import Activation, Custom
-from xprnn.embedding import Embedding
-from xprnn.layers import Dropout, Last, Linear
+from xprnn.layers import Dropout, Last, Linear, Segmented, Truncated
+from xprnn.layers.embedding import Embedding
+from xprnn.layers.residual import Residual
+from xprnn.layers.sequential import Sequential
 from xprnn.plain import Inner, decode, encode, shown, step
 from xprnn.recurrent.layers import GRU, LSTM, RNN
-from xprnn.residual import Residual
-from xprnn.sequential import Sequential
-from xprnn.wrappers import Segmented, Truncated
 
 CLASSES: dict[str, type] = {
     cls.__name__: cls

@@ -9,7 +9,7 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Home
 from xprnn.data import Batch
-from xprnn.sequential import Sequential
+from xprnn.layers.sequential import Sequential
 from xprnn.train.told import pair
 
 Activity = dict[str, Callable[..., Any]]

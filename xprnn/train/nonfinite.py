@@ -11,7 +11,7 @@ from xprnn import tree
 from xprnn._array.namespace import Home
 from xprnn.backends import to_numpy
 from xprnn.data import Batch
-from xprnn.sequential import Sequential
+from xprnn.layers.sequential import Sequential
 from xprnn.train.told import pair
 
 

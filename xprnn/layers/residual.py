@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from xprnn._array.namespace import Array
+from xprnn.layers.stateless import Steps, steps_of
 from xprnn.protocol import OneLayer, check_layer, widths
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
-from xprnn.stateless import Steps, steps_of
 
 
 class ResidualCache(NamedTuple):

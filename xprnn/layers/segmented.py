@@ -1,18 +1,20 @@
-"""Layers around a layer that cut time: `Segmented` (exact, bounded memory) and `Truncated` (truncated BPTT).
+"""Exact back-propagation through time in bounded memory, `Segmented`.
 
-Both run the inner layer segment by segment, hand its state on, store it where it will be needed, and run forward again
-in the backward pass. Masks and noise are functions of the absolute step, so a segment run again draws what it drew.
+The inner layer runs segment by segment, its state is handed on and stored where it will be needed, and it runs forward
+again in the backward pass. Masks and noise are functions of the absolute step, so a segment run again draws what it
+drew.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from xprnn import schedule, tree
+from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn.piecewise import Cache, Pieces, Piecewise, Store, total
+from xprnn.layers import revolve
+from xprnn.layers.piecewise import Cache, Pieces, Piecewise, Store, total
+from xprnn.layers.truncated import Truncated
 from xprnn.protocol import parts, widths
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
@@ -156,95 +158,13 @@ class Segmented(Piecewise):
         return (*range(0, T, length), T), slots
 
 
-@dataclass(frozen=True)
-class Truncated(Piecewise):
-    """Truncated back-propagation through time, BPTT(k2; k1) of [1]_: every k1 steps, back over the last k2.
-
-    The gradient at the outputs of k1 steps at a time goes back over the k2 steps before their end, and stops there:
-    PyTorch's recipe of detaching the state. Values are the plain layer's; gradients are not, on purpose.
-
-    Parameters
-    ----------
-    layer : layer
-        As in `Segmented`.
-    k1 : int
-        Steps between two backward passes.
-    k2 : int
-        Steps that a backward pass goes back over, at least k1. With k2 > k1 steps are run again where windows overlap.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If k2 < k1: the outputs of k1 - k2 steps would have no gradient at all.
-
-    References
-    ----------
-    .. [1] Williams & Peng (1990), An efficient gradient-based algorithm for on-line training of recurrent network
-       trajectories, Neural Computation 2(4), where k2 is h and k1 is h'.
-    """
-
-    k1: int
-    k2: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.integer("k1", self.k1)
-        checks.integer("k2", self.k2)
-        if self.k2 < self.k1:
-            raise ValueError(
-                f"`k2` must be at least `k1` = {self.k1}, got {self.k2}: outputs older than k2 would have no gradient"
-            )
-
-    def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
-        """Back-propagate window by window, the last first; arguments as in the inner layer's `backward`.
-
-        The gradient at the returned state goes back over the last window only.
-        """
-        self._check_cache(cache)
-        pieces, states = cache.pieces, dict(cache.store)
-        pieces.check("dy", dy, self.widths[1])
-        dparams: Any = None
-        dx: Any = None
-        dstate0: Any = None
-        for start, fresh, stop in reversed(self._windows(pieces.form.T)):
-            x, told = pieces.segment(start, stop)
-            _, _, kept = self.layer.forward(params, x, states[start], **told, **cache.options(start))
-            dy_k = pieces.late(dy, start, fresh, stop)
-            grads, dx_k, dstart = self.layer.backward(params, kept, dy_k, dstate)
-            del kept  # before the next window's
-            dstate = None  # nothing is handed over to the windows before
-            dparams = total(dparams, grads)
-            dx = pieces.join(dx, dx_k, start, add=True)
-            dstate0 = total(dstate0, dstart) if start == 0 else dstate0
-        return dparams, dx, dstate0
-
-    def _forward(
-        self, params: Params, state0: State, pieces: Pieces, key: Key | None, kernel: str, *, keep: bool
-    ) -> tuple[Any, State, Cache]:
-        cuts = (*sorted({start for start, _, _ in self._windows(pieces.form.T)}), pieces.form.T)
-        cache = Cache(self, pieces, key, kernel, cuts, [])
-        y, state = None, state0
-        for start, stop in itertools.pairwise(cuts):
-            if keep:
-                cache.store.append((start, state))
-            part, told = pieces.segment(start, stop)
-            y_k, state = self.layer(params, part, state, **told, **cache.options(start))
-            y = pieces.join(y, y_k, start)
-        return y, state, cache
-
-    def _windows(self, T: int) -> list[tuple[int, int, int]]:
-        """Return (where it begins, from where outputs have a gradient, where it ends) of every window."""
-        stops = [min(stop, T) for stop in range(self.k1, T + self.k1, self.k1)]
-        return [(max(0, stop - self.k2), k * self.k1, stop) for k, stop in enumerate(stops)]
-
-
 def _climb(k: int, store: Store, slots: int, run: Callable[[int, State], State]) -> State:
     """Return the state before segment k, run from the nearest stored one; store states on the way by the schedule."""
     while True:
         start, state = store[-1]
         free = slots - len(store) + 1  # the nearest one belongs to the chain
         n = k + 1 - start
-        stop = start + schedule.split(n, free) if n > 1 and free > 1 else k
+        stop = start + revolve.split(n, free) if n > 1 and free > 1 else k
         for i in range(start, stop):
             state = run(i, state)
         if stop == k:
@@ -279,5 +199,5 @@ def _within(budget: int, T: int, memory: Callable[[int], tuple[int, int]]) -> tu
         room, n = budget - memory(length)[0], -(-T // length)
         if room >= state:  # the first is the user's own state; in its place, that before the last segment
             slots = min(n, room // state) if state else n
-            best = min(best, (schedule.runs(n, slots) / n, -length, slots))
+            best = min(best, (revolve.runs(n, slots) / n, -length, slots))
     return -best[1], best[2]

@@ -13,9 +13,9 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, flags, form_of, select
 from xprnn._array.namespace import Array, Home
+from xprnn.layers.stateless import Stateless
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
-from xprnn.stateless import Stateless
 
 
 class EmbeddingCache(NamedTuple):

@@ -1,0 +1,113 @@
+"""The affine layer, `Linear`.
+
+Axes: T time, B batch, I input, V output width. At a step that `lengths` or `mask` call invalid, the output and the
+gradient at the input are 0.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from xprnn import init, kernels
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import select
+from xprnn._array.namespace import Array
+from xprnn.layers.stateless import Stateless, Steps, steps_of
+from xprnn.random import Key
+from xprnn.recurrent.parameters import Params
+
+
+class LinearCache(NamedTuple):
+    """What `Linear.forward` leaves for `backward`; it refers to x."""
+
+    layer: "Linear"
+    steps: Steps
+    products: Any  # what has `affine_gradients`
+
+
+@dataclass(frozen=True)
+class Linear(Stateless):
+    """The affine map y = x Wᵀ + b on the last axis.
+
+    x is (…, I), or a list of arrays (T_n, I); y (…, V), or such a list. `lengths` and `mask` need x of shape
+    (T, B, I), (B, T, I) with `batch_first`, or (T, I).
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        I and V.
+    bias : bool
+        Whether there is a `b`.
+    batch_first : bool
+        Only says which axes `lengths` and `mask` refer to.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these.
+    """
+
+    in_features: int
+    out_features: int
+    bias: bool = field(default=True, kw_only=True)
+    batch_first: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        checks.integer("in_features", self.in_features)
+        checks.integer("out_features", self.out_features)
+        checks.flag("bias", self.bias)
+        checks.flag("batch_first", self.batch_first)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """The widths of x and y."""
+        return self.in_features, self.out_features
+
+    def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
+        """Tell what a training step takes in bytes, as `RNN.memory`: x, y and their gradients, and copies of them."""
+        I, V = self.widths
+        return (T * B * (3 * I + 4 * V) + 3 * V * (I + 1)) * itemsize + 16384, 0
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        shapes: dict[str, tuple[str, tuple[int, ...]]] = {"W": ("(V, I)", (self.out_features, self.in_features))}
+        if self.bias:
+            shapes["b"] = ("(V,)", (self.out_features,))
+        return shapes
+
+    def init(self, rng: Any, like: Array | None = None) -> Params:
+        """Draw `W` (V, I) and `b` (V,), in this order, from U(-1/√I, 1/√I), PyTorch's rule.
+
+        Parameters and errors as in `RNN.init`.
+        """
+        generator, place = init.generator(rng), init.destination(like)
+        bound = 1.0 / math.sqrt(self.in_features)
+        drawn = {key: init.uniform(generator, shape, bound) for key, (_, shape) in self._shapes.items()}
+        return init.deliver(drawn, place)
+
+    def _forward(
+        self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
+    ) -> tuple[Any, LinearCache]:
+        del key
+        steps = steps_of(x, self.batch_first, lengths, mask, self.in_features)
+        home = steps.home
+        checks.parameters("params", params, self._shapes, home)
+        products = kernels.products(home.xp, home.dtype, math.prod(steps.x.shape) * self.out_features, kernel)
+        y = products.affine_time(steps.x, params["W"], params.get("b"), home.xp)
+        return steps.outward(select(steps.mask, y, home.xp)), LinearCache(self, steps, products)
+
+    def _backward(self, params: Params, cache: LinearCache, dy: Any) -> tuple[Params, Any]:
+        steps, xp = cache.steps, cache.steps.home.xp
+        checks.parameters("params", params, self._shapes, steps.home)
+        dy = steps.gradient(dy, "V", self.out_features)
+        dW, db, dx = cache.products.affine_gradients(dy, steps.x, params["W"], xp, biased=self.bias)
+        return {"W": dW, "b": db} if self.bias else {"W": dW}, steps.outward(dx)
+
+    def _step(self, params: Params, x_t: Array) -> Array:
+        home = checks.home("x_t", x_t)
+        if len(x_t.shape) < 1 or x_t.shape[-1] != self.in_features:
+            raise ValueError(f"`x_t` must have shape (…, I) with I = {self.in_features}, got {tuple(x_t.shape)}")
+        checks.parameters("params", params, self._shapes, home, like="x_t")
+        return xpx.affine_time(x_t, params["W"], params.get("b"), home.xp)
