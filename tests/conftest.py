@@ -88,7 +88,7 @@ def counter():
 def without_numba(monkeypatch):
     """As if numba were not installed."""
     with monkeypatch.context() as patch:
-        patch.setattr(kernels.table, "_is_installed", lambda package: False)
+        patch.setattr(kernels.registry, "_is_installed", lambda package: False)
         kernels._select_once.cache_clear()  # what is installed does not change, but for a test
         yield
     kernels._select_once.cache_clear()

@@ -7,7 +7,7 @@ from tests.close import assert_close
 from tests.scans import KINDS, ON_NUMPY, B, H, T, draw
 from xprnn import kernels, tree
 from xprnn._array import namespace as xpx
-from xprnn.kernels.bound import Part
+from xprnn.kernels.reference_stepper import Part
 from xprnn.scan import Around, scan
 
 GATES = {

@@ -23,8 +23,8 @@ from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn.activations import TABLE, Activation, Custom
 from xprnn.cells import GRU, LSTM, Elman
-from xprnn.kernels.bound import Part
 from xprnn.kernels.numpy_activations import bind
+from xprnn.kernels.reference_stepper import Part
 from xprnn.scan import NOTHING, Around
 
 SHAPES = [(1, 1, 1), (1, 3, 2), (33, 1, 5), (65, 2, 3), (4, 0, 3)]

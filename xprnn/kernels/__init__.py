@@ -15,14 +15,14 @@ from xprnn._array.layout import form_of
 from xprnn._array.namespace import Namespace
 from xprnn.activations import Custom
 from xprnn.cells import GRU, LSTM, Cell, Elman
-from xprnn.kernels.table import REFERENCE as REFERENCE
-from xprnn.kernels.table import TWINS as TWINS
-from xprnn.kernels.table import Kernel as Kernel
-from xprnn.kernels.table import Twin
+from xprnn.kernels.half import widened
+from xprnn.kernels.registry import REFERENCE as REFERENCE
+from xprnn.kernels.registry import TWINS as TWINS
+from xprnn.kernels.registry import Kernel as Kernel
+from xprnn.kernels.registry import Twin
 from xprnn.kernels.threads import SMALL
 from xprnn.kernels.threads import get_num_threads as get_num_threads
 from xprnn.kernels.threads import set_num_threads as set_num_threads
-from xprnn.kernels.widened import widened
 from xprnn.protocol import parts
 from xprnn.scan import NOTHING, Around
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from xprnn.cells import Cell, States
-from xprnn.kernels.bound import Part, widths
 from xprnn.kernels.numba_arguments import ready, told_of, weights
 from xprnn.kernels.numba_compile import compiled
 from xprnn.kernels.numba_product import packed, padded
+from xprnn.kernels.reference_stepper import Part, widths
 
 
 class Bound:

@@ -13,8 +13,8 @@ from xprnn._array.checks import FLOATS
 from xprnn.activations import Custom
 from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States
 from xprnn.kernels import numpy_elman, numpy_gru, numpy_lstm
-from xprnn.kernels.bound import Part, widths
 from xprnn.kernels.numpy_cells import Backward, Forward
+from xprnn.kernels.reference_stepper import Part, widths
 from xprnn.scan import BLOCK, NOTHING, Around
 
 FORWARD: dict[type, Callable[..., Forward]] = {

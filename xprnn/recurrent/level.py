@@ -11,7 +11,7 @@ from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, flip, flip_reset, select
 from xprnn._array.namespace import Array, Namespace
 from xprnn.cells import Cell, States, input_map
-from xprnn.kernels.bound import Part
+from xprnn.kernels.reference_stepper import Part
 from xprnn.random import Key
 from xprnn.recurrent.around import OFF, Surroundings, leak_gradient, surround
 from xprnn.scan import NOTHING, Around, blend

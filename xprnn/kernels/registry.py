@@ -10,7 +10,7 @@ from xprnn import scan as reference
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Namespace
 from xprnn.cells import Cell
-from xprnn.kernels.bound import BoundReference
+from xprnn.kernels.reference_stepper import BoundReference
 from xprnn.scan import Around
 
 
@@ -32,10 +32,10 @@ class Kernel(NamedTuple):
 
     `takes(cell, around, dtype, shape)` returns why it cannot run, or None, from which fields of `around` are there, not
     from what they hold; for NumPy arrays it is asked once, and `worth` too. `bind(cell, parts, B, home)` makes what a
-    `Stepper` runs, from one `xprnn.kernels.bound.Part` per layer. `side_by_side` are the pair for all directions of a
+    `Stepper` runs, from one `reference_stepper.Part` per layer. `side_by_side` are the pair for all directions of a
     layer at once, where there is something to gain; `worth(cell, dtype, shape, directions)` returns why another twin is
     expected to be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types
-    itself, with its running state and sums in float32; any other runs them widened (`xprnn.kernels.widened`). `steps`
+    itself, with its running state and sums in float32; any other runs them widened (`xprnn.kernels.half`). `steps`
     says that `scan` is quick for one step, too. `products` has the products of all steps outside of a scan,
     `affine_time` and `affine_gradients`, as `xprnn._array.namespace` does. `layer` is quicker than all these for some
     layers.

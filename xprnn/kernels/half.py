@@ -12,8 +12,8 @@ from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Home
 from xprnn.cells import Cell, Params, States
-from xprnn.kernels.bound import Part
-from xprnn.kernels.table import Kernel
+from xprnn.kernels.reference_stepper import Part
+from xprnn.kernels.registry import Kernel
 from xprnn.scan import NOTHING, Around
 
 
