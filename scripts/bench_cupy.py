@@ -3,7 +3,7 @@
     python scripts/bench.py --backend cupy
 
 Every kernel that takes the shape is timed, the one that `select` chooses is starred, and beside the time of a forward
-step stands the floor that the cost model of `xprnn/kernels/cupy_cost.py` gives, which is on paper.
+step stands the floor that the cost model of `xprnn/kernels/cupy_/cost.py` gives, which is on paper.
 """
 
 import statistics
@@ -95,16 +95,16 @@ def floor(cost, cell, dtype, B, H, kernel):
     """Return the model's microseconds of a forward step, or a dash."""
     if kernel not in ("cupy_stepwise", "cupy_persistent"):
         return "-"
-    from xprnn.kernels import cupy_
+    from xprnn.kernels.cupy_ import passes
 
-    found = getattr(cost, kernel.removeprefix("cupy_"))(cell, np.dtype(dtype), B, H, cupy_.limits())
+    found = getattr(cost, kernel.removeprefix("cupy_"))(cell, np.dtype(dtype), B, H, passes.limits())
     return f"{1e6 * found.seconds:.1f}"
 
 
 def model():
     """Print the cost model of a step on an H100: it needs CuPy, but no device."""
-    from xprnn.kernels import cupy_cost
-    from xprnn.kernels.cupy_ import Limits
+    from xprnn.kernels.cupy_ import cost
+    from xprnn.kernels.cupy_.passes import Limits
 
     h100 = Limits(shared=227 * 1024, processors=132, cooperative=True)
     print("| a step, float32, (B, H) | path | launches | Mflop | forward: MB | floor, µs | backward: MB | floor, µs |")
@@ -112,7 +112,7 @@ def model():
     for _, B, _, H in SHAPES:
         for name in ("RNN", "GRU", "LSTM"):
             cell = getattr(xprnn, name)(1, H).cell
-            for path in (cupy_cost.stepwise, cupy_cost.persistent):
+            for path in (cost.stepwise, cost.persistent):
                 there, back = (path(cell, np.dtype("float32"), B, H, h100, backward=way) for way in (False, True))
                 told = f"| {name} ({B}, {H}) | {path.__name__} "
                 if there is None or back is None:
@@ -124,7 +124,7 @@ def model():
 
 def rows(cupy, name, shape, dtype, rounds):
     """Yield the lines of one shape: every kernel that takes it, then cuDNN."""
-    from xprnn.kernels import cupy_cost
+    from xprnn.kernels.cupy_ import cost
 
     T, B, I, H = shape
     layer = getattr(xprnn, name)(I, H)
@@ -140,7 +140,7 @@ def rows(cupy, name, shape, dtype, rounds):
         forward, step = passes(layer, T, B, I, dtype, cupy, kernel)
         there, both = events(cupy, forward, rounds), events(cupy, step, rounds)
         star = "*" if kernel == chosen else ""
-        model = floor(cupy_cost, layer.cell, dtype, B, H, kernel)
+        model = floor(cost, layer.cell, dtype, B, H, kernel)
         yield f"{told}| {kernel}{star} | {there:.3f} | {1e3 * there / T:.1f} | {model} | {both:.3f} |"
     if other := cudnn(name, *shape, dtype):
         forward, step, measure = other

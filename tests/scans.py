@@ -166,13 +166,13 @@ class OnCuPy(NamedTuple):
 
 def lay_out(how, patch):
     """Have the persistent twin spread the units over blocks; run each direction "alone"; or as it would ("whole")."""
-    from xprnn.kernels import cupy_persistent
+    from xprnn.kernels.cupy_ import persistent
 
-    plan = cupy_persistent.plan
+    plan = persistent.plan
     if how == "spread":
-        patch.setattr(cupy_persistent, "plan", lambda shape, limits: plan(shape, tightest(shape, limits, plan)))
+        patch.setattr(persistent, "plan", lambda shape, limits: plan(shape, tightest(shape, limits, plan)))
     if how == "alone":
-        patch.setattr(cupy_persistent, "plan", lambda shape, limits: plan(shape, limits) if shape.D == 1 else None)
+        patch.setattr(persistent, "plan", lambda shape, limits: plan(shape, limits) if shape.D == 1 else None)
 
 
 class Undone(NamedTuple):

@@ -23,7 +23,7 @@ from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn.activations import TABLE, Activation, Custom
 from xprnn.cells import GRU, LSTM, Elman
-from xprnn.kernels.numpy_activations import bind
+from xprnn.kernels.numpy_.activations import bind
 from xprnn.kernels.reference_stepper import Part
 from xprnn.scan import NOTHING, Around
 

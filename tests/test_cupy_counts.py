@@ -130,14 +130,14 @@ def test_cupy_layers_train_without_a_wait_in_launches_that_grow_with_t_for_stepw
 
 @pytest.mark.parametrize(("how", "launches"), [("whole", 1), ("spread", 1), ("alone", 2)])
 def test_cupy_both_directions_are_one_launch_where_they_fit(how, launches, counter, monkeypatch):
-    from xprnn.kernels import cupy_persistent
+    from xprnn.kernels.cupy_ import persistent
 
     cell, H = LSTM(), 13
     given = draw(cell, np.random.default_rng(0), 3, 2, H)
     a, state0, p = Moved((given["a"], given["state0"], given["p"])).there
     lay_out(how, monkeypatch)
     with counted(counter) as found:
-        cupy_persistent.scans(cell, [(a, state0, p, Around()), (a[::-1], state0, p, Around())])
+        persistent.scans(cell, [(a, state0, p, Around()), (a[::-1], state0, p, Around())])
     assert found["launches"] == launches
 
 

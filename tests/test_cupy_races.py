@@ -102,24 +102,24 @@ def test_cupy_twins_write_nothing_behind_their_arrays(kind, kernel):
 @contextlib.contextmanager
 def planted(monkeypatch, file, what, instead):
     """Compile the kernels of a file with a bug in it."""
-    from xprnn.kernels import cupy_, cupy_persistent
+    from xprnn.kernels.cupy_ import passes, persistent
 
-    original = cupy_.source
+    original = passes.source
     assert what in original(file)
     with monkeypatch.context() as patch:
-        patch.setattr(cupy_, "source", lambda name: original(name).replace(what, instead))
-        for cached in (cupy_.compiled, cupy_persistent._kernel):
+        patch.setattr(passes, "source", lambda name: original(name).replace(what, instead))
+        for cached in (passes.compiled, persistent._kernel):
             cached.cache_clear()
         yield
-    for cached in (cupy_.compiled, cupy_persistent._kernel):
+    for cached in (passes.compiled, persistent._kernel):
         cached.cache_clear()
 
 
 @pytest.mark.parametrize(
     ("kernel", "file", "what"),
     [
-        ("cupy_stepwise", "cupy_stepwise.cu", "if (i >= run.B * width) return;"),
-        ("cupy_persistent", "cupy_persistent.cu", "if (b >= run.B || j >= first_unit + units) continue;"),
+        ("cupy_stepwise", "stepwise.cu", "if (i >= run.B * width) return;"),
+        ("cupy_persistent", "persistent.cu", "if (b >= run.B || j >= first_unit + units) continue;"),
     ],
 )
 def test_cupy_a_dropped_tail_guard_is_seen(kernel, file, what, counter, monkeypatch):
@@ -128,7 +128,7 @@ def test_cupy_a_dropped_tail_guard_is_seen(kernel, file, what, counter, monkeypa
 
 
 def is_seen(kernel, kind, shape, what, instead, monkeypatch):
-    """Tell whether the tests would see this bug in cupy_persistent.cu."""
+    """Tell whether the tests would see this bug in persistent.cu."""
     cell, _ = KINDS[kind]
     rng = np.random.default_rng(0)
     given, weight = draw(cell, rng, *shape), weights(cell, rng, *shape)
@@ -141,7 +141,7 @@ def is_seen(kernel, kind, shape, what, instead, monkeypatch):
         return all(np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in pairs)
 
     assert right()
-    with planted(monkeypatch, "cupy_persistent.cu", what, instead):
+    with planted(monkeypatch, "persistent.cu", what, instead):
         return not right()
 
 
@@ -160,12 +160,12 @@ def test_cupy_a_removed_barrier_is_seen(kernel, what, counter, monkeypatch):
 
 def test_cupy_a_removed_barrier_between_chunks_is_seen(counter, monkeypatch):
     """Where threads do not share sums, else their shuffles are barriers too: many units, and rows in two chunks."""
-    from xprnn.kernels import cupy_, cupy_persistent
+    from xprnn.kernels.cupy_ import passes, persistent
 
-    limits = cupy_.limits()._replace(shared=216 * 1024, processors=2)
-    monkeypatch.setattr(cupy_, "limits", lambda: limits)
-    shape = cupy_persistent.shape_of(Elman(), np.dtype("float32"), 16, 320, 1, backward=False)
-    plan = cupy_persistent.plan(shape, limits)
+    limits = passes.limits()._replace(shared=216 * 1024, processors=2)
+    monkeypatch.setattr(passes, "limits", lambda: limits)
+    shape = persistent.shape_of(Elman(), np.dtype("float32"), 16, 320, 1, backward=False)
+    plan = persistent.plan(shape, limits)
     assert plan.lanes == 1
     assert plan.chunk < plan.groups
     what = "if (spread) __syncthreads();"

@@ -159,7 +159,7 @@ def test_cupy_twins_take_arrays_of_any_strides(kind, name, rng):
 def test_cupy_both_directions_run_side_by_side_and_are_what_each_is_alone(kind, how, rng, monkeypatch):
     import cupy
 
-    from xprnn.kernels import cupy_persistent
+    from xprnn.kernels.cupy_ import persistent
 
     cell, _ = KINDS[kind]
     lay_out(how, monkeypatch)
@@ -168,12 +168,12 @@ def test_cupy_both_directions_run_side_by_side_and_are_what_each_is_alone(kind, 
     weight = [weights(cell, rng, H=13) for _ in range(2)]
     there = tree.map(cupy.asarray, {"given": tuple(given), "around": tuple(arounds), "weight": tuple(weight)})
     forward = [(g["a"], g["state0"], g["p"], Around(**a)) for g, a in zip(there["given"], there["around"], strict=True)]
-    done = cupy_persistent.scans(cell, forward)
+    done = persistent.scans(cell, forward)
     backward = [
         (w["states"], w["final"], cache, g["p"])
         for w, (_, _, cache), g in zip(there["weight"], done, there["given"], strict=True)
     ]
-    returned = cupy_persistent.scans_backward(cell, backward)
+    returned = persistent.scans_backward(cell, backward)
     for k in range(2):
         expected = run("reference", cell, given[k], arounds[k], weight[k])
         (states, final, _), (da, dstate0, dp, _) = done[k], returned[k]
@@ -185,11 +185,11 @@ def test_cupy_both_directions_run_side_by_side_and_are_what_each_is_alone(kind, 
 @pytest.mark.parametrize("lanes", [64, 256])
 def test_cupy_sums_may_be_shared_by_several_warps(kind, name, lanes, rng, monkeypatch):
     """As where a block has few units and many products for each: here by decree, for it takes large layers."""
-    from xprnn.kernels import cupy_persistent
+    from xprnn.kernels.cupy_ import persistent
 
     cell, _ = KINDS[kind]
-    monkeypatch.setattr(cupy_persistent, "_lanes", lambda *sizes: lanes)
-    cupy_persistent.plan.cache_clear()
+    monkeypatch.setattr(persistent, "_lanes", lambda *sizes: lanes)
+    persistent.plan.cache_clear()
     given, around, weight = (
         draw(cell, rng, 3, 9, 13),
         draw_around(cell, rng, OPTIONS, 3, 9, 13),
@@ -198,7 +198,7 @@ def test_cupy_sums_may_be_shared_by_several_warps(kind, name, lanes, rng, monkey
     try:
         assert_close(run(name, cell, given, around, weight), run("reference", cell, given, around, weight))
     finally:
-        cupy_persistent.plan.cache_clear()
+        persistent.plan.cache_clear()
 
 
 def test_cupy_twins_say_what_they_do_not_take():

@@ -83,7 +83,7 @@ def test_two_processes_may_compile_at_once_a_third_loads_and_changed_sources_are
     assert (hits, misses) == (1, 0)
     assert "compiled" not in third.stdout
     assert took < 5.0  # numba's import among it
-    changed = root / "xprnn" / "kernels" / "numba_math.py"
+    changed = root / "xprnn" / "kernels" / "numba_" / "jit" / "math.py"
     was, now = "    end = pick(x, 20.0, 10.0)", "    end = pick(x, 0.5, 0.5)"
     text = changed.read_text(encoding="utf-8")
     assert text.count(was) == 1

@@ -8,7 +8,7 @@ pytest.importorskip("numba", reason="numba is not installed (pip install 'xprnn[
 from tests.numba_scans import (
     FLOATS,
 )
-from xprnn.kernels import numba_math
+from xprnn.kernels.numba_.jit import math as numba_math
 
 
 @pytest.fixture(scope="module")

@@ -137,11 +137,12 @@ FORK = """
 import multiprocessing, warnings
 import numpy as np
 from xprnn import RNN, kernels
-from xprnn.kernels import numba_, threads
+from xprnn.kernels import threads
+from xprnn.kernels.numba_ import scan
 
 warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks
 threads.WORTH = 1
-numba_.FEW = 0
+scan.FEW = 0
 kernels.set_num_threads(3)
 layer = RNN(3, 4)
 params, x = layer.init(0), np.ones((5, 8, 3))

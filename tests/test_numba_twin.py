@@ -19,7 +19,8 @@ from tests.numba_scans import (
 )
 from tests.scans import KINDS, WITHOUT_NOISE, run
 from xprnn import GRU, LSTM, RNN, testing, tree
-from xprnn.kernels import numba_loop, numba_product
+from xprnn.kernels.numba_.jit import forward as jit_forward
+from xprnn.kernels.numba_.jit import panel_matmul
 
 
 @every_cell
@@ -34,13 +35,13 @@ def test_any_number_of_units_and_rows(cell, H, dtype, rng):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 17), (7, 1, 5), (1, 7, 33), (3, 2, 47), (2, 3, 8)], ids=str)
 def test_a_few_rows_whose_weights_are_not_packed(cell, shape, dtype, rng):
-    assert shape[0] * shape[1] < numba_loop.PACKING_PAYS
+    assert shape[0] * shape[1] < jit_forward.PACKING_PAYS
     assert_equals_the_reference(arguments(cell, rng, shape, dtype=dtype), dtype)
 
 
 @every_cell
 def test_more_units_than_a_panel_is_deep(cell, rng):
-    H = numba_product.DEPTH + 44
+    H = panel_matmul.DEPTH + 44
     assert_equals_the_reference(arguments(cell, rng, (3, 7, H)))
 
 

@@ -13,7 +13,8 @@ from xprnn import kernels, tree
 from xprnn._array import namespace as xpx
 
 try:
-    from xprnn.kernels import numba_products, threads
+    from xprnn.kernels import threads
+    from xprnn.kernels.numba_ import products as numba_products
 except ImportError:
     numba_products = None
 
@@ -128,7 +129,7 @@ def test_one_layer_alone_is_as_on_the_way_of_all_layers(name, shape, kernel, rng
 
 ONE = """
 import sys, numpy
-from xprnn.kernels.numba_compile import compiled
+from xprnn.kernels.numba_.compile import compiled
 for kind in sys.argv[1:]:
     compiled("forward", int(kind), numpy.dtype("float64"))
 """

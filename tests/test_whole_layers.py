@@ -12,7 +12,8 @@ from tests.scans import gradients_of
 from xprnn import kernels, scan, tree
 from xprnn._array import namespace as xpx
 from xprnn.cells import GRU, LSTM, input_map
-from xprnn.kernels import numba_, threads
+from xprnn.kernels import threads
+from xprnn.kernels.numba_ import scan as numba_scan
 
 LAYER = kernels.TWINS["numba"].load().layer
 WHOLE = {name: cell for name, cell in ALL.items() if LAYER.takes(cell, (5, 4, 3), 6)}
@@ -117,7 +118,7 @@ def test_no_whole_layer_is_large_enough_for_a_second_thread(cell, width, monkeyp
     I, H = width
     B = 1 + next(B for B in range(100_000) if not LAYER.takes(cell, (10, B + 1, I), H))
     assert not LAYER.takes(cell, (10, B, I), H)
-    assert B == 1 or 10 * B * cell.gates * H * max(I, H) >= numba_.FEW
+    assert B == 1 or 10 * B * cell.gates * H * max(I, H) >= numba_scan.FEW
     monkeypatch.setattr(threads, "_pool", type("Pool", (), {"n": 64}))
     assert len(threads.tiles(B - 1, 10 * (B - 1) * cell.gates * H * H, None)) == 1
 

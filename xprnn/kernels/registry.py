@@ -81,19 +81,21 @@ REFERENCE = Kernel("reference", reference.scan, reference.scan_backward, _refere
 
 @cache
 def _numpy() -> Kernel:
-    from xprnn.kernels import numpy_
+    from xprnn.kernels.numpy_ import scan as numpy_scan
 
-    return Kernel("numpy", numpy_.scan, numpy_.scan_backward, numpy_.takes, numpy_.Bound)
+    return Kernel("numpy", numpy_scan.scan, numpy_scan.scan_backward, numpy_scan.takes, numpy_scan.Bound)
 
 
 @cache
 def _numba() -> Kernel:
-    from xprnn.kernels import numba_, numba_bound, numba_products
+    from xprnn.kernels.numba_ import products as numba_products
+    from xprnn.kernels.numba_ import scan as numba_scan
+    from xprnn.kernels.numba_ import stepper as numba_stepper
 
-    both = numba_.scan, numba_.scan_backward
-    layer = Layer(numba_.is_small, numba_.layer, numba_.layer_backward)
+    both = numba_scan.scan, numba_scan.scan_backward
+    layer = Layer(numba_scan.is_small, numba_scan.layer, numba_scan.layer_backward)
     products = numba_products.PRODUCTS
-    return Kernel("numba", *both, numba_.takes, numba_bound.Bound, steps=True, products=products, layer=layer)
+    return Kernel("numba", *both, numba_scan.takes, numba_stepper.Bound, steps=True, products=products, layer=layer)
 
 
 @cache
@@ -105,8 +107,8 @@ def _jax() -> Kernel:
 
 @cache
 def _cupy_persistent() -> Kernel:
-    from xprnn.kernels import cupy_cost
-    from xprnn.kernels import cupy_persistent as twin
+    from xprnn.kernels.cupy_ import cost
+    from xprnn.kernels.cupy_ import persistent as twin
 
     both = twin.scans, twin.scans_backward
     return Kernel(
@@ -115,14 +117,14 @@ def _cupy_persistent() -> Kernel:
         twin.scan_backward,
         twin.takes,
         side_by_side=both,
-        worth=cupy_cost.worth,
+        worth=cost.worth,
         narrow=True,
     )
 
 
 @cache
 def _cupy_stepwise() -> Kernel:
-    from xprnn.kernels import cupy_stepwise as twin
+    from xprnn.kernels.cupy_ import stepwise as twin
 
     return Kernel("cupy_stepwise", twin.scan, twin.scan_backward, twin.takes, narrow=True)
 

@@ -1,0 +1,1 @@
+"""The scan in CUDA C++, on CuPy arrays."""

@@ -1,0 +1,1 @@
+"""The scan in machine code, on NumPy arrays, by numba."""

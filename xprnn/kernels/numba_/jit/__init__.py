@@ -1,0 +1,1 @@
+"""Machine code: all that numba compiles, and nothing else."""
