@@ -14,8 +14,8 @@ from bench_sides import cores
 from torch.nn.utils.rnn import pack_sequence
 
 import xprnn
-from xprnn.data import Source
 from xprnn.interop import torch as weights
+from xprnn.train.data import Source
 
 EPOCHS, LR, CLIP = 15, 1e-3, 1.0
 

@@ -5,7 +5,7 @@ import pytest
 
 from xprnn import RNN, Last, Linear, Sequential, random
 from xprnn._array import namespace as xpx
-from xprnn.data import Source, Stream, ahead, shuffled
+from xprnn.train.data import Source, Stream, ahead, shuffled
 
 MODEL = Sequential(RNN(3, 4), Linear(4, 2))
 LAST = Sequential(RNN(3, 4), Last(), Linear(4, 2))

@@ -6,8 +6,8 @@ import pytest
 from tests.close import assert_close
 from tests.training import DROPS, LAST, MODEL, TOKENS, assert_same, draw, draw_rows, run
 from xprnn import losses, optim, random, train, tree
-from xprnn.data import Source, Stream
-from xprnn.train import fitting
+from xprnn.train import loop
+from xprnn.train.data import Source, Stream
 
 # -- what is computed ---------------------------------------------------------------------------------------------
 
@@ -201,8 +201,8 @@ def test_nothing_of_the_user_is_changed(rng):
 @pytest.mark.parametrize("name", ["torch", "jax"])
 def test_the_loop_reads_the_device_once_per_update(name, rng, monkeypatch):
     xp = pytest.importorskip({"torch": "torch", "jax": "jax.numpy"}[name])
-    read, original = [], fitting.to_numpy
-    monkeypatch.setattr(fitting, "to_numpy", lambda a: read.append(a) or original(a))
+    read, original = [], loop.to_numpy
+    monkeypatch.setattr(loop, "to_numpy", lambda a: read.append(a) or original(a))
     x, y = (a.astype("f4") for a in draw(rng))
     run(MODEL, (x, y), tree.map(lambda a: xp.asarray(a.astype("f4")), MODEL.init(0)), epochs=3)
     assert [tuple(a.shape) for a in read] == [(2,)] * 9

@@ -5,7 +5,7 @@ import pytest
 
 from tests.training import MODEL, Stopping, draw, draw_rows, run
 from xprnn import losses, optim, train, tree
-from xprnn.data import Stream
+from xprnn.train.data import Stream
 
 BAD = {
     "model": (3, TypeError, "`model` must be a layer"),

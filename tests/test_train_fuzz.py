@@ -8,7 +8,7 @@ import numpy as np
 
 import xprnn
 from xprnn import losses, optim, train
-from xprnn.data import Stream
+from xprnn.train.data import Stream
 
 HUGE = 2**70
 

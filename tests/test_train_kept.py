@@ -6,7 +6,7 @@ import pytest
 import xprnn
 from tests.training import DROPS, MODEL, Stopping, assert_same, draw, draw_rows, interrupted, run
 from xprnn import losses, optim, train, tree
-from xprnn.data import Stream
+from xprnn.train.data import Stream
 
 
 def test_ctrl_c_returns_what_there_is(rng):

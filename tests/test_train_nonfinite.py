@@ -11,7 +11,7 @@ import xprnn
 from tests.close import assert_close
 from tests.training import MODEL, assert_same, draw, run
 from xprnn import losses, optim, random, train, tree
-from xprnn.data import Source, Stream
+from xprnn.train.data import Source, Stream
 
 
 def spoiled(a, where, value):

@@ -6,7 +6,7 @@ import pytest
 import xprnn
 from tests.training import Stopping, assert_same, run
 from xprnn import checkpoint, optim, train
-from xprnn.data import Stream
+from xprnn.train.data import Stream
 
 OPTIMIZERS = (
     optim.SGD(0.1, momentum=0.9),

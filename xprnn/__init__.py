@@ -13,10 +13,10 @@ from xprnn.recurrent.layers import GRU, LSTM, RNN
 
 if TYPE_CHECKING:
     from xprnn import checkpoint, penalties, plots, registry, tasks, testing, train
-    from xprnn.data import Stream
     from xprnn.layers import Segmented, Truncated
     from xprnn.simple import SimpleRNN
     from xprnn.train import evaluate, fit, generate
+    from xprnn.train.data import Stream
 
 __version__ = "0.1.0"
 
@@ -57,7 +57,7 @@ __all__ = [
 _LATER = {
     "Segmented": "layers.segmented",
     "SimpleRNN": "simple",
-    "Stream": "data",
+    "Stream": "train.data",
     "Truncated": "layers.truncated",
     "evaluate": "train",
     "fit": "train",

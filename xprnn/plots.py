@@ -13,7 +13,7 @@ import numpy as np
 
 from xprnn._array import namespace as xpx
 from xprnn.protocol import check_layer
-from xprnn.train.told import pair
+from xprnn.train.user_values import pair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array
 from xprnn.checkpoint import tensor_file
 from xprnn.checkpoint.tensor_file import Header
-from xprnn.plain import Inner, decode, dumps, encode, parse, shown
 from xprnn.protocol import check_layer
+from xprnn.registry.json_tree import Inner, decode, dumps, encode, parse, shown
 from xprnn.tree import Tree
 
 FORMAT_VERSION = 1

@@ -23,7 +23,7 @@ import numpy as np
 from xprnn import backends
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array
-from xprnn.plain import dumps, is_text, parse, shown
+from xprnn.registry.json_tree import dumps, is_text, parse, shown
 
 CODES = {
     "bool": "BOOL",

@@ -13,18 +13,18 @@ from xprnn import checkpoint, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn.backends import to_numpy
-from xprnn.data import Source, Stream
 from xprnn.protocol import check_layer
 from xprnn.recurrent.parameters import Params
 from xprnn.train.activity import Activity
 from xprnn.train.arguments import check, check_functions, check_params, plan_of, source_of
-from xprnn.train.fitting import Fitting
+from xprnn.train.data import Source, Stream
 from xprnn.train.generation import generate
+from xprnn.train.loop import Fitting
 from xprnn.train.nonfinite import NonFiniteError
 from xprnn.train.progress import bar
 from xprnn.train.sampling import Sampling
 from xprnn.train.state import At, Plan, begin, from_more, settings
-from xprnn.train.told import number, pair
+from xprnn.train.user_values import number, pair
 
 __all__ = ["At", "NonFiniteError", "Sampling", "Stream", "accuracy", "evaluate", "fit", "generate", "updates"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Home
-from xprnn.data import Batch
 from xprnn.layers.sequential import Sequential
-from xprnn.train.told import pair
+from xprnn.train.data import Batch
+from xprnn.train.user_values import pair
 
 Activity = dict[str, Callable[..., Any]]
 """By a layer's name, ``f(y, mask=mask) -> (penalty, dy)``: of y (T, B, H), and the mask (T, B) of its sequences."""

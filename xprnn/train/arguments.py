@@ -8,10 +8,10 @@ from xprnn import checkpoint, losses, optim, protocol, registry, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Home
-from xprnn.data import Source
 from xprnn.kernels import check_name
 from xprnn.protocol import check_layer
 from xprnn.train import activity
+from xprnn.train.data import Source
 from xprnn.train.sampling import Sampling
 from xprnn.train.state import Plan
 

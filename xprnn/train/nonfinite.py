@@ -10,9 +10,9 @@ import numpy as np
 from xprnn import tree
 from xprnn._array.namespace import Home
 from xprnn.backends import to_numpy
-from xprnn.data import Batch
 from xprnn.layers.sequential import Sequential
-from xprnn.train.told import pair
+from xprnn.train.data import Batch
+from xprnn.train.user_values import pair
 
 
 class NonFiniteError(FloatingPointError):

@@ -20,8 +20,8 @@ from xprnn import random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array
-from xprnn.data import Batch
 from xprnn.random import Key
+from xprnn.train.data import Batch
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from xprnn import registry, tree
 from xprnn._array import namespace as xpx
-from xprnn.data import Source
 from xprnn.train.activity import Activity
+from xprnn.train.data import Source
 
 
 class Plan(NamedTuple):

@@ -14,14 +14,14 @@ from xprnn import optim, random, tree
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Home
 from xprnn.backends import to_numpy
-from xprnn.data import Batch, ahead
 from xprnn.protocol import draws
 from xprnn.random import Key
 from xprnn.train import nonfinite
 from xprnn.train.activity import penalise
+from xprnn.train.data import Batch, ahead
 from xprnn.train.sampling import fed_back
 from xprnn.train.state import At, Best, Plan, to_more
-from xprnn.train.told import pair
+from xprnn.train.user_values import pair
 
 
 class Update(NamedTuple):

@@ -15,8 +15,8 @@ from xprnn.layers import Dropout, Last, Linear, Segmented, Truncated
 from xprnn.layers.embedding import Embedding
 from xprnn.layers.residual import Residual
 from xprnn.layers.sequential import Sequential
-from xprnn.plain import Inner, decode, encode, shown, step
 from xprnn.recurrent.layers import GRU, LSTM, RNN
+from xprnn.registry.json_tree import Inner, decode, encode, shown, step
 
 CLASSES: dict[str, type] = {
     cls.__name__: cls
