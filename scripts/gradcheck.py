@@ -25,7 +25,7 @@ import xprnn
 from xprnn import tree
 from xprnn.activations import TABLE, Activation, Custom
 
-sys.path.append(str(Path(__file__).parents[1]))  # for `tests.torch_layers`, the judge of the tests too
+sys.path.append(str(Path(__file__).parents[1]))  # for `tests.support.torch_layers`, the judge of the tests too
 
 LAYERS = {
     "RNN tanh": (xprnn.RNN, {}),
@@ -164,7 +164,7 @@ def kinked(layer):
 
 def against_autograd(layer, host, options, like, kernel):
     """Return the worst error against PyTorch's autograd, through a forward that is written step by step."""
-    from tests import torch_layers
+    from tests.support import torch_layers
 
     rng = np.random.default_rng(1)
     weights = {"dy": rng.standard_normal((T, B, layer.widths[1])), "dstate": tree.map(np.ones_like, host["state0"])}
@@ -200,7 +200,7 @@ EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 ON_NUMPY = (*(() if xprnn.kernels.TWINS["numba"].lacks else ("numba",)), "numpy", "reference")
 HALF_KERNELS = {"numpy": ON_NUMPY, "cupy": ("cupy_persistent", "cupy_stepwise", "reference")}
 HALF_LIMIT = 8.0
-"""In EPS; tests/test_half.py tells where the roundings come from, of one layer: here are two."""
+"""In EPS; tests/recurrent/test_half.py tells where the roundings come from, of one layer: here are two."""
 
 
 def half_arguments(layer, rng, dtype, xp):

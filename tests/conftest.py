@@ -3,7 +3,7 @@ import inspect
 import numpy as np
 import pytest
 
-from tests import backends, halves
+from tests.support import backends, halves
 from xprnn import kernels
 
 _made = {}

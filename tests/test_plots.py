@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import xprnn
-from tests.close import assert_close
+from tests.support.close import assert_close
 from xprnn import losses, plots
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib draws the pictures; not installed")

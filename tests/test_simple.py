@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import xprnn
-from tests.close import assert_close
+from tests.support.close import assert_close
 
 LOSSES = [2.276755, 0.747057, 0.065337, 0.021704, 0.009755, 0.004976, 0.002936, 0.002053, 0.001667, 0.001493]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import xprnn
-from tests.backends import Backend, running
-from tests.close import assert_close
+from tests.support.backends import Backend, running
+from tests.support.close import assert_close
 from xprnn import backends, tree
 
 T = {"l1": {"W": 2, "b": 3}, "l0": ({"W": 5}, None, 7), "empty": {}, "none": None, "scale": 11}

@@ -1,0 +1,107 @@
+"""The benchmark: all sides do the same work, and its figures are what they are called. Nothing is held to a time."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.support.close import error
+from xprnn import tree
+
+SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
+SHAPE = (4, 3, 4, 5, 2)
+NEEDS = {"torch": ["torch"], "jax": ["jax"], "onnxruntime": ["onnx", "onnxruntime"]}
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
+def results(make, job, calls=3):
+    """Return per candidate of a side the arrays that its calls give."""
+    found = {}
+    for how, candidate in make(job).items():
+        candidate.before()
+        found[how] = [arrays(candidate.run()) for _ in range(calls)]
+    return found
+
+
+def arrays(result):
+    held = result.copy_outputs_to_cpu() if hasattr(result, "copy_outputs_to_cpu") else result
+    held = tuple(held) if isinstance(held, list) else held
+    return [np.array(a.numpy() if hasattr(a, "numpy") else a) for _, a in tree.items(held)]
+
+
+@pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("kind", ["training", "inference", "stream"])
+@pytest.mark.parametrize("other", ["reference", "step", "torch", "jax", "onnxruntime"])
+def test_all_sides_come_to_the_same_numbers(other, kind, cell, monkeypatch):
+    import bench_sides
+
+    for library in NEEDS.get(other, []):
+        pytest.importorskip(library, reason=f"{library}, of a peer of the benchmark, is not installed")
+    monkeypatch.setattr(bench_sides, "LR", 1e-2)  # one that shows
+    job = bench_sides.Job(kind, cell, SHAPE, "float32")
+    make = (lambda job: bench_sides.ours(job, "reference")) if other == "reference" else bench_sides.side(other)
+    if (other, kind) in {("onnxruntime", "training"), ("step", "training"), ("step", "inference")}:
+        with pytest.raises(bench_sides.Refused):
+            make(job)
+        return
+    ((_, expected),) = results(bench_sides.side("xprnn"), job).items()
+    for how, calls in results(make, job).items():
+        for ours, theirs in zip(expected, calls, strict=True):
+            for a, b in zip(ours, theirs, strict=kind != "stream"):  # there ours is y alone, some give the state too
+                assert error(b.reshape(a.shape), a) <= 1e-5, how
+    assert kind != "training" or expected[2][0] < expected[0][0]
+
+
+def test_a_side_in_a_process_of_its_own_answers_with_figures_or_a_reason():
+    import bench_process
+    from bench_sides import Job
+
+    with bench_process.Sides() as sides:
+        found = sides.contest(["xprnn", "numpy", "step"], Job("inference", "GRU", SHAPE, "float32"))
+        grown = sides.get("xprnn", "float32").ask("memory", Job("training", "GRU", SHAPE, "float32"))
+    assert found["xprnn"]["q1"] <= found["xprnn"]["median"] <= found["xprnn"]["q3"]
+    assert found["step"] == {"refused": "only of a stream"}
+    assert found["xprnn"]["how"] == "numpy" or "median" in found["numpy"]
+    if pathlib.Path("/proc/self/clear_refs").exists():
+        assert 0 <= grown["bytes"] < 2**24
+
+
+def side(median, how="numpy"):
+    return {"how": how, "median": median, "q1": 0.9 * median, "q3": 1.1 * median, "rounds": 7}
+
+
+def test_the_goals_of_a_line_are_judged_by_the_better_peer():
+    import bench_table
+    from bench_sides import Job
+
+    job = Job("training", "LSTM", bench_table.SHAPES[2], "float32")
+    record = {"sides": {"xprnn": side(0.2), "numpy": {"refused": "x"}, "torch": side(0.3), "jax": side(0.25)}}
+    record |= {"better": bench_table.better(record), "of_gemm": 0.5}
+    assert record["better"] == pytest.approx(1.25)
+    expected = {"≥ 1.1": True, "60% of GEMM": False, "numpy ≤ 1.5 of the peer": True}
+    assert bench_table.goals(3, job, record) == expected
+    record["sides"]["numpy"] = side(0.4)
+    assert not bench_table.goals(3, job, record)["numpy ≤ 1.5 of the peer"]
+    assert bench_table.entry(side(0.25, "1t"), 1e3, 0.2) == "250 ±10% ×1.25 1t"
+    assert bench_table.flops("RNN", 1, 1, 2, 3, 1) == 2 * (9 + 6 + 9 + 9 + 6 + 9)  # forward; dh, dW_hh, dW_ih; readout
+
+
+def test_the_command_line_and_the_comparison_with_an_older_run(tmp_path, capsys):
+    import bench
+
+    args = bench.arguments(["training", "--rows", "1,3"])
+    assert (args.parts, args.rows) == (["training"], [1, 3])
+    assert bench.arguments(["--quick"]).rows == [1, 2]
+    assert bench.arguments(["--memory"]).parts == []
+    with pytest.raises(SystemExit):
+        bench.arguments(["--rows", "6"])
+    record = {"part": "training", "what": "a line", "sides": {"xprnn": side(0.2), "torch": side(0.3)}}
+    older = record | {"sides": {"xprnn": side(0.4), "torch": {"refused": "x"}}}
+    (tmp_path / "old.json").write_text(json.dumps({"records": [older]}))
+    bench.against([record, record | {"what": "a new line"}], tmp_path / "old.json")
+    assert capsys.readouterr().out.splitlines()[1].split() == ["training", "a", "line", "xprnn", "0.50"]

@@ -1,0 +1,1 @@
+"""Helpers of the tests: backends, tolerances, judges, drawn arguments."""
