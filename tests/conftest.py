@@ -5,6 +5,7 @@ import pytest
 
 from tests.support import backends, halves
 from xprnn import kernels
+from xprnn.kernels.select import remembered
 
 _made = {}
 
@@ -89,9 +90,9 @@ def without_numba(monkeypatch):
     """As if numba were not installed."""
     with monkeypatch.context() as patch:
         patch.setattr(kernels.registry, "_is_installed", lambda package: False)
-        kernels._select_once.cache_clear()  # what is installed does not change, but for a test
+        remembered.cache_clear()  # what is installed does not change, but for a test
         yield
-    kernels._select_once.cache_clear()
+    remembered.cache_clear()
 
 
 def pytest_collection_modifyitems(config, items):

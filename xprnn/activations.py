@@ -258,18 +258,10 @@ def read(name: str, given: Any, clip: float | None = None) -> Activation | Custo
 TANH, SIGMOID, RELU = Activation("tanh"), Activation("sigmoid"), Activation("relu")
 
 
-def inputs(*activations: Activation | Custom) -> Callable[..., tuple[Array, ...]]:
-    """Bind what a cell keeps of its pre-activations, given one per activation: those that a slope needs."""
-    chosen = [k for k, activation in enumerate(activations) if activation.needs_input]
-    if not chosen:
-        return lambda *xs: ()
-    return lambda *xs: tuple(xs[k] for k in chosen)
-
-
-def paired(
-    activations: tuple[Activation | Custom, ...], kept: tuple[Array, ...]
-) -> tuple[list[Array | None], tuple[Array, ...]]:
-    """Return per activation the x that `inputs` kept, or None, and what was kept behind these."""
-    rest = iter(kept)
-    found = [next(rest) if activation.needs_input else None for activation in activations]
-    return found, tuple(rest)
+def needed(*activations: Activation | Custom) -> Callable[..., Any]:
+    """Bind the pre-activations, one per activation, to those that a slope needs, None in the place of the others."""
+    flags = [activation.needs_input for activation in activations]
+    if not any(flags):
+        nothing = (None,) * len(flags)
+        return lambda *xs: nothing
+    return lambda *xs: tuple([x if flag else None for flag, x in zip(flags, xs, strict=True)])

@@ -7,7 +7,7 @@ Axes: T time, B batch, G gates, H hidden units, n a state's width (H).
 """
 
 from collections.abc import Callable, Iterable
-from itertools import repeat
+from itertools import repeat, starmap
 from typing import Any, NamedTuple
 
 from xprnn import tree
@@ -46,7 +46,7 @@ class Cache(NamedTuple):
     state0: States  # per state (B, n)
     states: States  # per state (T, B, n)
     new: States  # the cell's candidates where gate or noise changed them, else `states`
-    kept: States  # what the cell keeps, each (T, B, ·)
+    kept: Any  # what the cell's steps leave for the backward pass, each (T, B, ·)
 
 
 def scan(
@@ -258,7 +258,11 @@ def _cut(inputs: Any, start: int, stop: int) -> Any:
 def _steps(inputs: Any, T: int, xp: Namespace, *, reverse: bool) -> Iterable[Any]:
     """Yield the inputs of each step."""
     if isinstance(inputs, tuple):
-        return zip(*(_steps(x, T, xp, reverse=reverse) for x in inputs), strict=False) if inputs else repeat(())
+        if not inputs:
+            return repeat(())
+        columns = [_steps(x, T, xp, reverse=reverse) for x in inputs]
+        rows = zip(*columns, strict=False)
+        return starmap(type(inputs), rows) if hasattr(inputs, "_fields") else rows
     if inputs is None:
         return repeat(None)
     if inputs.shape[0] == 1:
@@ -270,5 +274,5 @@ def _steps(inputs: Any, T: int, xp: Namespace, *, reverse: bool) -> Iterable[Any
 def _stack(outs: list[Any], xp: Namespace) -> Any:
     """Stack a list of nested tuples into a nested tuple of arrays, time first."""
     if isinstance(outs[0], tuple):
-        return tuple(_stack(list(column), xp) for column in zip(*outs, strict=True))
-    return xp.stack(outs)
+        return tree.rebuilt(outs[0], [_stack(list(column), xp) for column in zip(*outs, strict=True)])
+    return None if outs[0] is None else xp.stack(outs)

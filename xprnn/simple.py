@@ -9,6 +9,7 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Home
 from xprnn.cells import Elman
+from xprnn.cells.elman import StepCache
 from xprnn.losses import half_sum_of_squares
 from xprnn.scan import NOTHING, Cache
 
@@ -128,7 +129,7 @@ class SimpleRNN:
         checks.array("y_true", y_true, home, "(T, O)", (T, self.output_dim), "x_seq")
         # an Elman cell keeps nothing but its states, so h_seq is the cache of the reference scan
         h = (h_seq[:, None, :],)
-        cache = Cache(NOTHING, (home.xp.zeros_like(h[0][0, ...]),), states=h, new=h, kept=())
+        cache = Cache(NOTHING, (home.xp.zeros_like(h[0][0, ...]),), states=h, new=h, kept=StepCache())
         self._descend(x_seq, h_seq, y_seq - y_true, (kernels.REFERENCE, cache), home)
 
     def train_step(self, x_seq: Array, y_true: Array) -> Array:
@@ -155,7 +156,7 @@ class SimpleRNN:
         xp = home.xp
         a = (x_seq @ self.W_xh + self.b_h)[:, None, :]
         p = {"W_hh": xp.matrix_transpose(self.W_hh)}
-        kernel, _ = kernels.select(CELL, NOTHING, xp, home.dtype, (a.shape[0], 1, self.hidden_dim))
+        kernel = kernels.select(CELL, NOTHING, home, (a.shape[0], 1, self.input_dim, self.hidden_dim)).kernel
         (h,), _, cache = kernel.scan(CELL, a, (xp.zeros_like(a[0, ...]),), p, keep=keep)
         return h[:, 0, :], (kernel, cache)
 

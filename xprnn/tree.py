@@ -68,11 +68,17 @@ def _map(f: Callable[..., Any], path: Path, constant: str | None, tree: Tree, re
         for other in rest:
             if not isinstance(other, tuple) or len(other) != len(tree):
                 raise ValueError(f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}")
-        return tuple([_map(f, (path, k), constant, branch, [o[k] for o in rest]) for k, branch in enumerate(tree)])
+        branches = [_map(f, (path, k), constant, branch, [o[k] for o in rest]) for k, branch in enumerate(tree)]
+        return rebuilt(tree, branches)
     for other in rest:
         if isinstance(other, NODES) or (other is None) != (tree is None):
             raise ValueError(f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}")
     return None if tree is None else f(tree, *rest)
+
+
+def rebuilt(like: tuple[Any, ...], branches: Iterable[Tree]) -> Tree:
+    """Return a tuple of branches, a `NamedTuple` of the class of `like` where that is one."""
+    return type(like)(*branches) if hasattr(like, "_fields") else tuple(branches)
 
 
 def _map_dict(
@@ -127,7 +133,7 @@ def _kind(tree: Any) -> str:
 def trainable(tree: Tree) -> Tree:
     """Return the tree without its constants, which live under the key "fixed" at any depth."""
     if isinstance(tree, tuple):
-        return tuple(trainable(branch) for branch in tree)
+        return rebuilt(tree, [trainable(branch) for branch in tree])
     if not isinstance(tree, dict):
         return tree
     return {key: trainable(branch) for key, branch in tree.items() if key != "fixed"}

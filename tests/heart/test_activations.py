@@ -139,4 +139,4 @@ def test_on_numpy_only_a_users_own_activation_is_left_to_the_reference():
         assert xprnn.kernels.explain(layer, x).kernel == RUNNING[-1]
     chosen = xprnn.kernels.explain(xprnn.LSTM(3, 4, output_activation=arctan("output")), x)
     refusal = "it does not take a user's own activation"
-    assert chosen == ("reference", f"numba: {LACKING or refusal}; numpy: {refusal}")
+    assert chosen[:2] == ("reference", f"numba: {LACKING or refusal}; numpy: {refusal}")

@@ -8,14 +8,15 @@ import pytest
 
 from tests.support import optioned, scans
 from tests.support.close import assert_close
+from xprnn import tree
 from xprnn.activations import RELU, TANH
-from xprnn.cells import GRU, LSTM, Elman
+from xprnn.cells import GRU, LSTM, Elman, GRUResetBefore
 
 CELLS = {
     "elman-tanh": Elman(),
     "elman-relu": Elman(RELU),
     "gru-after": GRU(),
-    "gru-before": GRU(reset_after=False),
+    "gru-before": GRUResetBefore(),
     "lstm": LSTM(),
 }
 
@@ -54,7 +55,7 @@ def by_hand(cell, a, h, c, W, b):
         new = [f[k] * c[k] + i[k] * g[k] for k in units]
         return [o[k] * math.tanh(new[k]) for k in units], new
     r, z = ([σ(a[g][k] + u(g, k)) for k in units] for g in (0, 1))
-    if cell.reset_after:
+    if isinstance(cell, GRU):
         n = [math.tanh(a[2][k] + r[k] * u(2, k)) for k in units]
     else:
         n = [math.tanh(a[2][k] + u(2, k, [r[j] * h[j] for j in units])) for k in units]
@@ -87,19 +88,20 @@ def test_slopes_of_a_step_equal_those_of_a_whole_sequence_bit_for_bit(cell, drop
     a, state, p = draw(cell, rng, T, B, H)
     drop = rng.uniform(0.5, 2.0, (T, B, H)) if dropped else None
     step = cell.forward(p, xp)
-    prevs, news, kepts = [], [], []
+    prevs, news, caches = [], [], []
     for t in range(T):
-        new, kept = step(a[t], state, drop[t] if dropped else None)
+        new, cache = step(a[t], state, drop[t] if dropped else None)
         prevs.append(state)
         news.append(new)
-        kepts.append(kept)
+        caches.append(cache)
         state = new
-    whole = [tuple(np.stack(c) for c in zip(*columns, strict=True)) for columns in (kepts, prevs, news)]
-    factors = cell.slopes(*whole, p, drop)
+    whole = [tree.map(lambda *steps: np.stack(steps), *column) for column in (caches, prevs, news)]
+    factors = dict(tree.items(cell.slopes(*whole, p, drop)))
     for t in range(T):
-        single = cell.slopes(kepts[t], prevs[t], news[t], p, drop[t] if dropped else None)
-        for one, all_ in zip(single, factors, strict=True):
-            np.testing.assert_array_equal(one, all_[t])
+        single = dict(tree.items(cell.slopes(caches[t], prevs[t], news[t], p, drop[t] if dropped else None)))
+        assert single.keys() == factors.keys()
+        for path, one in single.items():
+            np.testing.assert_array_equal(one, factors[path][t], err_msg=path)
 
 
 def test_backward_is_linear_in_the_incoming_gradient(cell, rng):
@@ -107,14 +109,14 @@ def test_backward_is_linear_in_the_incoming_gradient(cell, rng):
 
     B, H = 2, 3
     a, state, p = draw(cell, rng, 1, B, H)
-    new, kept = cell.forward(p, xp)(a[0], state)
-    factors = cell.slopes(kept, state, new, p)
+    new, cache = cell.forward(p, xp)(a[0], state)
+    factors = cell.slopes(cache, state, new, p)
     back = cell.backward(p, xp)
     u, v = (tuple(rng.standard_normal(s.shape) for s in state) for _ in range(2))
     both = back(tuple(2.0 * x - 3.0 * y for x, y in zip(u, v, strict=True)), factors)
     of_u, of_v = back(u, factors), back(v, factors)
     for k in range(2):
-        combined = tuple(2.0 * x - 3.0 * y for x, y in zip(of_u[k], of_v[k], strict=True))
+        combined = tree.map(lambda x, y: 2.0 * x - 3.0 * y, of_u[k], of_v[k])
         assert_close(both[k], combined, tol=1e-13)  # rounding of three sums of a dozen terms
 
 

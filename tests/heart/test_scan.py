@@ -245,7 +245,12 @@ def test_these_tests_turn_red_on_a_planted_bug(planted, where, monkeypatch, rng,
     expected = judge(torch, "lstm", given, {}, weight, ())
     if planted.startswith("a slope"):
         original = LSTM.slopes
-        monkeypatch.setattr(LSTM, "slopes", lambda *args: (original(*args)[0] * 0.5, *original(*args)[1:]))
+
+        def halved(*args):
+            factors = original(*args)
+            return factors._replace(c_gates=(0.5 * factors.c_gates[0], *factors.c_gates[1:]))
+
+        monkeypatch.setattr(LSTM, "slopes", halved)
     elif planted.startswith("h_prev"):
         original = scan.previous
         monkeypatch.setattr(scan, "previous", lambda cache, xp: (cache.states[0], original(cache, xp)[1]))

@@ -22,7 +22,7 @@ from tests.support.scans import (
 from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn.activations import TABLE, Activation, Custom
-from xprnn.cells import GRU, LSTM, Elman
+from xprnn.cells import GRU, LSTM, Elman, GRUResetBefore
 from xprnn.kernels.numpy_.activations import bind
 from xprnn.kernels.reference_stepper import Part
 from xprnn.scan import NOTHING, Around
@@ -70,14 +70,14 @@ OPTIONED = {
         f"{kind}-{place}-{name}": make(**{place: f})
         for kind, places, make in (
             ("gru", ("gate", "candidate"), GRU),
-            ("gru-before", ("gate", "candidate"), lambda **f: GRU(reset_after=False, **f)),
+            ("gru-before", ("gate", "candidate"), GRUResetBefore),
             ("lstm", ("gate", "candidate", "output"), LSTM),
         )
         for place in places
         for name, f in FUNCTIONS.items()
     },
-    "gru-both": GRU(True, Activation("elu", -0.3, clip=0.9), Activation("softplus", clip=0.7)),
-    "gru-before-both": GRU(False, Activation("elu", -0.3, clip=0.9), Activation("softplus", clip=0.7)),
+    "gru-both": GRU(Activation("elu", -0.3, clip=0.9), Activation("softplus", clip=0.7)),
+    "gru-before-both": GRUResetBefore(Activation("elu", -0.3, clip=0.9), Activation("softplus", clip=0.7)),
     **{f"lstm-{name}": LSTM(**options) for name, options in LSTM_PARTS.items()},
 }
 """Cells with options: every function in every place, and all else that an LSTM may have, alone and together."""

@@ -16,7 +16,7 @@ from tests.support.scans import (
     needs_cupy,
 )
 from xprnn import kernels
-from xprnn.cells import GRU, LSTM, Elman
+from xprnn.cells import GRU, LSTM, Elman, GRUResetBefore
 
 pytestmark = needs_cupy
 
@@ -38,7 +38,7 @@ def test_cupy_plans_fit_the_chip_and_leave_out_no_unit_and_no_row(chip, rng):
 
     limits, fitted = limits_of(chip), 0
     for _ in range(400):
-        cell = [Elman(), GRU(), GRU(reset_after=False), LSTM(), LSTM(coupled=True)][rng.integers(5)]
+        cell = [Elman(), GRU(), GRUResetBefore(), LSTM(), LSTM(coupled=True)][rng.integers(5)]
         dtype = np.dtype(["float32", "float64", "float16"][rng.integers(3)])
         B, H, D = int(rng.integers(1, 300)), int(rng.integers(1, 1500)), int(rng.integers(1, 3))
         for backward in (False, True):

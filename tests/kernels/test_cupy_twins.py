@@ -281,5 +281,5 @@ def test_cupy_activations_have_the_reference_s_values_and_slopes_at_kinks_and_fa
 
 
 def test_cupy_optioned_cells_hold_every_activation_of_the_table():
-    found = {a for cell in optioned.CELLS.values() for a in (*cell.used, getattr(cell, "output", None))}
+    found = {a for cell in optioned.CELLS.values() for a in (*cell.activations, getattr(cell, "output", None))}
     assert {a.name for a in found if isinstance(a, Activation)} == set(activations.TABLE)

@@ -8,7 +8,7 @@ from tests.support.close import error
 from tests.support.scans import OPTIONS, draw, draw_around, gradients_of, host, run, weights
 from xprnn import kernels, tree
 from xprnn.activations import RELU, Activation
-from xprnn.cells import GRU, LSTM, Elman
+from xprnn.cells import GRU, LSTM, Elman, GRUResetBefore
 from xprnn.scan import Around
 
 
@@ -28,7 +28,7 @@ CELLS = {
     "elman": Elman(),
     "elman-relu": Elman(RELU),
     "gru": GRU(),
-    "gru-before": GRU(reset_after=False),
+    "gru-before": GRUResetBefore(),
     "lstm": LSTM(),
     "gru-options": GRU(gate=Activation("sigmoid", clip=30.0), candidate=Activation("softsign")),
     "lstm-options": LSTM(
@@ -38,7 +38,7 @@ CELLS = {
         coupled=True,
         cell_clip=50.0,
     ),
-    "lstm-projected": LSTM(projection=True),
+    "lstm-projected": LSTM(projection=2),
 }
 """The last ones' bounds are met by no number: at a kink, rounding would choose the slope."""
 SHAPES = [(20, 64, 128), (20, 1, 100), (12, 33, 257), (12, 5, 512)]

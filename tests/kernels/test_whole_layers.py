@@ -11,11 +11,11 @@ from tests.support.numba_scans import ALL, FLOATS, PROJECTED, arguments, every_c
 from tests.support.scans import gradients_of
 from xprnn import kernels, scan, tree
 from xprnn._array import namespace as xpx
-from xprnn.cells import GRU, LSTM, input_map
+from xprnn.cells import LSTM, GRUResetBefore, input_map
 from xprnn.kernels import threads
 from xprnn.kernels.numba_ import scan as numba_scan
 
-LAYER = kernels.TWINS["numba"].load().layer
+LAYER = kernels.TWINS["numba"].load().fused
 WHOLE = {name: cell for name, cell in ALL.items() if LAYER.takes(cell, (5, 4, 3), 6)}
 SHAPES = [(9, 3, 5, 4), (1, 1, 3, 8), (1, 9, 1, 6), (50, 1, 10, 16), (3, 7, 33, 17), (300, 1, 2, 3), (7, 1, 1, 5)]
 """(T, B, I, H): weights packed and not, one chunk of rows and several, more steps than a panel is deep."""
@@ -101,7 +101,7 @@ def test_a_whole_layer_reads_no_memory_that_nothing_was_written_into(name, on, r
 
 
 def test_what_is_run_as_a_whole():
-    assert not LAYER.takes(GRU(reset_after=False), (5, 4, 3), 6)
+    assert not LAYER.takes(GRUResetBefore(), (5, 4, 3), 6)
     assert not LAYER.takes(LSTM(peepholes=True), (5, 4, 3), 6)
     assert not LAYER.takes(PROJECTED, (5, 4, 3), 6)
     for shape in ((0, 4, 3), (5, 0, 3)):

@@ -8,7 +8,7 @@ import pytest
 
 import xprnn
 from xprnn import backends, kernels, tree
-from xprnn.cells import PLAIN
+from xprnn.kernels.registry import is_plain
 
 NAMES = ("numpy", "numpy:readonly", "array_api_strict", "torch", "jax", "cupy")
 KERNELS = {
@@ -74,7 +74,7 @@ class Backend:
     def kernels_for(self, layer):
         """Return the kernels to run a layer with: those of CuPy compile every cell anew, so they get the plain ones."""
         any_cell = ("reference", "jax", "numpy", "numba")
-        return [kernel for kernel in self.kernels if kernel in any_cell or layer.cell in PLAIN]
+        return [kernel for kernel in self.kernels if kernel in any_cell or is_plain(layer.cell)]
 
     def asarray(self, a, dtype=None):
         """Copy a host array to this library: to `device1` of array-api-strict, where implicit conversion fails."""

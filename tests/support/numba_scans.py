@@ -16,7 +16,7 @@ from xprnn.cells import LSTM as LSTMCell
 
 ROOT = Path(__file__).parents[2]
 FLOATS = [np.float64, np.float32]
-PROJECTED = LSTMCell(projection=True, **LSTM_PARTS["peepholes-coupled"])
+PROJECTED = LSTMCell(projection=2, **LSTM_PARTS["peepholes-coupled"])
 ALL = {name: cell for name, (cell, _) in KINDS.items()} | {"lstm-projected": PROJECTED}
 
 every_cell = pytest.mark.parametrize("cell", ALL.values(), ids=ALL.keys())

@@ -6,7 +6,7 @@ share a cell's equations, and differ in the products and in what they hand from 
 
 from tests.support.scans import KINDS
 from xprnn.activations import Activation
-from xprnn.cells import GRU, LSTM, Elman
+from xprnn.cells import GRU, LSTM, Elman, GRUResetBefore
 
 HARD = Activation("hard_sigmoid", 0.6, 0.4)
 CLIPPED = Activation("sigmoid", clip=0.8)
@@ -16,8 +16,8 @@ CELLS = {
     "elman-elu-clipped": Elman(Activation("elu", 0.8, clip=0.9)),
     "gru-softsign-elu-negative": GRU(gate=Activation("softsign"), candidate=Activation("elu", -0.5)),
     "gru-clipped-relu": GRU(gate=CLIPPED, candidate=Activation("relu")),
-    "gru-before-hard-thresholded": GRU(False, gate=HARD, candidate=Activation("thresholded_relu", 0.1)),
-    "gru-before-clipped-leaky": GRU(False, gate=CLIPPED, candidate=Activation("leaky_relu", -0.3)),
+    "gru-before-hard-thresholded": GRUResetBefore(gate=HARD, candidate=Activation("thresholded_relu", 0.1)),
+    "gru-before-clipped-leaky": GRUResetBefore(gate=CLIPPED, candidate=Activation("leaky_relu", -0.3)),
     "lstm-elu-scaled": LSTM(candidate=Activation("elu", 0.8), output=Activation("scaled_tanh", 1.2, 0.7)),
     "lstm-hard-softplus-affine": LSTM(HARD, Activation("softplus"), Activation("affine", 0.5, 0.2)),
     "lstm-clipped-leaky": LSTM(CLIPPED, Activation("leaky_relu", 0.3), Activation("leaky_relu", 0.0)),
@@ -36,8 +36,8 @@ CELLS = {
 }
 
 PROJECTED = {
-    "lstm-projected": LSTM(projection=True),
-    "lstm-projected-full": LSTM(CLIPPED, peepholes=True, coupled=True, cell_clip=0.5, projection=True),
+    "lstm-projected": LSTM(projection=2),
+    "lstm-projected-full": LSTM(CLIPPED, peepholes=True, coupled=True, cell_clip=0.5, projection=2),
 }
 """What the stepwise twin alone runs."""
 
@@ -46,9 +46,9 @@ EVERY = CELLS | PROJECTED
 NORMED = {
     "elman-normed": Elman(norm=1e-5),
     "gru-normed": GRU(norm=1e-5, gate=CLIPPED),
-    "gru-before-normed": GRU(False, norm=0.1),
+    "gru-before-normed": GRUResetBefore(norm=0.1),
     "lstm-normed": LSTM(norm=1e-5, peepholes=True),
-    "lstm-normed-projected": LSTM(norm=0.1, coupled=True, projection=True),
+    "lstm-normed-projected": LSTM(norm=0.1, coupled=True, projection=2),
 }
 """What the reference alone runs."""
 

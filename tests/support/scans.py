@@ -9,14 +9,14 @@ import pytest
 from tests.support import backends
 from xprnn import kernels, tree
 from xprnn.activations import RELU
-from xprnn.cells import GRU, LSTM, Elman
+from xprnn.cells import GRU, LSTM, Elman, GRUResetBefore
 from xprnn.scan import NOTHING, Around
 
 KINDS = {
     "elman": (Elman(), {}),
     "elman-relu": (Elman(RELU), {"activation": "relu"}),
     "gru": (GRU(), {}),
-    "gru-before": (GRU(reset_after=False), {"reset_after": False}),
+    "gru-before": (GRUResetBefore(), {"reset_after": False}),
     "lstm": (LSTM(), {}),
 }
 OPTIONS = ("reset", "fresh", "mask", "gate", "noise", "drop", "inner")
@@ -43,8 +43,8 @@ T, B, H = 9, 3, 4
 
 
 def widths(cell, H):
-    """Return the width of every state: h of half the units where it is projected."""
-    return [(H + 1) // 2 if name == "h" and getattr(cell, "projection", False) else H for name in cell.states]
+    """Return the width of every state."""
+    return list(cell.widths(H))
 
 
 def draw(cell, rng, T=T, B=B, H=H, bias=True):

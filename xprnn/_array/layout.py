@@ -124,7 +124,10 @@ def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float"
 
 
 def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None, Array | None]:
-    """Return which steps are valid, and where segments begin, (T, B, 1) each or None, checked."""
+    """Return which steps are valid, and where segments begin, (T, B, 1) each or None, checked.
+
+    Both are copies: a cache refers to them, and the caller may change their own arrays meanwhile.
+    """
     if lengths is None and mask is None and reset is None and form.rows is None:
         return None, None
     xp = form.home.xp
@@ -220,7 +223,7 @@ def _flags(name: str, flags: Any, form: Form) -> Array:
         raise ValueError(
             f"`{name}` must have shape {form.letters()} = {form.shape()} like `x`, got {tuple(flags.shape)}"
         )
-    return form.inward(flags)[..., None]
+    return form.inward(xpx.copy(flags))[..., None]
 
 
 def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:

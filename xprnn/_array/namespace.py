@@ -112,6 +112,16 @@ def cast(a: Array, dtype: Any) -> Array:
     return a if a.dtype == dtype else namespace(a).astype(a, dtype)
 
 
+def copy(a: Array) -> Array:
+    """Return a copy, of whose elements the caller's array is no longer a part; JAX arrays never change."""
+    if isinstance(a, np.ndarray):
+        return a.copy()
+    xp = namespace(a)
+    if is_namespace_jax(xp):
+        return a
+    return a.clone() if is_namespace_torch(xp) else xp.asarray(a, copy=True)
+
+
 def where(condition: Array, a: Array, b: Array, xp: Namespace) -> Array:
     """Return `a` where the condition holds, else `b`, in their dtype: CuPy would widen bfloat16."""
     return cast(xp.where(condition, a, b), a.dtype)

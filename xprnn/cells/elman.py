@@ -5,7 +5,7 @@ With a_t = W_ih x_t + b_ih, the input's share, and d_t the factor `drop`, 1 wher
     ĥ_t = f(a_t + W_hh h_{t-1} + b_hh)
     h_t = d_t ĥ_t
 
-With `norm` the sum is normalised, and b_hh stands behind it, n̂ as in `xprnn.cells.layer_norm`, γ = `ln_hh`:
+With `norm` the sum is normalised, and b_hh stands behind it, n̂ as in `layer_norm.py`, γ = `ln_hh`:
 
     ĥ_t = f(γ n̂(a_t + W_hh h_{t-1}) + b_hh)
 
@@ -16,99 +16,103 @@ arXiv:1504.00941; `norm`: Ba, Kiros & Hinton (2016), arXiv:1607.06450, equation 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from xprnn._array.namespace import Array, Namespace
-from xprnn.activations import TANH, Activation, Custom, inputs, paired
+from xprnn.activations import TANH, Activation, Custom, needed
 from xprnn.cells import recurrent_map
-from xprnn.cells.layer_norm import Norm
-from xprnn.cells.once import hashed_once
-from xprnn.cells.recurrent_map import Params, States, Step
+from xprnn.cells.cell import OPTIONS, Cell, Parameter, Params, States, Step
+from xprnn.cells.layer_norm import Norm, NormCache
 
 
-@hashed_once
+class StepCache(NamedTuple):
+    """What a forward step leaves beside h."""
+
+    x: Array | None = None  # what f sees, where its slope needs that
+    candidate: Array | None = None  # ĥ, where a factor on it makes h another
+    norm: NormCache | None = None
+
+
+class Factors(NamedTuple):
+    """The factors of the backward step."""
+
+    h_x: Array  # ∂h/∂x = d f′(x)
+    norm: NormCache | None
+
+
+class Out(NamedTuple):
+    """Gradients that a backward step hands out."""
+
+    a: Array
+    x: Array | None = None  # behind a normalisation
+
+
 @dataclass(frozen=True)
-class Elman:
+class Elman(Cell):
     """h_t = f(a_t + W_hh h_{t-1} + b_hh), with f given by `activation`."""
 
     activation: Activation | Custom = TANH
     norm: float | None = None  # ε
-    gates: ClassVar[int] = 1
-    states: ClassVar[tuple[str, ...]] = ("h",)
+    options: ClassVar[tuple[str, ...]] = OPTIONS
 
     @property
-    def used(self) -> tuple[Activation | Custom, ...]:
+    def activations(self) -> tuple[Activation | Custom, ...]:
         """The activations of the gates."""
         return (self.activation,)
 
-    def input_norm(self, H: int) -> Norm | None:
-        """Return None: the input's share is normalised in the sum."""
-        return None
+    def parameters(self, H: int, *, bias: bool) -> dict[str, Parameter]:
+        """Declare W_hh, b_hh and γ."""
+        return recurrent_map.parameters(1, H, H, bias=bias, norm=self.norm is not None)
+
+    def cache_size(self, H: int) -> int:
+        """Return 0 for most activations: h tells f′."""
+        return H * (self.activation.needs_input + 2 * (self.norm is not None))
 
     def _norm(self, p: Params) -> Norm | None:
         return None if self.norm is None else Norm(self.norm, (p["W_hh"].shape[0],))
 
     def forward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the step."""
-        activation, norm = self.activation, self._norm(p)
-        f, of_input = activation.bind(xp), inputs(activation)
+        f, norm = self.activation.bind(xp), self._norm(p)
         u = recurrent_map.forward(p if norm is None else {"W_hh": p["W_hh"]}, xp, inner)
         scaled = None if norm is None else recurrent_map.scale(p, xp, norm)
+        needed_x = needed(self.activation)
 
-        def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, States]:
-            u_t, seen = u(*prev)
-            z = a_t + u_t
+        def step(a_t: Array, prev: States, drop_t: Array | None = None) -> tuple[States, StepCache]:
+            u_t, cache = u(*prev)
+            x = a_t + u_t
             if scaled is not None:
-                z, seen = scaled(z)
-            h = f(z)
-            if drop_t is None:
-                return (h,), (*of_input(z), *seen)
-            return (drop_t * h,), (*of_input(z), *seen, h)
+                x, cache = scaled(x)
+            h = f(x)
+            (x,) = needed_x(x)
+            return ((h,), StepCache(x, None, cache)) if drop_t is None else ((drop_t * h,), StepCache(x, h, cache))
 
         return step
 
-    def slopes(
-        self,
-        kept: States,
-        prev: States,
-        new: States,
-        p: Params,
-        drop: Array | None = None,
-    ) -> States:
-        """Return f′, times the factor on the candidate."""
-        (z,), seen = paired(self.used, kept)
+    def slopes(self, cache: StepCache, prev: States, new: States, p: Params, drop: Array | None = None) -> Factors:
+        """Return ∂h/∂x."""
         if drop is None:
-            return (self.activation.slope(new[0], z), *seen)
-        return (drop * self.activation.slope(seen[-1], z), *seen[:-1])
+            return Factors(self.activation.slope(new[0], cache.x), cache.norm)
+        assert cache.candidate is not None
+        return Factors(drop * self.activation.slope(cache.candidate, cache.x), cache.norm)
 
     def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
-        """Bind the backward step: dz = f′ dh, da = dz or, normalised, its share, and dh_{t-1} = W_hhᵀ da."""
+        """Bind the backward step: dx = ∂h/∂x dh, da = dx or, normalised, its share, and dh_{t-1} = W_hhᵀ da."""
         norm = self._norm(p)
-        dz_to_dh = recurrent_map.backward(p, xp, inner, norm=norm)
+        dx_to_dh = recurrent_map.backward(p, xp, inner, norm=norm)
 
-        def back(dnew: States, factors: States) -> tuple[States, States]:
-            dz = dnew[0] * factors[0]
-            dh, da = dz_to_dh(dz, *factors[1:])
-            return (da,) if norm is None else (da, dz), (dh,)
+        def back(dnew: States, factors: Factors) -> tuple[Out, States]:
+            dx = dnew[0] * factors.h_x
+            dh, da = dx_to_dh(dx, factors.norm)
+            return Out(da, None if norm is None else dx), (dh,)
 
         return back
 
-    def trace(self, kept: States) -> dict[str, Array]:
-        """Return {}: there are no gates."""
-        return {}
-
     def gradients(
-        self,
-        out: States,
-        kept: States,
-        prev: States,
-        new: States,
-        p: Params,
-        inner: Array | None = None,
-    ) -> dict[str, Array]:
+        self, out: Out, cache: StepCache, prev: States, new: States, p: Params, inner: Array | None = None
+    ) -> dict[str, Any]:
         """Return dW_hh, db_hh and dγ."""
-        (da, *dz), (h,) = out, prev
-        if not dz:
-            return recurrent_map.gradients(da, h, p, inner)
-        n = paired(self.used, kept)[1][0]
-        return recurrent_map.gradients(dz[0], h, p, inner, dv=da, n=n)
+        (h,) = prev
+        if out.x is None:
+            return recurrent_map.gradients(out.a, h, p, inner)
+        return recurrent_map.gradients(out.x, h, p, inner, dv=out.a, norm=cache.norm)

@@ -13,20 +13,28 @@ from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
 
 
+class NormCache(NamedTuple):
+    """What the forward pass of a normalisation leaves for the backward one."""
+
+    n: Array  # n̂, in the shape of v
+    r: Array  # one per row and group
+
+
 class Norm(NamedTuple):
     """The normalisation of the last axis, in groups side by side."""
 
     eps: float
     sizes: tuple[int, ...]  # the groups' widths
 
-    def forward(self, v: Array, xp: Namespace) -> tuple[Array, Array]:
+    def forward(self, v: Array, xp: Namespace) -> NormCache:
         """Return n̂, in the shape of v, and r, one per row and group."""
         centred = [each - xpx.row_mean(each, xp) for each in self._groups(v)]
         rates = [(xpx.row_mean(each * each, xp) + self.eps) ** -0.5 for each in centred]
-        return _joined([each * r for each, r in zip(centred, rates, strict=True)], xp), _joined(rates, xp)
+        return NormCache(_joined([each * r for each, r in zip(centred, rates, strict=True)], xp), _joined(rates, xp))
 
-    def backward(self, xp: Namespace, dn: Array, n: Array, r: Array) -> Array:
+    def backward(self, xp: Namespace, dn: Array, cache: NormCache) -> Array:
         """Return the gradient at v from that at n̂."""
+        n, r = cache
         done = []
         for k, (d, each) in enumerate(zip(self._groups(dn), self._groups(n), strict=True)):
             along = each * xpx.row_mean(d * each, xp)

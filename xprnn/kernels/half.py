@@ -48,7 +48,7 @@ def widened(kernel: Kernel) -> Kernel:
         scan_backward=scan_backward,
         bind=partial(Bound, kernel.bind),
         side_by_side=kernel.side_by_side and (scans, scans_backward),
-        layer=None,  # its scans alone are quick in float32
+        fused=None,  # its scans alone are quick in float32
     )
 
 

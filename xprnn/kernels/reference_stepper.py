@@ -27,7 +27,7 @@ def widths(cell: Cell, p: Params) -> tuple[int, ...]:
 
 
 class BoundReference:
-    """Runs `cell.forward` layer by layer, on any array library, for `xprnn.recurrent.stepper.Stepper`."""
+    """Runs `cell.forward` layer by layer, on any array library, for `xprnn.recurrent.step.Stepper`."""
 
     def __init__(self, cell: Cell, parts: list[Part], B: int, home: Home) -> None:
         self._home = home

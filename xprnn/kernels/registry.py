@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 from xprnn import scan as reference
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Namespace
-from xprnn.cells import Cell
+from xprnn.activations import RELU
+from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore
 from xprnn.kernels.reference_stepper import BoundReference
 from xprnn.scan import Around
 
 
-class Layer(NamedTuple):
-    """A layer in one direction as one call each way: the input's map, the scan, and all gradients.
+class Fused(NamedTuple):
+    """Input map, scan and all gradients of one direction in one call each way.
 
-    `takes(cell, shape, H, around)` tells whether it runs a layer of H units for x (T, B, I), rather than the scan pair
-    and what is around it. `forward` and `backward` are the pair but for `x`, which comes in the place of a, and behind
-    the cache; `p` and its gradient hold the input's map too, and the gradient of x is returned last.
+    `takes(cell, shape, H, around)` tells whether it runs H units for x (T, B, I), from which fields of `around` are
+    there. `forward` and `backward` are the scan pair but for `x`, which comes in the place of a, and behind the cache;
+    `p` and its gradient hold the input map's parameters too, and the gradient of x is returned last.
     """
 
     takes: Callable[..., bool]
@@ -27,18 +28,36 @@ class Layer(NamedTuple):
     backward: Callable[..., Any]
 
 
+class Memory(NamedTuple):
+    """What a training step takes beside what it keeps, an upper bound."""
+
+    transient: int  # numbers per step and row
+    block: int  # numbers per row and step of a block of `xprnn.scan.BLOCK` steps
+    objects: int  # bytes of Python's objects per step
+
+
+def reference_memory(cell: Cell, H: int) -> Memory:
+    """Return what a training step of the reference takes for a moment: gradients, stacks of steps, and slopes."""
+    G, options = cell.gates, not is_plain(cell)
+    return Memory((3 * (G + 1) + 2 * G * options) * H, (G + len(cell.states) + 1) * H, 3000)
+
+
+def is_plain(cell: Cell) -> bool:
+    """Tell whether a cell is one of the shipped ones with no option, as most use them."""
+    return cell in (Elman(), Elman(RELU), GRU(), GRUResetBefore(), LSTM())
+
+
 class Kernel(NamedTuple):
     """A scan pair under a name.
 
     `takes(cell, around, dtype, shape)` returns why it cannot run, or None, from which fields of `around` are there, not
-    from what they hold; for NumPy arrays it is asked once, and `worth` too. `bind(cell, parts, B, home)` makes what a
-    `Stepper` runs, from one `reference_stepper.Part` per layer. `side_by_side` are the pair for all directions of a
-    layer at once, where there is something to gain; `worth(cell, dtype, shape, directions)` returns why another twin is
-    expected to be faster, or None, and is asked only where the choice is free. `narrow` says that it takes half types
-    itself, with its running state and sums in float32; any other runs them widened (`xprnn.kernels.half`). `steps`
-    says that `scan` is quick for one step, too. `products` has the products of all steps outside of a scan,
-    `affine_time` and `affine_gradients`, as `xprnn._array.namespace` does. `layer` is quicker than all these for some
-    layers.
+    from what they hold. `bind(cell, levels, B, home)` makes what a `Stepper` runs, from a `reference_stepper.Part` per
+    level. `side_by_side` are the pair for all directions of a level at once, where there is something to gain.
+    `worth(cell, dtype, shape, directions)` returns why another kernel is expected to be faster, or None, and is asked
+    only where the choice is free. `narrow` says that it takes half types itself, with its running state and sums in
+    float32; any other runs them widened (`xprnn.kernels.half`). `products` has the products of all steps outside of a
+    scan, `affine_time` and `affine_gradients`, as `xprnn._array.namespace` does. `fused` is quicker than all these
+    where it takes a level. `memory(cell, H)` is what a training step takes for a moment.
     """
 
     name: str
@@ -49,9 +68,9 @@ class Kernel(NamedTuple):
     side_by_side: tuple[Callable[..., list[Any]], Callable[..., list[Any]]] | None = None
     worth: Callable[..., str | None] | None = None
     narrow: bool = False
-    steps: bool = False
     products: Any = xpx
-    layer: Layer | None = None
+    fused: Fused | None = None
+    memory: Callable[[Cell, int], "Memory"] = lambda cell, H: reference_memory(cell, H)
 
     def products_at(self, mask: Any | None) -> Any:
         """Return the products, of the steps alone at which a mask (T, B, 1) is True where that spares anything."""
@@ -79,11 +98,25 @@ def _reference_takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, .
 REFERENCE = Kernel("reference", reference.scan, reference.scan_backward, _reference_takes)
 
 
+def _numpy_memory(cell: Cell, H: int) -> Memory:
+    """Buffers and gradients; of cells that are not plain also the slopes, made by the reference."""
+    plain, one = is_plain(cell), len(cell.states) == cell.gates
+    slopes = {1: 3, 3: 8}.get(cell.gates, 12)
+    return Memory(((3 if one else 6) + 2 * (not plain)) * H, 0 if plain else slopes * H, 1500)
+
+
+def _numba_memory(cell: Cell, H: int) -> Memory:
+    """Pre-activations and their gradients; slopes are made row by row, and take nothing."""
+    return Memory(((4 if cell.gates == 1 else 8) + 2 * (not is_plain(cell))) * H, 0, 0)
+
+
 @cache
 def _numpy() -> Kernel:
     from xprnn.kernels.numpy_ import scan as numpy_scan
 
-    return Kernel("numpy", numpy_scan.scan, numpy_scan.scan_backward, numpy_scan.takes, numpy_scan.Bound)
+    return Kernel(
+        "numpy", numpy_scan.scan, numpy_scan.scan_backward, numpy_scan.takes, numpy_scan.Bound, memory=_numpy_memory
+    )
 
 
 @cache
@@ -93,9 +126,11 @@ def _numba() -> Kernel:
     from xprnn.kernels.numba_ import stepper as numba_stepper
 
     both = numba_scan.scan, numba_scan.scan_backward
-    layer = Layer(numba_scan.is_small, numba_scan.layer, numba_scan.layer_backward)
+    fused = Fused(numba_scan.is_small, numba_scan.layer, numba_scan.layer_backward)
     products = numba_products.PRODUCTS
-    return Kernel("numba", *both, numba_scan.takes, numba_stepper.Bound, steps=True, products=products, layer=layer)
+    return Kernel(
+        "numba", *both, numba_scan.takes, numba_stepper.Bound, products=products, fused=fused, memory=_numba_memory
+    )
 
 
 @cache
@@ -136,6 +171,7 @@ class Twin(NamedTuple):
     runs_on: Callable[[Namespace], bool]
     load: Callable[[], Kernel]
     needs: str | None = None  # a package beside the library, of an extra
+    has_products: bool = False  # whether its kernel has products of its own
 
     @property
     def lacks(self) -> str | None:
@@ -151,7 +187,7 @@ def _is_installed(package: str) -> bool:
 
 
 TWINS = {
-    "numba": Twin("numpy", xpx.is_namespace_numpy, _numba, needs="numba"),
+    "numba": Twin("numpy", xpx.is_namespace_numpy, _numba, needs="numba", has_products=True),
     "numpy": Twin("numpy", xpx.is_namespace_numpy, _numpy),
     "jax": Twin("jax", xpx.is_namespace_jax, _jax),
     "cupy_persistent": Twin("cupy", xpx.is_namespace_cupy, _cupy_persistent),

@@ -94,7 +94,7 @@ class Linear(Stateless):
         steps = steps_of(x, self.batch_first, lengths, mask, self.in_features)
         home = steps.home
         checks.parameters("params", params, self._shapes, home)
-        products = kernels.products(home.xp, home.dtype, math.prod(steps.x.shape) * self.out_features, kernel)
+        products = kernels.select_products(home, math.prod(steps.x.shape) * self.out_features, kernel)
         y = products.affine_time(steps.x, params["W"], params.get("b"), home.xp)
         return steps.outward(select(steps.mask, y, home.xp)), LinearCache(self, steps, products)
 

@@ -1,8 +1,8 @@
-"""What a part of a recurrent layer gets beside x in a call, and the gradients of what is learned there.
+"""What happens around the scans of a level in a call, and the gradients of what is learned there.
 
-From the layer's options, a part's parameters and a key, `surround` makes the fields of `Around`, the factor on W_hh and
-the noise on the pre-activations. Without a key (evaluation) nothing is drawn: no dropout and no noise, zoneout at its
-expectation.
+From the layer's options, a direction's parameters and a key, `make_effects` makes the fields of `Around`, the factor on
+W_hh and the noise on the pre-activations. Without a key (evaluation) nothing is drawn: no dropout and no noise, zoneout
+at its expectation.
 
 Axes: T time, B batch, G gates, H hidden units. Draws are made in the time of x; the reverse direction sees them
 flipped, as it sees x.
@@ -21,26 +21,32 @@ from xprnn import random, tree
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form
 from xprnn._array.namespace import Array, Namespace
+from xprnn.kernels.select import PRESENT
 from xprnn.random import Key
 from xprnn.recurrent import constraints
+from xprnn.recurrent.call import Call
 from xprnn.scan import NOTHING, Around
 
 
-class Surroundings(NamedTuple):
-    """What is the part's own in one call; each None is off."""
+class Effects(NamedTuple):
+    """What the options of a layer do to one direction in one call, in the time of its run; each None is off."""
 
-    around: Around  # without mask and reset, which all parts share
-    factor: Array | None  # (G*H, H), on W_hh
-    alpha: Any  # the leak: a float, (H,), or None
-    kept: tuple[Array | float | None, ...]  # per state the zoneout factor on alpha, in the time of the run
-    noise: Array | None  # (T, B, G*H), on the pre-activations, in the time of x
+    around: Around  # without mask and reset, which all directions share
+    weight_factor: Array | None  # (G*H, H), on W_hh
+    leak: Any  # α: a float, (H,), or None
+    zoneout: tuple[Array | float | None, ...]  # per state the factor on α
+    noise: Array | None  # (T, B, G*H), on the pre-activations
+
+    def lasting(self, layer: Any) -> "Effects":
+        """Return what a backward pass needs."""
+        return self if self is OFF or layer.learn_tau else self._replace(noise=None, zoneout=())
 
 
-OFF = Surroundings(NOTHING, None, None, (), None)
+OFF = Effects(NOTHING, None, None, (), None)
 
 
 class Draws(NamedTuple):
-    """The draws of one part: `key` is its own."""
+    """The draws of one direction, or of the input of one level, by a key of its own."""
 
     key: Key
     form: Form
@@ -61,55 +67,74 @@ class Draws(NamedTuple):
         return random.keep(self.key.fold(kind)._replace(step=0), rate, 1, rows, columns, self.form.home)[0, ...]
 
 
-def surround(layer: Any, p: dict[str, Any], key: Key | None, form: Form, *, reverse: bool) -> Surroundings:
-    """Make what surrounds the scan of a part.
+def make_effects(layer: Any, p: dict[str, Any], call: Call, name: str, *, reverse: bool) -> Effects:
+    """Make what the options of a layer do to one direction.
 
     Parameters
     ----------
     layer : Recurrent
     p : dict
-        The part's parameters.
-    key : Key or None
-        The part's own; None is evaluation.
-    form : Form
-        T, B and where arrays live.
+        The direction's parameters.
+    call : Call
+    name : str
+        The direction's, under which it draws.
     reverse : bool
-        Whether the part runs against time.
+        Whether the direction runs against time.
     """
     if not layer.surrounded:
         return OFF
-    xp, H, draws = form.home.xp, layer.hidden_size, None if key is None else Draws(key, form)
+    form, xp = call.form, call.form.home.xp
+    draws = None if call.key is None else Draws(call.key.fold(name), form)
 
     def turn(a: Array) -> Array:
         return xp.flip(a, axis=0) if reverse else a
 
     alpha = leak(layer, p, xp)
     widths = tuple(zip(layer.cell.states, layer.state_sizes, strict=True))
-    kept = tuple(_zoneout(layer, state, n, draws, turn) for state, n in widths)
+    zoneout = tuple(_zoneout(layer, state, n, draws, turn) for state, n in widths)
     weight_mask = noise = None
-    made: dict[str, Any] = {"gate": _gates(alpha, kept, form)}
+    fields: dict[str, Any] = {"gate": _gates(alpha, zoneout, form)}
     if draws is not None:
         if layer.candidate_dropout:
-            made["drop"] = turn(draws.keep("candidate", layer.candidate_dropout, H))
+            fields["drop"] = turn(draws.keep("candidate", layer.candidate_dropout, layer.hidden_size))
         if layer.hidden_dropout:
-            made["inner"] = draws.keep("hidden", layer.hidden_dropout, layer.state_sizes[0], once=True)[0, ...]
+            fields["inner"] = draws.keep("hidden", layer.hidden_dropout, layer.state_sizes[0], once=True)[0, ...]
         if layer.weight_drop:
             weight_mask = draws.of_matrix("weight", layer.weight_drop, *p["W_hh"].shape)
         if layer.noise and layer.noise_on == "state":
             scale = noise_scale(layer.noise, alpha, xp)
-            made["noise"] = tuple(turn(draws.noise(f"noise_{state}", scale, n)) for state, n in widths)
+            fields["noise"] = tuple(turn(draws.noise(f"noise_{state}", scale, n)) for state, n in widths)
         elif layer.noise:
-            G = layer.cell.gates
-            noise = draws.noise("noise", tiled(noise_scale(layer.noise, alpha, xp), G, xp), G * H)
+            noise = turn(_input_noise(layer, alpha, draws, xp))
     factor = constraints.factor(p["W_hh"], p.get("fixed", {}), weight_mask, xp)
-    return Surroundings(NOTHING._replace(**made), factor, alpha, kept, noise)
+    return Effects(NOTHING._replace(**fields), factor, alpha, zoneout, noise)
+
+
+def presence(layer: Any, *, training: bool, mask: bool, reset: bool) -> tuple[Around, bool]:
+    """Return which fields of `Around` a call has, and whether it has noise on the pre-activations."""
+    drawn = {
+        "drop": layer.candidate_dropout,
+        "inner": layer.hidden_dropout,
+        "noise": layer.noise and layer.noise_on == "state",
+    }
+    gated = layer.tau is not None or layer.zoneout or layer.zoneout_c
+    on = {"gate": gated, "mask": mask, "reset": reset, "fresh": reset and layer.learn_state}
+    on |= {name: training and rate for name, rate in drawn.items()}
+    noise = bool(training and layer.noise and layer.noise_on == "preactivation")
+    return NOTHING._replace(**{name: PRESENT for name, present in on.items() if present}), noise
+
+
+def _input_noise(layer: Any, alpha: Any, draws: Draws, xp: Namespace) -> Array:
+    """Return the noise on the pre-activations of all gates, (T, B, G*H)."""
+    G = layer.cell.gates
+    return draws.noise("noise", tiled(noise_scale(layer.noise, alpha, xp), G, xp), G * layer.hidden_size)
 
 
 def leak(layer: Any, p: dict[str, Any], xp: Namespace) -> Any:
     """Return α = dt/tau: a float, an array (H,), or None without a leak; a learned one is σ(leak). No half type."""
     if "leak" in p:
         return logistic(xpx.wide(p["leak"]), xp)
-    return xpx.wide(p["fixed"]["alpha"]) if isinstance(layer.alpha, tuple) else layer.alpha
+    return xpx.copy(xpx.wide(p["fixed"]["alpha"])) if isinstance(layer.alpha, tuple) else layer.alpha
 
 
 def logistic(x: Array, xp: Namespace) -> Array:
@@ -130,10 +155,8 @@ def tiled(a: Any, gates: int, xp: Namespace) -> Any:
     return a if isinstance(a, float) or gates == 1 else xp.concat([a] * gates)
 
 
-def leak_gradient(
-    layer: Any, p: dict[str, Any], made: Surroundings, around: Around, da: Array, daround: Around
-) -> Array:
-    """Return the gradient of a learned leak, from those at the gates, the noise and the pre-activations (time of x).
+def leak_gradient(layer: Any, p: dict[str, Any], effects: Effects, noise: Any, da: Array, daround: Around) -> Array:
+    """Return the gradient of a learned leak, from those at the gates, the noise and the pre-activations.
 
     With s = prev + α k (new - prev), k the zoneout factor, e = σ √(2α) ξ the noise, and α = σ(leak):
     ∂s/∂leak = α (1 - α) k (new - prev) and ∂e/∂leak = ½ (1 - α) e, which divides by no α.
@@ -141,10 +164,11 @@ def leak_gradient(
     xp, G = xpx.namespace(da), layer.cell.gates
     rest = logistic(-xpx.wide(p["leak"]), xp)  # 1 - α
     dgate, dnoise = tree.map(xpx.wide, (daround.gate, daround.noise))  # every state has a gate where there is a leak
-    terms = [made.alpha * xpx.sum_time(d if k is None else d * k, xp) for d, k in zip(dgate, made.kept, strict=True)]
-    noisy = [d * e for d, e in zip(dnoise or (), around.noise or (), strict=True) if d is not None]
-    if made.noise is not None:
-        noisy += xpx.split(xpx.wide(da) * made.noise, G)
+    pairs = zip(dgate, effects.zoneout, strict=True)
+    terms = [effects.leak * xpx.sum_time(d if k is None else d * k, xp) for d, k in pairs]
+    noisy = [d * e for d, e in zip(dnoise or (), noise or (), strict=True) if d is not None]
+    if effects.noise is not None:
+        noisy += xpx.split(xpx.wide(da) * effects.noise, G)
     terms += [0.5 * xpx.sum_time(term, xp) for term in noisy]
     return xpx.cast(rest * sum(terms[1:], terms[0]), p["leak"].dtype)
 
@@ -159,10 +183,10 @@ def _zoneout(layer: Any, state: str, n: int, draws: Draws | None, turn: Any) -> 
     return turn(draws.keep(f"zoneout_{state}", rate, n, scale=False))
 
 
-def _gates(alpha: Any, kept: tuple[Any, ...], form: Form) -> tuple[Array | None, ...] | None:
+def _gates(alpha: Any, zoneout: tuple[Any, ...], form: Form) -> tuple[Array | None, ...] | None:
     """Return per state leak times zoneout, as arrays with a time axis, or None where every state moves on freely."""
     gates: list[Array | None] = []
-    for factor in kept:
+    for factor in zoneout:
         factors = [f for f in (alpha, factor) if f is not None]
         if not factors:
             gates.append(None)

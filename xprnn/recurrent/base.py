@@ -7,14 +7,16 @@ parameters are a dict that the user holds, and no argument is ever modified.
 from dataclasses import dataclass
 from typing import Any
 
-from xprnn import init
-from xprnn._array.namespace import Array
+from xprnn import init, kernels
+from xprnn._array.namespace import Array, Home
+from xprnn.kernels.plan import Plan
 from xprnn.recurrent import memory, parameters, stack, step
+from xprnn.recurrent.around import presence
 from xprnn.recurrent.config import Configuration
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.stack import Cache
 from xprnn.recurrent.state import State
-from xprnn.recurrent.stepper import Stepper
+from xprnn.recurrent.step import Stepper
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)  # the three layers make their own
@@ -51,8 +53,8 @@ class Recurrent(Configuration):
         """
         generator, place = init.generator(rng), init.destination(like)
         params = {}
-        for name, shapes in zip(self._names, self._shapes, strict=True):
-            drawn = parameters.draw(self, shapes, generator)
+        for name, declared in zip(self._names, self._declared, strict=True):
+            drawn = parameters.draw(self, declared, generator)
             self._adjust(drawn)
             params[name] = init.deliver(drawn, place)
         return params
@@ -219,6 +221,23 @@ class Recurrent(Configuration):
             Bytes of the state.
         """
         return memory.training_step(self, T, B, itemsize, kernel), memory.state(self, B, itemsize)
+
+    def plans(
+        self,
+        home: Home,
+        T: int,
+        B: int,
+        *,
+        training: bool,
+        kernel: str = "auto",
+        mask: bool = False,
+        reset: bool = False,
+    ) -> list[Plan]:
+        """Return the plan of every level, as a call of this shape makes it; `xprnn.kernels.explain` prints them."""
+        around, noise = presence(self, training=training, mask=mask, reset=reset)
+        shapes = [(T, B, self.widths[1] if k else self.input_size, self.hidden_size) for k in range(self.num_layers)]
+        options: dict[str, Any] = {"directions": self._directions, "noise": noise}
+        return [kernels.select(self.cell, around, home, shape, kernel, **options) for shape in shapes]
 
     # -- one step -------------------------------------------------------------------------------------------
 

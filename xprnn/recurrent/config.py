@@ -1,16 +1,16 @@
 """The configuration of a recurrent layer: its fields, their checks, and what follows from them, found once.
 
-Axes: I input, H hidden units, P projection, D directions. A *part* is one layer in one direction.
+Axes: I input, H hidden units, P projection, D directions. A level is one layer of the stack in all its directions.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from xprnn import init
 from xprnn._array import checks
-from xprnn.cells import Cell
+from xprnn.cells import OPTIONS, Cell, Parameter
 from xprnn.recurrent import parameters
 from xprnn.recurrent.options import Options
 
@@ -46,7 +46,25 @@ class Configuration(Options, ABC):
         checks.one_of("recurrent_init", self.recurrent_init, init.WEIGHTS)
         checks.one_of("bias_init", self.bias_init, init.BIASES)
         super().__post_init__()
+        self._check_cell()
         self._check_combination(type(self).__name__, len(self.cell.states), self.num_layers, self.hidden_size)
+
+    def _check_cell(self) -> None:
+        """Raise unless the cell is one, and every option that is on has a meaning for it."""
+        cell: Any = self.cell
+        kind = type(self).__name__
+        if not (isinstance(cell, Cell) and is_dataclass(type(cell))):
+            raise TypeError(
+                f"`cell` of {kind} must be a frozen dataclass that derives from xprnn.cells.Cell, got {cell!r}"
+            )
+        for name in OPTIONS:
+            if getattr(self, name) != getattr(Configuration, name) and name not in cell.options:
+                why = f"its cell {type(cell).__name__} does not support it"
+                raise ValueError(f"`{name}` has no meaning for {kind}: {why}")
+        if self.layer_norm and cell.norm is None:
+            raise ValueError(f"`layer_norm` is True, and the cell of {kind} was made without `norm`")
+        if self.recurrent_init != "uniform" and "W_hh" not in cell.parameters(self.hidden_size, bias=False):
+            raise ValueError(f"`recurrent_init` has no meaning for {kind}: its cell has no W_hh")
 
     def __repr__(self) -> str:
         """Return the configuration, as it would be typed: only what is not the default."""
@@ -70,8 +88,7 @@ class Configuration(Options, ABC):
     @cached_property
     def state_sizes(self) -> tuple[int, ...]:
         """The widths of the components of the state: H, but P of h where there is a projection."""
-        H = self.hidden_size
-        return (getattr(self, "proj_size", 0) or H, H)[-len(self.cell.states) :]
+        return self.cell.widths(self.hidden_size)
 
     @property
     def _norm(self) -> float | None:
@@ -87,16 +104,15 @@ class Configuration(Options, ABC):
         return parameters.names(self)
 
     @cached_property
-    def _is_alone(self) -> bool:
-        """Whether it is one layer in one direction, which begins in zeros and has nothing around a step."""
-        return len(self._names) == 1 and not (self.surrounded or self.learn_state)
-
-    @cached_property
     def _levels(self) -> tuple[tuple[slice, tuple[str, ...]], ...]:
-        """Per layer where its parts are among all, and their names."""
+        """Per level where its directions are among all, and their names."""
         D = self._directions
         ats = [slice(k * D, (k + 1) * D) for k in range(self.num_layers)]
         return tuple((at, self._names[at]) for at in ats)
+
+    @cached_property
+    def _declared(self) -> tuple[dict[str, Parameter], ...]:
+        return parameters.declared(self)
 
     @cached_property
     def _shapes(self) -> tuple[checks.Shapes, ...]:
@@ -104,16 +120,16 @@ class Configuration(Options, ABC):
 
     @cached_property
     def _expected(self) -> tuple[tuple[str, str, checks.Shapes], ...]:
-        """Per part its name, where messages say that it is, and the shapes of its parameters."""
+        """Per direction its name, its path in messages, and the shapes of its parameters."""
         named = zip(self._names, self._shapes, strict=True)
         return tuple((name, f"params[{name!r}]", shapes) for name, shapes in named)
 
     @cached_property
-    def _scanned(self) -> tuple[str, ...]:
-        """The parameters of a part that its scan sees."""
-        return tuple(key for key in self._shapes[0] if key not in parameters.OUTSIDE)
+    def _cell_keys(self) -> tuple[str, ...]:
+        """The parameters that the cell has declared."""
+        return tuple(self.cell.parameters(self.hidden_size, bias=self.bias is True))
 
     @cached_property
     def _sizes(self) -> tuple[tuple[int, ...], int]:
-        """The widths of the components of the state, and the number of parts."""
+        """The widths of the components of the state, and the number of directions of all levels."""
         return self.state_sizes, len(self._names)

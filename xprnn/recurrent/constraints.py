@@ -69,7 +69,7 @@ def factor(W: Array, fixed: dict[str, Any], drop: Array | None, xp: Namespace) -
     if "mask" in fixed:
         gates = W.shape[0] // W.shape[1]
         mask = fixed["mask"] if gates == 1 else xp.concat([fixed["mask"]] * gates, axis=0)
-        made = mask if made is None else made * mask
+        made = xpx.copy(mask) if made is None else made * mask
     if "sign" in fixed:  # a unit's outgoing weights are a column
         ones = xp.ones_like(W)
         signs = xpx.where(W < 0.0, -ones, ones, xp) * fixed["sign"]

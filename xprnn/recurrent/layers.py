@@ -5,11 +5,9 @@ from functools import cached_property
 from numbers import Real
 from typing import Any
 
-from xprnn import activations
+from xprnn import activations, cells
 from xprnn._array import checks
-from xprnn.cells import GRU as GRUCell
-from xprnn.cells import LSTM as LSTMCell
-from xprnn.cells import Cell, Elman
+from xprnn.cells import Cell
 from xprnn.recurrent.base import Recurrent
 
 
@@ -118,7 +116,7 @@ class RNN(Recurrent):
     @cached_property
     def cell(self) -> Cell:
         """The equations of a step."""
-        return Elman(activations.read("nonlinearity", self.nonlinearity, _clip(self.clip)), self._norm)
+        return cells.Elman(activations.read("nonlinearity", self.nonlinearity, _clip(self.clip)), self._norm)
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,8 +150,8 @@ class GRU(Recurrent):
         """The equations of a step."""
         checks.flag("reset_after", self.reset_after)
         clip = _clip(self.clip)
-        return GRUCell(
-            self.reset_after,
+        kind = cells.GRU if self.reset_after else cells.GRUResetBefore
+        return kind(
             activations.read("gate_activation", self.gate_activation, clip),
             activations.read("candidate_activation", self.candidate_activation, clip),
             self._norm,
@@ -224,14 +222,14 @@ class LSTM(Recurrent):
         for name in ("peepholes", "coupled"):
             checks.flag(name, getattr(self, name))
         clip = _clip(self.clip)
-        return LSTMCell(
+        return cells.LSTM(
             activations.read("gate_activation", self.gate_activation, clip),
             activations.read("candidate_activation", self.candidate_activation, clip),
             activations.read("output_activation", self.output_activation),
             self.peepholes,
             self.coupled,
             None if self.cell_clip is None else float(self.cell_clip),
-            bool(self.proj_size),
+            int(self.proj_size),
             self._norm,
         )
 

@@ -9,86 +9,89 @@ from xprnn import init
 from xprnn._array import checks
 from xprnn._array.checks import Shapes
 from xprnn._array.namespace import Home
+from xprnn.cells import Parameter
 from xprnn.recurrent.constraints import draw_fixed, fixed_shapes
 from xprnn.recurrent.options import logit
 
 Params = dict[str, Any]
 """A layer's parameters: a nested dict of arrays."""
 
-OUTSIDE = ("W_ih", "b_ih", "ln_ih", "h0", "c0", "leak", "fixed")
-"""The parameters that the scan never sees; what remains is the cell's."""
+INPUT = ("W_ih", "b_ih", "ln_ih")
+"""The parameters of the input map."""
 
 
 def names(layer: Any) -> tuple[str, ...]:
-    """Return the names of the parts, one per layer and direction, in the order of the state's first axis."""
+    """Return the names of the directions of all levels, in the order of the state's first axis."""
     ends = ("", "_reverse") if layer.bidirectional else ("",)
     return tuple(f"l{k}{end}" for k in range(layer.num_layers) for end in ends)
 
 
-def shapes(layer: Any) -> tuple[Shapes, ...]:
-    """Return, per part, its parameters' shapes in letters and numbers: this fixes the keys and the order of draws."""
-    G, H, D, cell = layer.cell.gates, layer.hidden_size, 2 if layer.bidirectional else 1, layer.cell
-    n = layer.state_sizes[0]
-    h = "H" if n == H else "P"
-    parts: list[Shapes] = []
+def declared(layer: Any) -> tuple[dict[str, Parameter], ...]:
+    """Return, per direction of every level, its parameters: this fixes the keys and the order of draws."""
+    D, n = 2 if layer.bidirectional else 1, layer.state_sizes[0]
+    y = "D*H" if n == layer.hidden_size else "D*P"
+    found: list[dict[str, Parameter]] = []
     for k in range(layer.num_layers):
-        letter, width = ("I", layer.input_size) if k == 0 else (f"D*{h}", D * n)
-        part: dict[str, Any] = {"W_ih": (f"(G*H, {letter})", (G * H, width)), "W_hh": (f"(G*H, {h})", (G * H, n))}
-        biases = {True: ("b_ih", "b_hh"), "input": ("b_ih",), False: ()}[layer.bias]
-        part |= dict.fromkeys(biases, ("(G*H,)", (G * H,)))
-        if getattr(cell, "projection", False):
-            part["W_hr"] = ("(P, H)", (n, H))
-        if getattr(cell, "peepholes", False):
-            part["P"] = ("((G-1)*H,)", ((G - 1) * H,))
-        part |= _norm_shapes(layer, G, H)
-        if layer.learn_state:
-            widths = zip(cell.states, layer.state_sizes, strict=True)
-            part |= {f"{state}0": ("(H,)" if width == H else "(P,)", (width,)) for state, width in widths}
-        if layer.learn_tau:
-            part["leak"] = ("(H,)", (H,))
-        if fixed := fixed_shapes(layer, H):
-            part["fixed"] = fixed
-        parts += [part] * D
-    return tuple(parts)
+        found += [_of_direction(layer, "I" if k == 0 else y, layer.input_size if k == 0 else D * n)] * D
+    return tuple(found)
 
 
-def _norm_shapes(layer: Any, G: int, H: int) -> Shapes:
-    """Return the gains of a layer normalisation, and the bias of that of c."""
-    cell, gains = layer.cell, {}
-    if cell.norm is None:
-        return {}
+def _of_direction(layer: Any, letter: str, width: int) -> dict[str, Parameter]:
+    """Declare the parameters of a direction whose input has this width: weights, biases, the cell's others, options."""
+    cell, G, H = layer.cell, layer.cell.gates, layer.hidden_size
+    own = dict(cell.parameters(H, bias=layer.bias is True))
+    found = {"W_ih": Parameter(f"(G*H, {letter})", (G * H, width), "input")}
+    if "W_hh" in own:
+        found["W_hh"] = own.pop("W_hh")
+    if layer.bias:
+        found["b_ih"] = Parameter("(G*H,)", (G * H,), "bias")
     if cell.input_norm(H) is not None:
-        gains["ln_ih"] = ("(G*H,)", (G * H,))
-    gains["ln_hh"] = ("(G*H,)", (G * H,))
-    if "c" in cell.states:
-        gains |= {"ln_c": ("(H,)", (H,))} | ({"b_c": ("(H,)", (H,))} if layer.bias is True else {})
-    return gains
+        at = next((k for k, key in enumerate(own) if key.startswith("ln_")), len(own))
+        items = list(own.items())
+        own = dict([*items[:at], ("ln_ih", Parameter("(G*H,)", (G * H,), "ones")), *items[at:]])
+    found |= own
+    if layer.learn_state:
+        for state, n in zip(cell.states, layer.state_sizes, strict=True):
+            found[f"{state}0"] = Parameter("(H,)" if n == H else "(P,)", (n,), "zeros")
+    if layer.learn_tau:
+        found["leak"] = Parameter("(H,)", (H,), lambda rng, shape: np.zeros(H) + logits(layer))
+    return found
 
 
-def draw(layer: Any, part: Shapes, rng: "np.random.Generator") -> dict[str, Any]:
-    """Draw one part's parameters on the host in float64, in the order of the keys, its constants last.
+def logits(layer: Any) -> list[float]:
+    """Return the leak with which training begins, dt/tau, as what σ maps to it."""
+    return [logit(alpha) for alpha in np.atleast_1d(layer.alpha)]
 
-    The leak begins at dt/tau, a learned state at 0, a gain at 1 and the bias behind it, of c, at 0.
-    """
-    bound, G, H = 1.0 / math.sqrt(layer.hidden_size), layer.cell.gates, layer.hidden_size
-    rules = {"W_ih": layer.input_init, "W_hh": layer.recurrent_init}
-    drawn: dict[str, Any] = {}
-    for key, shape in part.items():
-        if key == "fixed":
-            drawn[key] = draw_fixed(layer, H, rng)
-        elif key in rules:
-            drawn[key] = init.weight(rules[key], rng, G, shape[1], bound)
-        elif key == "leak":
-            drawn[key] = np.zeros(H) + [logit(a) for a in np.atleast_1d(layer.alpha)]
-        elif key in ("h0", "c0", "b_c"):
-            drawn[key] = np.zeros(shape[1])
-        elif key.startswith("ln_"):
-            drawn[key] = np.ones(shape[1])
-        elif key == "W_hr":
-            drawn[key] = init.uniform(rng, shape[1], bound)
-        else:
-            drawn[key] = init.bias(layer.bias_init, rng, shape[1][0], bound)
+
+def shapes(layer: Any) -> tuple[Shapes, ...]:
+    """Return, per direction, its parameters' shapes in letters and numbers, constants among them."""
+    fixed = fixed_shapes(layer, layer.hidden_size)
+    found: list[Shapes] = []
+    for parameters in layer._declared:
+        found.append({key: (p.letters, p.shape) for key, p in parameters.items()} | ({"fixed": fixed} if fixed else {}))
+    return tuple(found)
+
+
+def draw(layer: Any, parameters: dict[str, Parameter], rng: "np.random.Generator") -> dict[str, Any]:
+    """Draw a direction's parameters on the host in float64, in the order of the keys, its constants last."""
+    drawn: dict[str, Any] = {key: _draw_one(layer, p, rng) for key, p in parameters.items()}
+    if fixed_shapes(layer, layer.hidden_size):
+        drawn["fixed"] = draw_fixed(layer, layer.hidden_size, rng)
     return drawn
+
+
+def _draw_one(layer: Any, parameter: Parameter, rng: "np.random.Generator") -> Any:
+    """Draw one array by its rule."""
+    shape: Any = parameter.shape
+    rule = parameter.init
+    bound, G = 1.0 / math.sqrt(layer.hidden_size), layer.cell.gates
+    if callable(rule):
+        return np.asarray(rule(rng, shape), dtype=np.float64)
+    if rule in ("input", "recurrent"):
+        return init.weight(layer.input_init if rule == "input" else layer.recurrent_init, rng, G, shape, bound)
+    if rule == "bias":
+        return init.bias(layer.bias_init, rng, shape[0], bound)
+    return init.uniform(rng, shape, bound) if rule == "uniform" else np.full(shape, 1.0 if rule == "ones" else 0.0)
 
 
 def check(layer: Any, params: Any, home: Home, like: str = "x") -> None:

@@ -1,61 +1,135 @@
-"""One time step of a stack at a time: `step`, pure and validated, and `stepper`, bound.
+"""One time step of a stack at a time: `step`, pure and validated, and `Stepper`, bound to parameters and a state.
 
-`layer` is an `RNN`, `GRU` or `LSTM`; the arguments are those of its methods, whose docstrings hold here.
+`layer` is an `RNN`, `GRU` or `LSTM`, or one of a user's own; the arguments are those of its methods, whose docstrings
+hold here.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from xprnn import kernels, tree
+import numpy as np
+
+from xprnn import kernels
 from xprnn._array import checks
+from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form
-from xprnn._array.namespace import Array
-from xprnn.recurrent import level, parameters
+from xprnn._array.namespace import Array, Home
+from xprnn.cells import States
+from xprnn.recurrent import call as calls
+from xprnn.recurrent import level, stack
 from xprnn.recurrent import state as states_of
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
-from xprnn.recurrent.stepper import Stepper
 from xprnn.scan import Around
 
 
 def step(layer: Any, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
     """Run one step: y_t and the new state."""
-    _refuse_bidirectional(layer, "step")
-    home = checks.home("x_t", x_t)
-    shape = tuple(x_t.shape)
-    if len(shape) not in (1, 2) or shape[-1] != layer.input_size:
-        raise ValueError(f"`x_t` must have shape (B, I) or (I,) with I = {layer.input_size}, got {shape}")
-    parameters.check(layer, params, home, like="x_t")
-    batched = len(shape) == 2
-    form = Form(home, 1, shape[0] if batched else 1, batched, batch_first=False)
-    states = states_of.read("state", state, layer._sizes, home, form.B if batched else None, like="x_t")
-    y_t = x_t if batched else x_t[None, :]
-    finals = []
-    for k, name in enumerate(layer._names):
-        finals.append(level.step(layer, params[name], y_t, states[k], form))
-        y_t = finals[-1][0] + y_t if layer.residual and k else finals[-1][0]
-    return y_t if batched else y_t[0, ...], states_of.write(finals, form)
+    call = calls.read_step(layer, params, x_t, state)
+    y, finals, _ = stack.run(layer, params, call, keep=False)
+    y_t = y[0, ...]
+    return y_t if call.form.batched else y_t[0, ...], states_of.write(finals, call.form)
 
 
-def stepper(layer: Any, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
+def stepper(layer: Any, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> "Stepper":
     """Bind the layer to parameters and a state of its own."""
-    _refuse_bidirectional(layer, "stepper")
-    checks.integer("batch", batch)
-    kernels.check_name(kernel)
-    like = next(iter(tree.leaves(params)), None) if isinstance(params, dict) else None
-    home = checks.home("params", like)
-    parameters.check(layer, params, home, like="params")
-    states = states_of.read("state", state, layer._sizes, home, batch, like="params")
+    home, states = calls.read_binding(layer, params, state, batch, kernel)
     form = Form(home, 1, batch, batched=True, batch_first=False)
-    parts = [
-        level.bound(layer, params[name], begin, form, residual=layer.residual and k > 0)
+    levels = [
+        level.binding(layer, params[name], begin, form, residual=layer.residual and k > 0)
         for k, (name, begin) in enumerate(zip(layer._names, states, strict=True))
     ]
-    shape, around = (1, batch, layer.hidden_size), Around(gate=parts[0].gate)
-    chosen, _ = kernels.select(layer.cell, around, home.xp, home.dtype, shape, kernel)
-    bound = chosen.bind(layer.cell, parts, batch, home)
+    shape, around = (1, batch, layer.input_size, layer.hidden_size), Around(gate=levels[0].gate)
+    plan = kernels.select(layer.cell, around, home, shape, kernel)
+    bound = plan.kernel.bind(layer.cell, levels, batch, home)
     return Stepper(bound, layer.input_size, home, batch, lambda states: states_of.write(states, form))
 
 
-def _refuse_bidirectional(layer: Any, name: str) -> None:
-    if layer.bidirectional:
-        raise ValueError(f"`{name}` needs a layer with bidirectional=False: the reverse direction begins at the end")
+class Bound(Protocol):
+    """What a kernel binds: it runs steps without any checks and owns the state."""
+
+    def run(self, x_t: Array) -> Array:
+        """Return y_t (B, H), an array of the caller's own, for x_t (B, I)."""
+
+    def states(self) -> list[States]:
+        """Return copies of the states, per layer."""
+
+    def restart(self, rows: Any | None) -> None:
+        """Set the states to what a sequence begins in, in all rows or where the host bool array `rows` (B,) is True."""
+
+
+class Stepper:
+    """Runs a recurrent layer step by step: ``y_t = stepper(x_t)``.
+
+    Made by `stepper` of a layer. The one place where an object owns arrays; not safe to share between threads.
+
+    Attributes
+    ----------
+    state : array (L, B, H), for LSTM the pair (h, c)
+        A copy of the state.
+    """
+
+    def __init__(self, bound: Bound, width: int, home: Home, batch: int, write: Callable[[list[States]], Any]) -> None:
+        self._bound, self._run, self._write = bound, bound.run, write
+        self._home, self._kind, self._dtype = home, home.kind, home.dtype
+        self._shape, self._row = (batch, width), (width,)
+
+    def __call__(self, x_t: Array) -> Array:
+        """Run one step.
+
+        Parameters
+        ----------
+        x_t : array (B, I), or (I,) where the batch is one
+
+        Returns
+        -------
+        y_t : array (B, H), or (H,)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x_t has another shape, dtype, library or device than the parameters.
+        """
+        if type(x_t) is self._kind and x_t.shape == self._shape and x_t.dtype == self._dtype:
+            if self._home.device is not None:
+                self._check(x_t)
+            return self._run(x_t)
+        if xpx.is_array(x_t) and tuple(x_t.shape) == self._row and self._shape[0] == 1:
+            return self(x_t[None, :])[0, ...]
+        self._check(x_t)
+        return self._run(x_t)
+
+    @property
+    def state(self) -> Any:
+        """A copy of the state, in the form that the layer takes."""
+        return self._write(self._bound.states())
+
+    def reset(self, rows: Sequence[int] | None = None) -> None:
+        """Set the state to that in which a sequence begins: zeros, or the learned one.
+
+        Parameters
+        ----------
+        rows : sequence of int, optional
+            Which streams; all by default.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `rows` are not integers of 0 … B-1.
+        """
+        if rows is None:
+            self._bound.restart(None)
+            return
+        chosen = np.asarray(rows)
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise TypeError(f"`rows` must be a sequence of row numbers, got {rows!r}")
+        B = self._shape[0]
+        if bad := [int(row) for row in chosen if not 0 <= row < B]:
+            raise ValueError(f"`rows` must lie in 0 … {B - 1}, got {bad[0]}")
+        flags = np.zeros(B, dtype=bool)
+        flags[chosen.astype(np.intp)] = True
+        self._bound.restart(flags)
+
+    def _check(self, x_t: Any) -> None:
+        letters = "(B, I) or (I,)" if self._shape[0] == 1 else "(B, I)"
+        checks.array("x_t", x_t, self._home, letters, self._shape, "params")

@@ -14,7 +14,7 @@ import cupy
 import numpy as np
 
 from xprnn._array import namespace as xpx
-from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States, recurrent_map
+from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States, elman, gru, lstm, recurrent_map
 from xprnn.kernels.cupy_.traits import refusal, traits
 from xprnn.scan import Around
 
@@ -218,11 +218,15 @@ class BackwardPass(NamedTuple):
         seen = (True, "P" in self.p)[: len(states)]  # of c only peepholes ask what it was
         prev = tuple(self._before(k) if asked else None for k, asked in enumerate(seen))
         new = tuple(s if m is None else m for s, m in zip(states, made, strict=True))
-        r = () if kept is None else (kept[..., : states[0].shape[-1]],)
+        if isinstance(self.cell, Elman):
+            return self.cell.gradients(elman.Out(self.da), elman.StepCache(), prev, new, self.p, around.inner)
+        if not isinstance(self.cell, LSTM):
+            r = gru.StepCache(r=kept[..., : states[0].shape[-1]])
+            return self.cell.gradients(gru.Out(self.da), r, prev, new, self.p, around.inner)
+        plain = replace(self.cell, projection=0)
+        dp = plain.gradients(lstm.Out(self.da), lstm.StepCache(), prev, new, self.p, around.inner)
         if m is None:
-            return self.cell.gradients((self.da,), r, prev, new, self.p, around.inner)
-        assert isinstance(self.cell, LSTM), self.cell
-        dp = replace(self.cell, projection=False).gradients((self.da,), r, prev, new, self.p, around.inner)
+            return dp
         return {**dp, "W_hr": xpx.outer_time(self.dh, m, xpx.namespace(m))}
 
     def _before(self, k: int) -> Any:
@@ -244,7 +248,7 @@ def backward_pass(
     narrow, widths = compute_dtype(dtype), tuple(s.shape[2] for s in cache.states)
     da = cupy.empty((T, B, cell.gates * H), dtype)
     dh = None if W_hr is None else cupy.empty_like(cache.states[0])
-    du = cupy.empty_like(da) if isinstance(cell, GRU) and cell.reset_after else da
+    du = cupy.empty_like(da) if isinstance(cell, GRU) else da
     gates = cache.around.gate or (None,) * len(cell.states)
     around = Around(
         gate=tuple(None if g is None else cupy.empty_like(s) for g, s in zip(gates, cache.states, strict=True))

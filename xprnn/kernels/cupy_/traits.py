@@ -10,7 +10,9 @@ from functools import cache
 from typing import NamedTuple
 
 from xprnn.activations import Activation, Custom
-from xprnn.cells import GRU, LSTM, Cell, Elman
+from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore
+
+SHIPPED = (Elman, GRU, GRUResetBefore, LSTM)
 
 
 class Traits(NamedTuple):
@@ -38,11 +40,11 @@ class Traits(NamedTuple):
 
 def refusal(cell: Cell) -> str | None:
     """Return why there is no kernel for a cell, or None."""
-    if type(cell) not in (Elman, GRU, LSTM):
+    if not isinstance(cell, SHIPPED) or type(cell) not in SHIPPED:
         return f"it has no kernel for {cell}"
     if cell.norm is not None:
         return "it has no kernel for layer normalisation"
-    if any(isinstance(activation, Custom) for activation in (*cell.used, getattr(cell, "output", None))):
+    if any(isinstance(activation, Custom) for activation in (*cell.activations, getattr(cell, "output", None))):
         return "it has no kernel for a custom activation"
     return None
 
@@ -50,16 +52,17 @@ def refusal(cell: Cell) -> str | None:
 @cache
 def traits(cell: Cell) -> Traits:
     """Return the traits of a cell that is not refused."""
-    G, kept = cell.gates, sum(1 + activation.needs_input for activation in cell.used)
+    assert isinstance(cell, SHIPPED), cell
+    G, kept = cell.gates, sum(1 + activation.needs_input for activation in cell.activations)
     if isinstance(cell, LSTM):
         options = [str(option).lower() for option in (cell.peepholes, cell.coupled)]
         bound = "Free" if cell.cell_clip is None else _type("Bounded", [_bits(cell.cell_clip)])
         activations = _types(cell.gate, cell.candidate, cell.output)
         return Traits(_type("LSTM", [*activations, *options, bound]), (0, G), kept)
     if isinstance(cell, GRU):
-        name = _type("GRUAfter" if cell.reset_after else "GRUBefore", _types(cell.gate, cell.candidate))
-        return Traits(name, (0, G), kept + 1) if cell.reset_after else Traits(name, (0, 2, G), kept)
-    assert isinstance(cell, Elman), cell
+        return Traits(_type("GRUAfter", _types(cell.gate, cell.candidate)), (0, G), kept + 1)
+    if isinstance(cell, GRUResetBefore):
+        return Traits(_type("GRUBefore", _types(cell.gate, cell.candidate)), (0, 2, G), kept)
     return Traits(_type("Elman", _types(cell.activation)), (0, G), 1)
 
 

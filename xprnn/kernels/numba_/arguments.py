@@ -5,13 +5,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn.cells import GRU, LSTM, Cell, Elman, Params
+from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore, Params
 from xprnn.kernels.numba_.jit.activations import describe
 from xprnn.kernels.numba_.jit.forward import KINDS
 from xprnn.kernels.numba_.jit.panel_matmul import columns
 from xprnn.scan import NOTHING, Around
 
-ACTIVATIONS = {Elman: ("activation",), GRU: ("gate", "candidate"), LSTM: ("gate", "candidate", "output")}
+ACTIVATIONS = {
+    Elman: ("activation",),
+    GRU: ("gate", "candidate"),
+    GRUResetBefore: ("gate", "candidate"),
+    LSTM: ("gate", "candidate", "output"),
+}
 
 
 class Told(NamedTuple):
@@ -49,8 +54,8 @@ def told_of(cell: Cell, dtype: np.dtype) -> Told:
         number=np.array(numbers, dtype),
         width=columns(dtype),
         gates=cell.gates,
-        kept=0 if isinstance(cell, Elman) else cell.gates + getattr(cell, "reset_after", False),
-        keeps_x=any(f.needs_input for f in cell.used),
+        kept=0 if isinstance(cell, Elman) else cell.gates + isinstance(cell, GRU),
+        keeps_x=any(f.needs_input for f in getattr(cell, "activations", ())),
         off1=off1,
         off2=off2,
         off3=off3,
@@ -59,7 +64,7 @@ def told_of(cell: Cell, dtype: np.dtype) -> Told:
         no_input=(off3, off2, off1),
         no_gradients=(off3, off2, off3, off2, off1, off2, off1),
         remembers=isinstance(cell, LSTM),
-        resets_after=getattr(cell, "reset_after", False),
+        resets_after=isinstance(cell, GRU),
     )
 
 
@@ -101,7 +106,7 @@ def weights(cell: Cell, p: Params, told: Told) -> tuple[Any, Any, Any, Any]:
     """Return the weights of a step's one or two products, the bias and the peepholes."""
     W, b = ready(p["W_hh"]), p.get("b_hh")
     b = np.zeros(len(W), W.dtype) if b is None else ready(b)
-    if told.kept == 3 and isinstance(cell, GRU):  # reset before
+    if isinstance(cell, GRUResetBefore):
         H = W.shape[1]
         return W[: 2 * H], W[2 * H :], b, told.off1
     if not isinstance(cell, LSTM):

@@ -60,7 +60,7 @@ def compiled(name: str, kind: int, dtype: np.dtype) -> Any:
 
 def compile_all(dtype: Any) -> None:
     """Compile everything for a dtype, as an installation might that is to wait for nothing later."""
-    for kind in KINDS.values():
+    for kind in set(KINDS.values()):
         for name in ("forward", "backward", "step"):
             compiled(name, kind, np.dtype(dtype))
     for name, kind in (("affine", 0), ("affine", 1), ("outer", 0)):

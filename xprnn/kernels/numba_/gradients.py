@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from xprnn.cells import GRU, LSTM, Cell, Params
+from xprnn.cells import LSTM, Cell, GRUResetBefore, Params, gru, lstm
 from xprnn.kernels.numba_.products import PRODUCTS
 from xprnn.kernels.numpy_.scan import restarted
 
@@ -12,8 +12,8 @@ from xprnn.kernels.numpy_.scan import restarted
 def gradients(cell: Cell, da: Any, dhs: Any, cache: Any, p: Params) -> dict[str, Any]:
     """Return the gradients of the recurrent parameters, from that at the product; `cache` is that of `scan.py`."""
     around, off = cache.around, cache.gates[:0]
-    reset_before = isinstance(cell, GRU) and not cell.reset_after
-    projected = isinstance(cell, LSTM) and cell.projection
+    reset_before = isinstance(cell, GRUResetBefore)
+    projected = isinstance(cell, LSTM) and bool(cell.projection)
     sees_c = projected or (isinstance(cell, LSTM) and cell.peepholes)
     prev = (cache.h[:-1], cache.c[:-1])[: 2 if sees_c else 1]
     if around.reset is not None:
@@ -31,8 +31,8 @@ def gradients(cell: Cell, da: Any, dhs: Any, cache: Any, p: Params) -> dict[str,
         da, dhs, c, gate = (_at(steps, x) for x in (da, dhs, c, gate))
         prev = tuple([_at(steps, s) for s in prev])
     if reset_before:
-        return cell.gradients((da,), (gate,), prev, (), p, around.inner)
-    return cell.gradients((da, dhs), (None, None, None, gate), prev, (None, c), p, around.inner)
+        return cell.gradients(gru.Out(da), gru.StepCache(r=gate), prev, (), p, around.inner)
+    return cell.gradients(lstm.Out(da, h=dhs), lstm.StepCache(o=gate), prev, (None, c), p, around.inner)
 
 
 def _at(steps: Any, x: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn.cells import GRU, LSTM, Cell, Params, States
+from xprnn.cells import LSTM, Cell, GRUResetBefore, Params, States
 from xprnn.kernels import threads
 from xprnn.kernels.numba_.arguments import Told, ready, surround, told_of, weights
 from xprnn.kernels.numba_.compile import compiled
@@ -62,7 +62,7 @@ def is_small(cell: Cell, shape: tuple[int, ...], H: int, around: Around = NOTHIN
         return False
     if isinstance(cell, LSTM):
         return not (cell.projection or cell.peepholes)
-    return not isinstance(cell, GRU) or cell.reset_after
+    return not isinstance(cell, GRUResetBefore)
 
 
 def _forward(

@@ -1,4 +1,4 @@
-"""A stack of layers bound to its parameters and states, in machine code, for `xprnn.recurrent.stepper.Stepper`.
+"""A stack of layers bound to its parameters and states, in machine code, for `xprnn.recurrent.step.Stepper`.
 
 All that a layer's step needs lies in one memory, part after part, weights packed: a call with thirty arrays would take
 longer than the step. `jit/step.py` reads what is laid out here.

@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 from numpy import multiply, subtract
 
+from xprnn import tree
 from xprnn.cells import Cell, Params, States
 
-Forward = tuple[Callable[..., None], Callable[..., None], States]
+Forward = tuple[Callable[..., None], Callable[..., None], Any]
 Backward = tuple[Callable[..., None], Callable[..., None], States, Callable[[], tuple[Any, dict[str, Any]]]]
 
 
@@ -49,12 +50,10 @@ def block(x: Any, now: slice) -> Any:
     return x if x is None or len(x) == 1 else x[now]
 
 
-def slopes(
-    cell: Cell, kept: States, prev: States, new: States, p: Params, drop: Any | None, now: slice
-) -> tuple[np.ndarray, ...]:
-    """Return the cell's own factors for the steps `now`, given what the reference would keep."""
-    kept, prev, new = (tuple(a[now] for a in each) for each in (kept, prev, new))
-    return cell.slopes(kept, prev, new, p, block(drop, now))
+def slopes(cell: Cell, cache: Any, prev: States, new: States, p: Params, drop: Any | None, now: slice) -> Any:
+    """Return the cell's own factors for the steps `now`, from the cache of the reference."""
+    cache, prev, new = tree.map(lambda a: a[now], (cache, prev, new))
+    return cell.slopes(cache, prev, new, p, block(drop, now))
 
 
 def logistic_slope(y: np.ndarray, factor: Any, out: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from numpy import add, multiply, subtract
 
 from xprnn.activations import RELU, TANH
 from xprnn.cells import Elman, Params, States, recurrent_map
+from xprnn.cells.elman import StepCache
 from xprnn.kernels.numpy_.activations import bind
 from xprnn.kernels.numpy_.cells import Backward, Forward, block, slopes, steps_of, weights
 from xprnn.scan import Around
@@ -44,24 +45,25 @@ def forward(cell: Elman, p: Params, shape: tuple[int, ...], dtype: Any, around: 
             multiply(y_k, d, h)
 
     if inner is None and around.drop is None and not keeps_x:
-        return load, plain, ()
-    return load, full, ((x,) if keeps_x else ()) + (() if around.drop is None else (y,))
+        return load, plain, StepCache()
+    return load, full, StepCache(x if keeps_x else None, None if around.drop is None else y)
 
 
-def backward(cell: Elman, p: Params, kept: States, prev: States, new: States, around: Around) -> Backward:
+def backward(cell: Elman, p: Params, kept: StepCache, prev: States, new: States, around: Around) -> Backward:
     """Bind the backward step: da = f′ d dh, dh_{t-1} = W_hhᵀ da."""
     W, inner, drop = p["W_hh"], around.inner, around.drop
     da = np.empty_like(new[0])
     steps, plain = list(da), cell.activation in (TANH, RELU)
+    y: Any = new[0] if drop is None else kept.candidate
 
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
         if plain:
-            _plain_slope(cell, (new[0] if drop is None else kept[0])[now], da[now])
+            _plain_slope(cell, y[now], da[now])
             if drop is not None:
                 multiply(da[now], block(drop, now), da[now])
         else:
-            (da[now],) = slopes(cell, kept, prev, new, p, drop, now)
+            da[now] = slopes(cell, kept, prev, new, p, drop, now).h_x
 
     def back(t: int, dstate: States) -> None:
         (dh,) = dstate

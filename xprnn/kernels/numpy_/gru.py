@@ -6,11 +6,14 @@ import numpy as np
 from numpy import add, multiply, subtract
 
 from xprnn._array import namespace as xpx
-from xprnn.activations import SIGMOID, TANH, inputs
-from xprnn.cells import GRU, Params, States, recurrent_map
+from xprnn.activations import SIGMOID, TANH, needed
+from xprnn.cells import GRU, GRUResetBefore, Params, States, recurrent_map
+from xprnn.cells.gru import Out, StepCache
 from xprnn.kernels.numpy_.activations import Function, bind, bind_of_halved
 from xprnn.kernels.numpy_.cells import Backward, Forward, block, logistic_slope, slopes, steps_of, tanh_slope, weights
 from xprnn.scan import Around
+
+AnyGRU = GRU | GRUResetBefore
 
 
 class _Gates(NamedTuple):
@@ -25,7 +28,7 @@ class _Gates(NamedTuple):
     candidate: Function
 
 
-def forward(cell: GRU, p: Params, shape: tuple[int, ...], dtype: Any, around: Around) -> Forward:
+def forward(cell: AnyGRU, p: Params, shape: tuple[int, ...], dtype: Any, around: Around) -> Forward:
     """Bind the step.
 
     What is kept are r and z, the candidate n before its factor, their pre-activations, which are the same arrays where
@@ -34,13 +37,13 @@ def forward(cell: GRU, p: Params, shape: tuple[int, ...], dtype: Any, around: Ar
     gates, H = _gates(cell, shape, dtype), shape[2] // 3
     b = p.get("b_hh", np.zeros(3 * H, dtype))
     b_rz, b_n = gates.scale * b[: 2 * H], b[2 * H :]
-    step, u_n = (_step_after if cell.reset_after else _step_before)(p["W_hh"], b_n, gates, around.inner)
+    step, u_n = (_step_after if isinstance(cell, GRU) else _step_before)(p["W_hh"], b_n, gates, around.inner)
 
     def load(a: np.ndarray) -> None:
         now, n_now = gates.x_rz[: len(a)], gates.x_n[: len(a)]
         multiply(a[..., : 2 * H], gates.scale, now)
         add(now, b_rz, now)
-        if cell.reset_after:
+        if isinstance(cell, GRU):
             n_now[...] = a[..., 2 * H :]
         else:
             add(a[..., 2 * H :], b_n, n_now)
@@ -48,7 +51,7 @@ def forward(cell: GRU, p: Params, shape: tuple[int, ...], dtype: Any, around: Ar
     return load, step, (*gates[:4], *u_n)
 
 
-def _gates(cell: GRU, shape: tuple[int, ...], dtype: Any) -> _Gates:
+def _gates(cell: AnyGRU, shape: tuple[int, ...], dtype: Any) -> _Gates:
     """Make the buffers and bind the activations."""
     n, B, H = *shape[:2], shape[2] // 3
     rz, n_ = np.empty((n, B, 2 * H), dtype), np.empty((n, B, H), dtype)
@@ -114,9 +117,9 @@ def _mix(h_prev: np.ndarray, z: np.ndarray, n: np.ndarray, h: np.ndarray) -> Non
     add(h, n, h)
 
 
-def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, around: Around) -> Backward:
+def backward(cell: AnyGRU, p: Params, kept: States, prev: States, new: States, around: Around) -> Backward:
     """Bind the backward step."""
-    after, drop = cell.reset_after, around.drop
+    after, drop = isinstance(cell, GRU), around.drop
     rz, n = kept[:2]
     H = n.shape[-1]
     r, z = xpx.split(rz, 2)
@@ -131,7 +134,8 @@ def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, arou
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
         if each is not None:
-            da_n[now], du_z[now], du_r[now], *_ = slopes(cell, each, prev, new, p, drop, now)
+            factors = slopes(cell, each, prev, new, p, drop, now)
+            da_n[now], du_z[now], du_r[now] = factors.h_n, factors.h_z, factors.rm_r
             return
         d = block(drop, now)
         logistic_slope(r[now], gated[now], out=du_r[now])
@@ -142,7 +146,7 @@ def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, arou
 
     def finish() -> tuple[Any, dict[str, Any]]:
         if not after:
-            return du, cell.gradients((du,), (r,), prev, new, p, around.inner)
+            return du, cell.gradients(Out(du), StepCache(r), prev, new, p, around.inner)
         dp = recurrent_map.gradients(du, h_prev, p, around.inner)
         du[..., 2 * H :] = da_n  # du is spent: its memory becomes da
         return du, dp
@@ -150,10 +154,13 @@ def backward(cell: GRU, p: Params, kept: States, prev: States, new: States, arou
     return load, back, (du, da_n), finish
 
 
-def _by_gate(cell: GRU, rz: np.ndarray, n: np.ndarray, x_rz: np.ndarray, x_n: np.ndarray, *u_n: np.ndarray) -> States:
-    """Return what is kept as the reference keeps it: gate by gate, and the pre-activations that slopes need."""
-    x = (*xpx.split(x_rz, 2), x_n)
-    return (*xpx.split(rz, 2), n, *u_n, *inputs(*cell.used)(*x))
+def _by_gate(
+    cell: AnyGRU, rz: np.ndarray, n: np.ndarray, x_rz: np.ndarray, x_n: np.ndarray, u_n: np.ndarray | None = None
+) -> StepCache:
+    """Return the cache of the reference: gate by gate, and the pre-activations that slopes need."""
+    (r, z), (x_r, x_z) = xpx.split(rz, 2), xpx.split(x_rz, 2)
+    x_r, x_z, x_n = needed(*cell.activations)(x_r, x_z, x_n)
+    return StepCache(r, z, n, u_n, x_r, x_z, x_n)
 
 
 def _back_after(W_hh: np.ndarray, rz: np.ndarray, du: np.ndarray, da_n: np.ndarray, inner: Any) -> Any:

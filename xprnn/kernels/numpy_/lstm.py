@@ -11,8 +11,9 @@ import numpy as np
 from numpy import add, copyto, multiply, subtract, tanh
 
 from xprnn._array import namespace as xpx
-from xprnn.activations import SIGMOID, TANH, inputs
+from xprnn.activations import SIGMOID, TANH, needed
 from xprnn.cells import LSTM, Params, States
+from xprnn.cells.lstm import Out, StepCache
 from xprnn.kernels.numpy_.activations import bind, bind_clip, number
 from xprnn.kernels.numpy_.cells import Backward, Forward, block, logistic_slope, slopes, steps_of, tanh_slope, weights
 from xprnn.scan import Around
@@ -33,7 +34,7 @@ def forward(cell: LSTM, p: Params, shape: tuple[int, ...], dtype: Any, around: A
     where no slope needs them.
     """
     gates, plain = np.empty(shape, dtype), _is_plain(cell)
-    x = np.empty(shape, dtype) if any(f.needs_input for f in cell.used) else gates
+    x = np.empty(shape, dtype) if any(f.needs_input for f in cell.activations) else gates
     half, shift = _scales(shape[2] // 4, dtype) if plain else (1.0, 0.0)
     W, b = weights(p["W_hh"]) * half, p["b_hh"] * half if "b_hh" in p else None
     step = _plain(W, gates, half, shift, around.inner) if plain else _general(cell, W, p.get("P"), x, gates, around)
@@ -182,8 +183,8 @@ def backward(cell: LSTM, p: Params, kept: States, prev: States, new: States, aro
 
     def finish() -> tuple[Any, dict[str, Any]]:
         if dhs is None:
-            return da, cell.gradients((da,), kept, prev, new, p, inner)
-        return da, cell.gradients((da, dhs), by_gate(cell, *kept), prev, new, p, inner)
+            return da, cell.gradients(Out(da), StepCache(), prev, new, p, inner)
+        return da, cell.gradients(Out(da, h=dhs), by_gate(cell, *kept), prev, new, p, inner)
 
     return load, back, (da,) if dhs is None else (da, dhs), finish
 
@@ -219,7 +220,8 @@ def _load_general(
 
     def load(start: int, stop: int) -> None:
         now = slice(start, stop)
-        *of_a, h_c[now], c_c[now] = slopes(cell, each, prev, new, p, drop, now)
+        factors = slopes(cell, each, prev, new, p, drop, now)
+        of_a, h_c[now], c_c[now] = [*factors.c_gates, factors.m_o], factors.m_y, factors.c_c
         if P_o is not None:  # c acts on h through o too
             h_c[now] += of_a[-1] * P_o
         np.concatenate(of_a, axis=-1, out=da[now])
@@ -227,10 +229,12 @@ def _load_general(
     return load, c_c
 
 
-def by_gate(cell: LSTM, gates: np.ndarray, x: np.ndarray) -> States:
-    """Return what is kept as the reference keeps it: gate by gate, and the pre-activations that slopes need."""
+def by_gate(cell: LSTM, gates: np.ndarray, x: np.ndarray) -> StepCache:
+    """Return the cache of the reference: gate by gate, and the pre-activations that slopes need."""
     i, *f, g, o = xpx.split(gates, cell.gates)
-    return (i, *(f or [1.0 - i]), g, o, *inputs(*cell.used)(*xpx.split(x, cell.gates)))
+    x_i, *x_f, x_g, x_o = xpx.split(x, cell.gates)
+    xs = needed(cell.gate, cell.gate, cell.candidate, cell.gate)(x_i, x_f[0] if x_f else None, x_g, x_o)
+    return StepCache(i, f[0] if f else 1.0 - i, g, o, *xs)
 
 
 def _unprojected(W_hr: np.ndarray, dhs: np.ndarray, like: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from xprnn._array.checks import FLOATS
 from xprnn.activations import Custom
-from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States
+from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore, Params, States
 from xprnn.kernels.numpy_ import elman, gru, lstm
 from xprnn.kernels.numpy_.cells import Backward, Forward
 from xprnn.kernels.reference_stepper import Part, widths
@@ -20,11 +20,13 @@ from xprnn.scan import BLOCK, NOTHING, Around
 FORWARD: dict[type, Callable[..., Forward]] = {
     Elman: elman.forward,
     GRU: gru.forward,
+    GRUResetBefore: gru.forward,
     LSTM: lstm.forward,
 }
 BACKWARD: dict[type, Callable[..., Backward]] = {
     Elman: elman.backward,
     GRU: gru.backward,
+    GRUResetBefore: gru.backward,
     LSTM: lstm.backward,
 }
 """Per type of cell, what binds its steps; `cells.py` tells the form."""
@@ -36,7 +38,7 @@ class Cache(NamedTuple):
     around: Around
     track: States  # per state (T+1, B, n): the state before the first step, then after each
     new: States  # per state (T, B, n): the cell's candidates where a gate changed them, else the track's
-    kept: States
+    kept: Any  # of the cell
 
 
 def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
@@ -228,7 +230,7 @@ def _restart_backward(reset: Any, carry: States, dfresh: States) -> None:
 
 
 class Bound:
-    """A stack of layers bound to parameters and states of its own, for `xprnn.recurrent.stepper.Stepper`."""
+    """A stack of layers bound to parameters and states of its own, for `xprnn.recurrent.step.Stepper`."""
 
     def __init__(self, cell: Cell, parts: list[Part], B: int, home: Any) -> None:
         self._layers = [_BoundLayer(cell, part, B, home.dtype) for part in parts]

@@ -19,7 +19,7 @@ from xprnn.kernels.numba_.jit.rows import named, row, row_of
 from xprnn.kernels.numba_.jit.time_matmul import affine
 
 ELMAN, GRU, LSTM = 1, 3, 4
-KINDS = {cells.Elman: ELMAN, cells.GRU: GRU, cells.LSTM: LSTM}
+KINDS = {cells.Elman: ELMAN, cells.GRU: GRU, cells.GRUResetBefore: GRU, cells.LSTM: LSTM}
 
 Cell = namedtuple("Cell", "choice number P")
 Around = namedtuple("Around", "inner drop reset fresh_h fresh_c mask gate_h gate_c")

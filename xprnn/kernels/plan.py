@@ -1,0 +1,133 @@
+"""The plan of a call: how the input map, the scans and the gradients of one level run, decided once by `select`.
+
+Axes: T time, B batch, I input, G gates, H hidden units. A level is one layer of a stack in one direction or both; every
+array here is in the time of its run, which is reversed for the reverse direction.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Array
+from xprnn.cells import Cell, Params, States, input_map
+from xprnn.cells.layer_norm import NormCache
+from xprnn.kernels.registry import Fused, Kernel
+from xprnn.scan import Around
+
+
+class Direction(NamedTuple):
+    """One direction of a level: all arrays that its forward or backward pass reads."""
+
+    x: Array  # (T, B, I)
+    params: Params  # of the input map and of the cell, with `W_hh` as the scan sees it, and perhaps others
+    cell_keys: tuple[str, ...]  # the keys of the cell's parameters
+    state0: States | None  # (B, n) each; None: zeros
+    around: Around
+    noise: Array | None = None  # (T, B, G*H), added to the pre-activations
+
+    @property
+    def cell_params(self) -> Params:
+        """The cell's parameters, which are what its scan is given."""
+        return {key: self.params[key] for key in self.cell_keys}
+
+
+class DirectionCache(NamedTuple):
+    """What the forward pass of one direction leaves for the backward one."""
+
+    scan: Any  # of the kernel
+    norm: NormCache | None  # of the input map
+
+
+class Gradients(NamedTuple):
+    """Gradients of one direction."""
+
+    params: dict[str, Array]  # of the input map and of the cell
+    x: Array  # (T, B, I)
+    state0: States  # (B, n) each
+    around: Around
+    a: Array  # (T, B, G*H), of the pre-activations
+
+
+class Plan(NamedTuple):
+    """How a level runs, for one configuration, set of options, dtype, shape and library.
+
+    `forward` and `backward` are the only way through a level. What is faster, such as input map, scan and gradients in
+    one call, is another plan and not another way.
+    """
+
+    kernel: Kernel
+    why: str
+    fused: Fused | None = None  # None: the scan stands between products of its own
+
+    @property
+    def how(self) -> str:
+        """One phrase for `explain`: which calls a direction is."""
+        if self.fused is not None:
+            return "input map, scan and gradients in one call"
+        owner = "the array library" if self.kernel.products is xpx else self.kernel.name
+        return f"a scan between products of {owner}"
+
+    def forward(self, cell: Cell, directions: Sequence[Direction], *, keep: bool) -> list[tuple[States, States, Any]]:
+        """Run every direction forward.
+
+        Returns
+        -------
+        list
+            Per direction the states (T, B, n), the final state (B, n), and the `DirectionCache`, without meaning where
+            `keep` is False.
+        """
+        if self.fused is not None:
+            run = self.fused.forward
+            done = [run(cell, d.x, d.state0, d.params, d.around, keep=keep) for d in directions]
+            return [(states, final, DirectionCache(cache, None)) for states, final, cache in done]
+        norms: list[NormCache | None] = []
+        arguments = (self._scan_arguments(cell, d, norms) for d in directions)  # lazily: all at once are large
+        scans = self.kernel.scans(cell, arguments, keep=keep)
+        pairs = zip(scans, norms, strict=True)
+        return [(states, final, DirectionCache(cache, norm)) for (states, final, cache), norm in pairs]
+
+    def _scan_arguments(
+        self, cell: Cell, direction: Direction, norms: list[NormCache | None]
+    ) -> tuple[Array, States, Params, Around]:
+        """Return the arguments of a scan; append the cache of the input map's normalisation to `norms`."""
+        x, params, _, state0, around, noise = direction
+        a, norm = input_map.forward(cell, params, x, xpx.namespace(x), self.kernel.products_at(around.mask))
+        norms.append(norm)
+        if state0 is None:
+            state0 = tuple([xpx.zeros((x.shape[1], n), a) for n in cell.widths(a.shape[-1] // cell.gates)])
+        return a if noise is None else a + noise, state0, direction.cell_params, around
+
+    def backward(
+        self,
+        cell: Cell,
+        directions: Sequence[Direction],
+        caches: Sequence[DirectionCache],
+        dstates: Sequence[tuple[Array | None, ...]],
+        dfinals: Sequence[tuple[Array | None, ...]],
+        *,
+        want: tuple[str, ...],
+    ) -> Iterator[Gradients]:
+        """Run every direction backward; yield its gradients before the next one begins."""
+        each: Any = zip(directions, caches, dstates, dfinals, strict=True)
+        if self.fused is not None:
+            return (self._fused_gradients(cell, *one, want) for one in each)
+        each = list(each)
+        arguments = ((dstate, dfinal, cache.scan, d.cell_params) for d, cache, dstate, dfinal in each)
+        scans = iter(self.kernel.scans_backward(cell, arguments, want=want))
+        return (self._gradients(cell, d, cache, next(scans)) for d, cache, _, _ in each)
+
+    def _fused_gradients(
+        self, cell: Cell, d: Direction, cache: DirectionCache, dstates: Any, dfinal: Any, want: tuple[str, ...]
+    ) -> Gradients:
+        """Return the gradients of a direction that is one call."""
+        assert self.fused is not None
+        run = self.fused.backward
+        da, dstate0, dp, daround, dx = run(cell, dstates, dfinal, cache.scan, d.x, d.params, want=want)
+        return Gradients(dp, dx, dstate0, daround, da)
+
+    def _gradients(self, cell: Cell, d: Direction, cache: DirectionCache, scan: tuple[Any, ...]) -> Gradients:
+        """Return the gradients of a direction from those of its scan."""
+        da, dstate0, dp, daround = scan
+        products = self.kernel.products_at(d.around.mask)
+        dp_input, dx = input_map.backward(cell, d.params, da, d.x, cache.norm, xpx.namespace(da), products)
+        return Gradients({**dp, **dp_input}, dx, dstate0, daround, da)

@@ -1,0 +1,105 @@
+"""The door of a recurrent layer: every argument of a call is read and checked here, and nowhere behind.
+
+Axes: T time, B batch, I input, H hidden units, L layers, D directions.
+"""
+
+from typing import Any, NamedTuple
+
+from xprnn import kernels, random, tree
+from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.layout import Form, flags, form_of, select
+from xprnn._array.namespace import Array, Home
+from xprnn.cells import States
+from xprnn.random import Key
+from xprnn.recurrent import parameters
+from xprnn.recurrent import state as states_of
+from xprnn.recurrent.parameters import Params
+from xprnn.recurrent.state import State
+
+
+class Call(NamedTuple):
+    """The arguments of a call, checked, in the form in which a layer computes."""
+
+    form: Form
+    x: Array  # (T, B, I), 0 at invalid steps
+    mask: Array | None  # (T, B, 1) bool
+    reset: Array | None  # (T, B, 1) bool
+    state0: list[States | None]  # per layer and direction
+    key: Key | None  # None: evaluation
+    kernel: str
+
+
+def read(
+    layer: Any,
+    params: Params,
+    x: Any,
+    state0: State = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    reset: Any = None,
+    rng: Any = None,
+    kernel: str = "auto",
+) -> Call:
+    """Check the arguments of `forward`."""
+    kernels.check_name(kernel)
+    key = random.key(rng)
+    form = form_of(x, layer.input_size, layer.batch_first)
+    valid, begins = flags(form, lengths, mask, reset)
+    parameters.check(layer, params, form.home)
+    initial = states_of.read("state0", state0, layer._sizes, form.home, form.B if form.batched else None)
+    return Call(form, select(valid, form.inward(x), form.home.xp), valid, begins, initial, key, kernel)
+
+
+def read_step(layer: Any, params: Params, x_t: Array, state: State) -> Call:
+    """Check the arguments of `step`: a call of one time step, in evaluation."""
+    refuse_bidirectional(layer, "step")
+    home = checks.home("x_t", x_t)
+    shape = tuple(x_t.shape)
+    if len(shape) not in (1, 2) or shape[-1] != layer.input_size:
+        raise ValueError(f"`x_t` must have shape (B, I) or (I,) with I = {layer.input_size}, got {shape}")
+    parameters.check(layer, params, home, like="x_t")
+    batched = len(shape) == 2
+    form = Form(home, 1, shape[0] if batched else 1, batched, batch_first=False)
+    states = states_of.read("state", state, layer._sizes, home, form.B if batched else None, like="x_t")
+    return Call(form, form.inward(x_t[None, ...]), None, None, states, None, "auto")
+
+
+def read_binding(layer: Any, params: Params, state: State, batch: int, kernel: str) -> tuple[Home, list[States | None]]:
+    """Check the arguments of `stepper`; return where its arrays live, and the states per layer."""
+    refuse_bidirectional(layer, "stepper")
+    checks.integer("batch", batch)
+    kernels.check_name(kernel)
+    like = next(iter(tree.leaves(params)), None) if isinstance(params, dict) else None
+    home = checks.home("params", like)
+    parameters.check(layer, params, home, like="params")
+    return home, states_of.read("state", state, layer._sizes, home, batch, like="params")
+
+
+def read_backward(
+    layer: Any, params: Params, form: Form, mask: Array | None, dy: Any, dstate: State
+) -> tuple[Array | None, list[States | None]]:
+    """Check the arguments of `backward`; return dy (T, B, D*H), 0 at invalid steps, and dstate per direction."""
+    parameters.check(layer, params, form.home)
+    if dy is not None:
+        letter = "D*H" if layer.state_sizes[0] == layer.hidden_size else "D*P"
+        dy = select(mask, form.read("dy", dy, letter, layer.widths[1]), form.home.xp)
+    B = form.B if form.batched else None
+    return dy, states_of.read("dstate", dstate, layer._sizes, form.home, B)
+
+
+def refuse_bidirectional(layer: Any, name: str) -> None:
+    """Raise where a layer has a reverse direction, which begins at the end."""
+    if layer.bidirectional:
+        raise ValueError(f"`{name}` needs a layer with bidirectional=False: the reverse direction begins at the end")
+
+
+def own(call: Call) -> Call:
+    """Return a call whose small arrays are copies, as a cache needs that outlives it.
+
+    Masks and resets are copies already.
+    """
+    if call.state0[0] is None:
+        return call
+    return call._replace(state0=[state and tuple([xpx.copy(s) for s in state]) for state in call.state0])
