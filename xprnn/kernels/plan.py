@@ -5,6 +5,7 @@ array here is in the time of its run, which is reversed for the reverse directio
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from xprnn._array import namespace as xpx
@@ -108,22 +109,13 @@ class Plan(NamedTuple):
         want: tuple[str, ...],
     ) -> Iterator[Gradients]:
         """Run every direction backward; yield its gradients before the next one begins."""
-        each: Any = zip(directions, caches, dstates, dfinals, strict=True)
+        each = list(zip(directions, caches, dstates, dfinals, strict=True))
         if self.fused is not None:
-            return (self._fused_gradients(cell, *one, want) for one in each)
-        each = list(each)
+            run = partial(self.fused.backward, cell, want=want)
+            return (_of_fused(*run(dstate, dfinal, cache.scan, d.x, d.params)) for d, cache, dstate, dfinal in each)
         arguments = ((dstate, dfinal, cache.scan, d.cell_params) for d, cache, dstate, dfinal in each)
         scans = iter(self.kernel.scans_backward(cell, arguments, want=want))
         return (self._gradients(cell, d, cache, next(scans)) for d, cache, _, _ in each)
-
-    def _fused_gradients(
-        self, cell: Cell, d: Direction, cache: DirectionCache, dstates: Any, dfinal: Any, want: tuple[str, ...]
-    ) -> Gradients:
-        """Return the gradients of a direction that is one call."""
-        assert self.fused is not None
-        run = self.fused.backward
-        da, dstate0, dp, daround, dx = run(cell, dstates, dfinal, cache.scan, d.x, d.params, want=want)
-        return Gradients(dp, dx, dstate0, daround, da)
 
     def _gradients(self, cell: Cell, d: Direction, cache: DirectionCache, scan: tuple[Any, ...]) -> Gradients:
         """Return the gradients of a direction from those of its scan."""
@@ -131,3 +123,8 @@ class Plan(NamedTuple):
         products = self.kernel.products_at(d.around.mask)
         dp_input, dx = input_map.backward(cell, d.params, da, d.x, cache.norm, xpx.namespace(da), products)
         return Gradients({**dp, **dp_input}, dx, dstate0, daround, da)
+
+
+def _of_fused(da: Array, dstate0: States, dp: dict[str, Array], daround: Around, dx: Array) -> Gradients:
+    """Return the gradients of a direction that is one call."""
+    return Gradients(dp, dx, dstate0, daround, da)
