@@ -26,7 +26,6 @@ import bench_parts
 import bench_process
 import bench_sides
 import bench_table
-
 import xprnn
 
 TABLES = ("training", "inference", "stream")

@@ -4,9 +4,10 @@ Weights lie as the products want them, (I, G*H) and (H, G*H); the inputs' share 
 scan; parameters, and the state of a stream, are donated: their memory is used again. All is compiled when it is made.
 """
 
-import bench_sides
 import jax
 import jax.numpy as jnp
+
+import bench_sides
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 """Every call is waited for: to hand it to another thread would cost small ones as much again."""

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 
-import bench_sides
 import numpy as np
+
+import bench_sides
+import xprnn
 from bench_process import timed
 from bench_sides import Job, given, training_step
-
-import xprnn
 from xprnn.kernels import explain
 
 OPTION = 1.3

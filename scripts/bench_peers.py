@@ -5,10 +5,10 @@ What is timed holds no conversion: arrays are where the library wants them, and 
 
 import functools
 
-import bench_sides
 import numpy as np
-from bench_sides import Candidate, Refused, given
 
+import bench_sides
+from bench_sides import Candidate, Refused, given
 from xprnn.interop import torch as weights
 from xprnn.interop.gates import reorder
 

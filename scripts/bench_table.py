@@ -7,6 +7,7 @@ seconds. A ratio is the time of another side over xprnn's: how many times as fas
 import math
 
 import numpy as np
+
 from bench_peers import PEERS
 from bench_process import timed
 from bench_sides import CELLS, Job

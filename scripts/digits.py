@@ -10,6 +10,7 @@ import gzip
 import sys
 
 import numpy as np
+
 import real_data
 
 EPOCHS, HIDDEN, BATCH, LR = 40, 64, 32, 1e-2

@@ -9,6 +9,7 @@ The files are in aeon's wheel, with their own split into training and test.
 import sys
 
 import numpy as np
+
 import real_data
 
 EPOCHS, HIDDEN, BATCH, LR = 30, 48, 16, 1e-2

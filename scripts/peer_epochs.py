@@ -8,12 +8,12 @@ import statistics
 import time
 
 import numpy as np
-import real_data
 import torch
-from bench_sides import cores
 from torch.nn.utils.rnn import pack_sequence
 
+import real_data
 import xprnn
+from bench_sides import cores
 from xprnn.interop import torch as weights
 from xprnn.train.data import Source
 

@@ -10,8 +10,8 @@ import io
 import sys
 
 import numpy as np
-import real_data
 
+import real_data
 import xprnn
 
 EPOCHS, HIDDEN, BATCH, LR = 100, 64, 16, 1e-2

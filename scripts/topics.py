@@ -13,8 +13,8 @@ import sys
 from collections import Counter
 
 import numpy as np
-import real_data
 
+import real_data
 import xprnn
 
 EPOCHS, HIDDEN, STREAMS, CHUNK, LR = 4, 128, 16, 50, 1e-2

@@ -17,11 +17,10 @@ import sys
 import time
 
 import numpy as np
-import real_data
-import train_run
-import train_tasks
 
+import real_data
 import xprnn
+from training import run, tasks
 
 EPOCHS = {"mean": 10, "adding": 20, "copy": 12, "charlm": 6}
 """Passes over the samples, where --epochs does not say; the main job has 100, over its one sample."""
@@ -56,8 +55,8 @@ def train_simple(args, like):
 
 def train_model(args, like, title, kernel):
     """Train a stack of layers with Adam; return how many steps that took, and the losses of the epochs."""
-    text = train_tasks.CharacterText(args.text) if args.task == "charlm" else None
-    task = text.task if text else train_tasks.TASKS[args.task]()
+    text = tasks.CharacterText(args.text) if args.task == "charlm" else None
+    task = text.task if text else tasks.TASKS[args.task]()
     model = task.model(args.cell, args.hidden, args.layers, args.bidirectional)
     data, validation = task.data(args.samples, args.seed, args.dtype)
     optimizer = xprnn.optim.Adam(lr=args.lr)
@@ -71,8 +70,8 @@ def train_model(args, like, title, kernel):
         resume=bool(args.resume), callbacks=[teller(args.epochs, task.unit)],
     )  # fmt: skip
     if folder is not None and history["loss"]:
-        train_run.write_history(folder.path, history)
-        train_run.draw(folder.path, title, history, *shown(task, model, params, validation, like))
+        run.write_history(folder.path, history)
+        run.draw(folder.path, title, history, *shown(task, model, params, validation, like))
         print(f"wrote {folder.path}")
     if text:
         print("a sample of the model's writing:\n" + text.write(model, params, like, args.seed))
@@ -84,9 +83,9 @@ def begin(args, model, optimizer, arrays, kernel, like):
     if not (args.out or args.resume):
         return None
     settings = {name: value for name, value in vars(args).items() if name not in ("out", "resume")}
-    fixed = {"clip_norm": CLIP_NORM, "validation": train_tasks.VALIDATION}
-    record = train_run.record(settings, fixed, model, optimizer, arrays, kernel, xprnn.backends.device(like))
-    folder = train_run.Folder(args.out or args.resume)
+    fixed = {"clip_norm": CLIP_NORM, "validation": tasks.VALIDATION}
+    record = run.record(settings, fixed, model, optimizer, arrays, kernel, xprnn.backends.device(like))
+    folder = run.Folder(args.out or args.resume)
     folder.begin(record, resume=bool(args.resume))
     return folder
 
@@ -142,12 +141,12 @@ def arguments(argv):
     given = reader.parse_args(argv)
     if not given.resume:
         args = checked(reader, given)
-        if args.out and train_run.Folder(args.out).latest():
+        if args.out and run.Folder(args.out).latest():
             reader.error(f"--out {args.out} holds a run: --resume goes on with it, another folder begins anew")
         return args
     try:
-        begun = train_run.arguments(train_run.read(given.resume)["settings"])
-    except train_run.RunError as error:
+        begun = run.arguments(run.read(given.resume)["settings"])
+    except run.RunError as error:
         reader.error(str(error))
     before = checked(reader, reader.parse_args(begun))
     args = checked(reader, reader.parse_args([*begun, *(sys.argv[1:] if argv is None else argv)]))
@@ -216,7 +215,7 @@ def main(argv=None):
     except xprnn.backends.BackendError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    except (train_run.RunError, xprnn.checkpoint.CheckpointError, xprnn.train.NonFiniteError) as error:
+    except (run.RunError, xprnn.checkpoint.CheckpointError, xprnn.train.NonFiniteError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     except OSError as error:

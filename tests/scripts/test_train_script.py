@@ -154,7 +154,7 @@ def test_without_matplotlib_all_the_rest_is_written_and_one_line_says_so(
 def test_what_is_shown_is_the_first_sample_or_an_answer_per_sample(shape, expected, over, train):
     import train as script
 
-    task = script.train_tasks.Task(None, 1, shape[-1], at_end=len(shape) == 2)
+    task = script.tasks.Task(None, 1, shape[-1], at_end=len(shape) == 2)
     said = np.zeros(shape)
     if len(shape) == 3:
         said[:, 0] = np.array([[0.9, 0.1], [0.1, 0.9]] * 2) if shape[-1] == 2 else np.arange(4.0)[:, None]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import real_data
 
+import real_data
 import xprnn
 
 VALIDATION = 256

@@ -1,0 +1,1 @@
+"""Tasks and run folders of `scripts/train.py`."""
