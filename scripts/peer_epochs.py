@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-import real_data
 import xprnn
 from bench_sides import cores
+from examples import real_data
 from xprnn.interop import torch as weights
 from xprnn.train.data import Source
 

@@ -18,8 +18,8 @@ import time
 
 import numpy as np
 
-import real_data
 import xprnn
+from examples import real_data
 from training import run, tasks
 
 EPOCHS = {"mean": 10, "adding": 20, "copy": 12, "charlm": 6}

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import real_data
 import xprnn
+from examples import real_data
 
 VALIDATION = 256
 """Samples of the validation."""

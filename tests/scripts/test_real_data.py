@@ -1,6 +1,7 @@
 """Scripts on real data: formats out of a made wheel, splits, normalisation and baselines; no network is asked."""
 
 import gzip
+import importlib
 import io
 import math
 import pathlib
@@ -59,7 +60,7 @@ def wheels(tmp_path):
 
 
 def test_a_file_is_read_out_of_the_newest_wheel_and_pip_is_not_asked(wheels, monkeypatch, capsys):
-    import real_data
+    from examples import real_data
 
     monkeypatch.setattr(subprocess, "run", None)
     text = gzip.decompress(real_data.content("scikit-learn", "sklearn/datasets/data/digits.csv.gz", wheels))
@@ -68,7 +69,7 @@ def test_a_file_is_read_out_of_the_newest_wheel_and_pip_is_not_asked(wheels, mon
 
 
 def test_what_cannot_be_had_is_a_sentence(wheels, monkeypatch, capsys):
-    import real_data
+    from examples import real_data
 
     with pytest.raises(real_data.NoDataError, match="has no file aeon/none; another version of aeon may have it"):
         real_data.content("aeon", "aeon/none", wheels)
@@ -98,8 +99,7 @@ def test_what_cannot_be_had_is_a_sentence(wheels, monkeypatch, capsys):
 
 
 def test_a_ts_file_is_sequences_of_channels_with_the_class_last():
-    import japanese_vowels
-    import real_data
+    from examples import japanese_vowels, real_data
 
     x, y = japanese_vowels.sequences(TS)
     assert_close(tuple(x), (np.array([[1, -1.5], [2, 0], [3, 0.1]]), np.array([[4, 0.25], [5, 0.5]])), tol=0.0)
@@ -109,7 +109,7 @@ def test_a_ts_file_is_sequences_of_channels_with_the_class_last():
 
 
 def test_digits_are_rows_of_pixels_and_halves_keep_the_order():
-    import digits
+    from examples import digits
 
     text = "\n".join(",".join(str(64 * n + k) for k in range(64)) + f",{n}" for n in range(5))
     x, y = digits.digits(text)
@@ -120,7 +120,7 @@ def test_digits_are_rows_of_pixels_and_halves_keep_the_order():
 
 
 def test_normalisation_knows_only_what_is_fitted():
-    import real_data
+    from examples import real_data
 
     fitted, others = [np.array([[0.0, 7], [2, 7]]), np.array([[4.0, 7]])], [np.array([[100.0, 8]])]
     here, there = real_data.standardised(fitted, others)
@@ -137,7 +137,7 @@ def test_normalisation_knows_only_what_is_fitted():
 
 
 def test_windows_of_the_laser_are_one_step_ahead_and_count_after_warming_up():
-    import santa_fe
+    from examples import santa_fe
 
     x, y, mask = santa_fe.windows(np.arange(200.0))
     assert x.shape == y.shape == (28, 60, 1)
@@ -148,7 +148,7 @@ def test_windows_of_the_laser_are_one_step_ahead_and_count_after_warming_up():
 
 
 def test_streams_of_a_text_are_side_by_side_and_one_character_ahead():
-    import topics
+    from examples import topics
 
     stream = topics.streams(np.arange(12), 2, 3)
     assert stream.x.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
@@ -156,7 +156,7 @@ def test_streams_of_a_text_are_side_by_side_and_one_character_ahead():
 
 
 def test_a_sequence_s_class_is_that_of_the_product_of_its_steps():
-    import real_data
+    from examples import real_data
 
     p = np.array([[0.5, 0.4, 0.1], [0.1, 0.6, 0.3], [0.6, 0.35, 0.05]])  # products 0.03, 0.084, 0.0015
     assert real_data.predicted(lambda params, x, kernel: (x, None), {}, [np.log(p) + 3.0, np.log(p[:1])]).tolist() == [
@@ -168,7 +168,7 @@ def test_a_sequence_s_class_is_that_of_the_product_of_its_steps():
 
 
 def test_ar_1_is_the_closed_form_and_ar_2_foretells_a_cosine():
-    import santa_fe
+    from examples import santa_fe
 
     series = np.random.default_rng(1).standard_normal(60).cumsum()
     x, y = series[:39], series[1:40]
@@ -183,14 +183,14 @@ def test_ar_1_is_the_closed_form_and_ar_2_foretells_a_cosine():
 
 
 def test_a_linear_classifier_is_right_on_what_is_linear():
-    import real_data
+    from examples import real_data
 
     x = np.array([[0.0], [1], [10], [11]])
     assert real_data.linear_accuracy((x, np.array([0, 0, 1, 1])), (x + 0.1, np.array([0, 0, 1, 0]))) == 0.75
 
 
 def test_trigrams_of_a_toy_text_by_hand():
-    import topics
+    from examples import topics
 
     model = topics.Interpolated("abab", 2, 2)
     single = (2 + 2 / 2) / (4 + 2)  # a is 2 of 4 characters
@@ -206,7 +206,7 @@ def test_trigrams_of_a_toy_text_by_hand():
 
 
 def test_the_strength_of_trigrams_is_chosen_without_the_test(monkeypatch):
-    import topics
+    from examples import topics
 
     text = "the cat sat on the mat and the dog sat on the log. " * 4
     monkeypatch.setattr(topics, "STRENGTHS", (1, 1000))
@@ -228,7 +228,7 @@ def test_the_strength_of_trigrams_is_chosen_without_the_test(monkeypatch):
     ],
 )
 def test_a_script_runs_on_made_wheels(name, split, wheels, capsys):
-    script = pytest.importorskip(name)
+    script = importlib.import_module(f"examples.{name}")
     script.main(["--quick", "--cell", "gru", "--wheels", str(wheels), "--kernel", "numpy"])
     printed = capsys.readouterr().out
     assert split in printed
@@ -239,7 +239,7 @@ def test_a_script_runs_on_made_wheels(name, split, wheels, capsys):
 
 def test_a_channel_that_is_always_the_same_is_divided_by_nothing():
     """Of 0.1, whose mean is not 0.1 to the last bit, the deviation is 5e-17."""
-    import real_data
+    from examples import real_data
 
     here, there = real_data.standardised([np.full((3, 1), 0.1)] * 7, [np.full((2, 1), 0.7)])
     np.testing.assert_allclose(here, np.zeros((7, 3, 1)), atol=1e-7)
@@ -247,8 +247,7 @@ def test_a_channel_that_is_always_the_same_is_divided_by_nothing():
 
 
 def test_ctrl_c_ends_a_script_and_no_figure_is_told(monkeypatch, capsys):
-    import real_data
-    import topics
+    from examples import real_data, topics
 
     def interrupted(*given, **options):
         raise KeyboardInterrupt
@@ -262,7 +261,7 @@ def test_ctrl_c_ends_a_script_and_no_figure_is_told(monkeypatch, capsys):
 
 
 def test_the_text_script_runs_and_writes(monkeypatch, capsys):
-    import topics
+    from examples import topics
 
     made = types.SimpleNamespace(topics={"b": "to be or not to be, " * 200, "a": "that is the question; " * 200})
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", made)

@@ -1,21 +1,24 @@
 """Characters of a text: Python's own help, `pydoc_data.topics`, beside a trigram model, and what the net writes.
 
-    python scripts/topics.py                # all three cells, three seeds each
-    python scripts/topics.py --cell lstm --seeds 1
-    python scripts/topics.py --held-out --lr 5e-3   # how settings are chosen: judged on the end of the training part
+    python scripts/examples/topics.py                # all three cells, three seeds each
+    python scripts/examples/topics.py --cell lstm --seeds 1
+    python scripts/examples/topics.py --held-out --lr 5e-3   # how settings are chosen: without the test
 
 The last tenth is the test. Nothing is fetched; the text, and with it the figures, is that of the Python that runs.
 """
 
 import math
+import pathlib
 import platform
 import sys
 from collections import Counter
 
 import numpy as np
 
-import real_data
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # scripts/, whose folders are packages
+
 import xprnn
+from examples import real_data
 
 EPOCHS, HIDDEN, STREAMS, CHUNK, LR = 4, 128, 16, 50, 1e-2
 STRENGTHS = (2, 4, 8, 16, 32, 64)

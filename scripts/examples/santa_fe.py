@@ -1,18 +1,21 @@
 """A chaotic laser, one step ahead: data set A of the Santa Fe competition (Hübner et al., 1989), a continuation of it.
 
-    python scripts/santa_fe.py                # all three cells, three seeds each
-    python scripts/santa_fe.py --cell lstm --seeds 1
+    python scripts/examples/santa_fe.py                # all three cells, three seeds each
+    python scripts/examples/santa_fe.py --cell lstm --seeds 1
 
 The series is in reservoirpy's wheel: 10,093 intensities of 8 bits. Fitted on the first 2000, judged on the next 3000.
 """
 
 import io
+import pathlib
 import sys
 
 import numpy as np
 
-import real_data
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # scripts/, whose folders are packages
+
 import xprnn
+from examples import real_data
 
 EPOCHS, HIDDEN, BATCH, LR = 100, 64, 16, 1e-2
 FIT, TEST, LAGS = 2000, 3000, 40

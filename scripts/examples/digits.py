@@ -1,17 +1,20 @@
 """Handwritten digits, read row by row: UCI's optical digits, 8×8 pixels (Alpaydin & Kaynak, 1998).
 
-    python scripts/digits.py                # all three cells, three seeds each
-    python scripts/digits.py --cell gru --seeds 1
+    python scripts/examples/digits.py                # all three cells, three seeds each
+    python scripts/examples/digits.py --cell gru --seeds 1
 
 The table is in scikit-learn's wheel. First half to train, second half to test, in the order of the file.
 """
 
 import gzip
+import pathlib
 import sys
 
 import numpy as np
 
-import real_data
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # scripts/, whose folders are packages
+
+from examples import real_data
 
 EPOCHS, HIDDEN, BATCH, LR = 40, 64, 32, 1e-2
 PACKAGE, FILE = "scikit-learn", "sklearn/datasets/data/digits.csv.gz"

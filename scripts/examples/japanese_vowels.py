@@ -1,16 +1,19 @@
 """Japanese vowels: who of nine speakers said /ae/ (Kudo, Toyama & Shimbo, 1999)? 7 to 29 steps of 12 coefficients.
 
-    python scripts/japanese_vowels.py                # all three cells, three seeds each
-    python scripts/japanese_vowels.py --peer torch   # an epoch of the same beside PyTorch's
+    python scripts/examples/japanese_vowels.py                # all three cells, three seeds each
+    python scripts/examples/japanese_vowels.py --peer torch   # an epoch of the same beside PyTorch's
 
 The files are in aeon's wheel, with their own split into training and test.
 """
 
+import pathlib
 import sys
 
 import numpy as np
 
-import real_data
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # scripts/, whose folders are packages
+
+from examples import real_data
 
 EPOCHS, HIDDEN, BATCH, LR = 30, 48, 16, 1e-2
 PACKAGE, FILE = "aeon", "aeon/datasets/data/JapaneseVowels/JapaneseVowels_{}.ts"

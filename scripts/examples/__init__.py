@@ -1,0 +1,1 @@
+"""Training on real data: one script a data set, and what they share."""
