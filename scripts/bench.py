@@ -22,14 +22,11 @@ import platform
 import re
 import sys
 
-import bench_parts
-import bench_process
-import bench_sides
-import bench_table
 import xprnn
+from benchmarks import parts, process, sides, table
 
 TABLES = ("training", "inference", "stream")
-PARTS = (*TABLES, *bench_parts.PARTS)
+PARTS = (*TABLES, *parts.PARTS)
 LIBRARIES = ("numpy", "numba", "torch", "jax", "jaxlib", "onnxruntime")
 
 
@@ -47,12 +44,12 @@ def machine():
     name = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.is_file() else None
     return {
         "cpu": name[1] if name else platform.processor() or platform.machine(),
-        "cores": bench_sides.cores(),
+        "cores": sides.cores(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "xprnn": xprnn.__version__,
         **{library: version(library) for library in LIBRARIES},
-        "flops": bench_table.gemm_rates(),
+        "flops": table.gemm_rates(),
     }
 
 
@@ -82,8 +79,8 @@ def against(records, path):
 def rows(text):
     """Read the numbers of rows."""
     found = [int(each) for each in text.split(",")]
-    if bad := [row for row in found if not 1 <= row <= len(bench_table.SHAPES)]:
-        raise argparse.ArgumentTypeError(f"rows are 1 to {len(bench_table.SHAPES)}, got {bad[0]}")
+    if bad := [row for row in found if not 1 <= row <= len(table.SHAPES)]:
+        raise argparse.ArgumentTypeError(f"rows are 1 to {len(table.SHAPES)}, got {bad[0]}")
     return found
 
 
@@ -100,31 +97,31 @@ def arguments(argv):
     parser.add_argument("--model", action="store_true", help="with --backend cupy: print the cost model instead")
     args = parser.parse_args(argv)
     args.parts = args.parts or ([] if args.memory else TABLES if args.quick else PARTS)
-    args.rows = args.rows or ([1, 2] if args.quick else list(range(1, len(bench_table.SHAPES) + 1)))
+    args.rows = args.rows or ([1, 2] if args.quick else list(range(1, len(table.SHAPES) + 1)))
     return args
 
 
 def run(args, rates):
     """Run the parts; yield the records of each. Sides that wait are ended before a part that needs none of them."""
-    with bench_process.Sides() as sides:
+    with process.Sides() as sides:
         for name in args.parts:
             if name in TABLES:
-                yield bench_table.table(name, args.rows, sides, rates)
+                yield table.table(name, args.rows, sides, rates)
             else:
                 sides.close()
-                yield bench_parts.PARTS[name]()
+                yield parts.PARTS[name]()
         if args.memory:
             sides.close()
-            yield bench_table.memories(args.rows, sides)
+            yield table.memories(args.rows, sides)
 
 
 def main(argv=None):
     """Run the parts named on the command line, or all."""
     args = arguments(argv)
     if args.backend == "cupy":
-        import bench_cupy
+        from benchmarks import cupy_layers
 
-        bench_cupy.model() if args.model else bench_cupy.main()
+        cupy_layers.model() if args.model else cupy_layers.main()
         return
     found = machine()
     tell(found)

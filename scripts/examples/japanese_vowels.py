@@ -49,7 +49,7 @@ def main(argv=None):
     means = [(np.array([s.mean(axis=0) for s in part]), of) for part, of in ((x, y), (there, target))]
     print(f"a linear classifier of the mean over time, by least squares: {real_data.linear_accuracy(*means):.4f}")
     if args.peer:
-        import peer_epochs  # which needs torch
+        from benchmarks import peer_epochs  # which needs torch
 
         peer_epochs.compare(args, x, y, BATCH, HIDDEN)
         return

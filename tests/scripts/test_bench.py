@@ -38,18 +38,18 @@ def arrays(result):
 @pytest.mark.parametrize("kind", ["training", "inference", "stream"])
 @pytest.mark.parametrize("other", ["reference", "step", "torch", "jax", "onnxruntime"])
 def test_all_sides_come_to_the_same_numbers(other, kind, cell, monkeypatch):
-    import bench_sides
+    from benchmarks import sides
 
     for library in NEEDS.get(other, []):
         pytest.importorskip(library, reason=f"{library}, of a peer of the benchmark, is not installed")
-    monkeypatch.setattr(bench_sides, "LR", 1e-2)  # one that shows
-    job = bench_sides.Job(kind, cell, SHAPE, "float32")
-    make = (lambda job: bench_sides.ours(job, "reference")) if other == "reference" else bench_sides.side(other)
+    monkeypatch.setattr(sides, "LR", 1e-2)  # one that shows
+    job = sides.Job(kind, cell, SHAPE, "float32")
+    make = (lambda job: sides.ours(job, "reference")) if other == "reference" else sides.side(other)
     if (other, kind) in {("onnxruntime", "training"), ("step", "training"), ("step", "inference")}:
-        with pytest.raises(bench_sides.Refused):
+        with pytest.raises(sides.Refused):
             make(job)
         return
-    ((_, expected),) = results(bench_sides.side("xprnn"), job).items()
+    ((_, expected),) = results(sides.side("xprnn"), job).items()
     for how, calls in results(make, job).items():
         for ours, theirs in zip(expected, calls, strict=True):
             for a, b in zip(ours, theirs, strict=kind != "stream"):  # there ours is y alone, some give the state too
@@ -58,10 +58,10 @@ def test_all_sides_come_to_the_same_numbers(other, kind, cell, monkeypatch):
 
 
 def test_a_side_in_a_process_of_its_own_answers_with_figures_or_a_reason():
-    import bench_process
-    from bench_sides import Job
+    from benchmarks import process
+    from benchmarks.sides import Job
 
-    with bench_process.Sides() as sides:
+    with process.Sides() as sides:
         found = sides.contest(["xprnn", "numpy", "step"], Job("inference", "GRU", SHAPE, "float32"))
         grown = sides.get("xprnn", "float32").ask("memory", Job("training", "GRU", SHAPE, "float32"))
     assert found["xprnn"]["q1"] <= found["xprnn"]["median"] <= found["xprnn"]["q3"]
@@ -76,19 +76,19 @@ def side(median, how="numpy"):
 
 
 def test_the_goals_of_a_line_are_judged_by_the_better_peer():
-    import bench_table
-    from bench_sides import Job
+    from benchmarks import table
+    from benchmarks.sides import Job
 
-    job = Job("training", "LSTM", bench_table.SHAPES[2], "float32")
+    job = Job("training", "LSTM", table.SHAPES[2], "float32")
     record = {"sides": {"xprnn": side(0.2), "numpy": {"refused": "x"}, "torch": side(0.3), "jax": side(0.25)}}
-    record |= {"better": bench_table.better(record), "of_gemm": 0.5}
+    record |= {"better": table.better(record), "of_gemm": 0.5}
     assert record["better"] == pytest.approx(1.25)
     expected = {"≥ 1.1": True, "60% of GEMM": False, "numpy ≤ 1.5 of the peer": True}
-    assert bench_table.goals(3, job, record) == expected
+    assert table.goals(3, job, record) == expected
     record["sides"]["numpy"] = side(0.4)
-    assert not bench_table.goals(3, job, record)["numpy ≤ 1.5 of the peer"]
-    assert bench_table.entry(side(0.25, "1t"), 1e3, 0.2) == "250 ±10% ×1.25 1t"
-    assert bench_table.flops("RNN", 1, 1, 2, 3, 1) == 2 * (9 + 6 + 9 + 9 + 6 + 9)  # forward; dh, dW_hh, dW_ih; readout
+    assert not table.goals(3, job, record)["numpy ≤ 1.5 of the peer"]
+    assert table.entry(side(0.25, "1t"), 1e3, 0.2) == "250 ±10% ×1.25 1t"
+    assert table.flops("RNN", 1, 1, 2, 3, 1) == 2 * (9 + 6 + 9 + 9 + 6 + 9)  # forward; dh, dW_hh, dW_ih; readout
 
 
 def test_the_command_line_and_the_comparison_with_an_older_run(tmp_path, capsys):

@@ -275,7 +275,7 @@ def test_the_text_script_runs_and_writes(monkeypatch, capsys):
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_epochs_are_pytorch_s(cell):
     pytest.importorskip("torch", reason="torch, the judge, is not installed")
-    import peer_epochs
+    from benchmarks import peer_epochs
 
     rng = np.random.default_rng(2)
     x = [rng.standard_normal((int(T), 3)).astype(np.float32) for T in rng.integers(1, 8, 23)]

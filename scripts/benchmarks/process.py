@@ -1,6 +1,6 @@
 """The sides of bench.py, each in a process of its own, so that thread pools do not disturb one another.
 
-    python scripts/bench_process.py SIDE    # answers a line of JSON with a line of JSON
+    python scripts/benchmarks/process.py SIDE    # answers a line of JSON with a line of JSON
 
 What is timed is timed over there, a round of calls at a time; the sides take turns, so a busy machine slows all.
 """
@@ -8,13 +8,15 @@ What is timed is timed over there, a round of calls at a time; the sides take tu
 import gc
 import json
 import os
+import pathlib
 import statistics
 import subprocess
 import sys
 import time
 
-import bench_sides
-import memory
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # scripts/, whose folders are packages
+
+from benchmarks import memory, sides
 
 ROUND = 0.06
 """Seconds that a round takes at least."""
@@ -37,7 +39,7 @@ PAUSE = 0.03
 def read(job):
     """Return a job from JSON."""
     kind, cell, shape, dtype = job
-    return bench_sides.Job(kind, cell, tuple(shape), dtype)
+    return sides.Job(kind, cell, tuple(shape), dtype)
 
 
 def timed(run, calls):
@@ -52,7 +54,7 @@ class Server:
     """One side: it holds the candidates of a job, and the one that is chosen."""
 
     def __init__(self, name):
-        self.make, self.held, self.chosen = bench_sides.side(name), {}, None
+        self.make, self.held, self.chosen = sides.side(name), {}, None
 
     def build(self, job):
         """Make the candidates and call each once, or where calls are long a short one: all that is lazy is done now."""
@@ -118,7 +120,7 @@ def serve(name):
             reply = getattr(server, do)(*arguments)
         except ModuleNotFoundError as error:
             reply = {"refused": f"{error.name} is not installed"}
-        except bench_sides.Refused as refusal:
+        except sides.Refused as refusal:
             reply = {"refused": str(refusal)}
         print(json.dumps(reply), file=out, flush=True)
 

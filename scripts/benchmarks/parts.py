@@ -1,6 +1,6 @@
 """The parts of bench.py beside its tables: ragged batches, `fit`, options, a per-step loop, draws, imports, compiling.
 
-Sides of one part share a process here, and take turns; a record is as in `bench_table.py`, of medians alone.
+Sides of one part share a process here, and take turns; a record is as in `table.py`, of medians alone.
 """
 
 import functools
@@ -12,10 +12,9 @@ import time
 
 import numpy as np
 
-import bench_sides
 import xprnn
-from bench_process import timed
-from bench_sides import Job, given, training_step
+from benchmarks.process import timed
+from benchmarks.sides import CELLS, Job, given, training_step
 from xprnn.kernels import explain
 
 OPTION = 1.3
@@ -136,7 +135,7 @@ def ragged():
     records = []
     for shape in ((100, 32, 16, 64, 8), (100, 64, 64, 256, 16)):
         lengths = np.random.default_rng(1).integers(1, shape[0] + 1, shape[1])
-        for cell in bench_sides.CELLS:
+        for cell in CELLS:
             model, params, x, target = given(Job("training", cell, shape, "float32"))
             taken, told = explain(model, x).kernel, []
             for kernel in dict.fromkeys([taken, "numpy"]):

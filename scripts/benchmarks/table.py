@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from bench_peers import PEERS
-from bench_process import timed
-from bench_sides import CELLS, Job
+from benchmarks.peers import PEERS
+from benchmarks.process import timed
+from benchmarks.sides import CELLS, Job
 
 SHAPES = [
     (50, 1, 10, 16, 1),

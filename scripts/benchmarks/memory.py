@@ -1,7 +1,7 @@
 """Measure what `Segmented` saves: peak memory with tracemalloc, and time beside the plain layer's, in one run.
 
-    python scripts/memory.py                 # the README's table
-    python scripts/memory.py --cell gru --steps 5000 --batch 4 --hidden 32
+    python scripts/benchmarks/memory.py                 # the README's table
+    python scripts/benchmarks/memory.py --cell gru --steps 5000 --batch 4 --hidden 32
 
 Peak is cache and transient arrays of forward and backward; arguments, y and the gradients are not counted. Times are
 medians of CPU seconds over rounds in which the sides take turns; sides run on one thread where OPENBLAS_NUM_THREADS=1.

@@ -1,4 +1,4 @@
-"""The work that bench.py times, on the side of xprnn: what `bench_peers.py` does on the others'.
+"""The work that bench.py times, on the side of xprnn: what `peers.py` does on the others'.
 
 A side turns a job into its candidates, {how: Candidate}: ways to do the same, of which the fastest is timed. All sides
 begin with the same numbers, from a seed; tests/test_bench.py sees that they also come to the same.
@@ -110,13 +110,13 @@ def ours_pure(job):
 
 def side(name):
     """Return the function that turns a job into the candidates of a side."""
-    import bench_peers
+    from benchmarks import peers
 
     return {
         "xprnn": ours,
         "numpy": lambda job: ours(job, "numpy"),
         "step": ours_pure,
-        "torch": bench_peers.of_torch,
-        "jax": bench_peers.of_jax,
-        "onnxruntime": bench_peers.of_onnxruntime,
+        "torch": peers.of_torch,
+        "jax": peers.of_jax,
+        "onnxruntime": peers.of_onnxruntime,
     }[name]

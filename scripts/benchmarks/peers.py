@@ -1,4 +1,4 @@
-"""The work that bench.py times, on PyTorch, JAX and ONNX Runtime, each at its best: see `bench_sides.py`.
+"""The work that bench.py times, on PyTorch, JAX and ONNX Runtime, each at its best: see `sides.py`.
 
 What is timed holds no conversion: arrays are where the library wants them, and where it may keep them it does.
 """
@@ -7,8 +7,8 @@ import functools
 
 import numpy as np
 
-import bench_sides
-from bench_sides import Candidate, Refused, given
+from benchmarks import sides
+from benchmarks.sides import Candidate, Refused, given
 from xprnn.interop import torch as weights
 from xprnn.interop.gates import reorder
 
@@ -17,7 +17,7 @@ PEERS = ("torch", "jax", "onnxruntime")
 
 def threads():
     """Return the numbers of threads to try: all cores, which wins where calls are long, then one."""
-    return sorted({bench_sides.cores(), 1}, reverse=True)
+    return sorted({sides.cores(), 1}, reverse=True)
 
 
 # -- PyTorch --------------------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def torch_training(torch, job, start):
     readout = torch.nn.Linear(*linear.widths, dtype=getattr(torch, job.dtype))
     torch_module(torch, readout, start.params["1"], linear)
     x, target = torch.tensor(start.x), torch.tensor(start.target)
-    optimizer = torch.optim.SGD([*layer.parameters(), *readout.parameters()], lr=bench_sides.LR)
+    optimizer = torch.optim.SGD([*layer.parameters(), *readout.parameters()], lr=sides.LR)
 
     def step():
         optimizer.zero_grad()
@@ -214,11 +214,11 @@ def onnx_stream_bound(ort, session, job, start, outputs):
 
 def of_jax(job):
     """Return `jax.jit`'s candidates: by how many steps of the scan are unrolled, where steps are small."""
-    import bench_jax
+    from benchmarks import jax_layers
 
     B, H = job.shape[1], job.shape[3]
     if job.kind == "stream":
-        return {"jit": Candidate(bench_jax.stream(job, given(job)))}
-    make = {"training": bench_jax.training, "inference": bench_jax.inference}[job.kind]
+        return {"jit": Candidate(jax_layers.stream(job, given(job)))}
+    make = {"training": jax_layers.training, "inference": jax_layers.inference}[job.kind]
     unrolls = (1, 5) if B * H <= 2048 else (1,)
     return {f"unroll {n}": Candidate(make(job, given(job), n)) for n in unrolls}

@@ -1,0 +1,1 @@
+"""What `scripts/bench.py` runs, and measurements with a command of their own."""
