@@ -23,7 +23,7 @@ import re
 import sys
 
 import xprnn
-from benchmarks import parts, process, sides, table
+from benchmarks import jobs, parts, process, table
 
 TABLES = ("training", "inference", "stream")
 PARTS = (*TABLES, *parts.PARTS)
@@ -44,7 +44,7 @@ def machine():
     name = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.is_file() else None
     return {
         "cpu": name[1] if name else platform.processor() or platform.machine(),
-        "cores": sides.cores(),
+        "cores": jobs.cores(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "xprnn": xprnn.__version__,

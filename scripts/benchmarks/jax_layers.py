@@ -7,7 +7,7 @@ scan; parameters, and the state of a stream, are donated: their memory is used a
 import jax
 import jax.numpy as jnp
 
-from benchmarks import sides
+from benchmarks import jobs
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 """Every call is waited for: to hand it to another thread would cost small ones as much again."""
@@ -79,7 +79,7 @@ def training(job, start, unroll):
 
     def update(p, x, target):
         loss, grads = jax.value_and_grad(loss_of)(p, x, target)
-        return jax.tree.map(lambda a, g: a - sides.LR * g, p, grads), loss
+        return jax.tree.map(lambda a, g: a - jobs.LR * g, p, grads), loss
 
     run = jax.jit(update, donate_argnums=0).lower(*held, x, target).compile()
 

@@ -13,8 +13,9 @@ import time
 import numpy as np
 
 import xprnn
+from benchmarks.jobs import CELLS, Job, start_of
 from benchmarks.process import timed
-from benchmarks.sides import CELLS, Job, given, training_step
+from benchmarks.sides import training_step
 from xprnn.kernels import explain
 
 OPTION = 1.3
@@ -85,7 +86,7 @@ def has(module):
 def small():
     """Compare the Elman training step with the per-step loop."""
     _, _, I, H, O = shape = (50, 1, 10, 16, 1)
-    model, params, x, target = given(Job("training", "RNN", shape, "float64"))
+    model, params, x, target = start_of(Job("training", "RNN", shape, "float64"))
     loop, simple = PerStepRNN(I, H, O, 1e-6), xprnn.SimpleRNN(I, H, O, 1e-6, rng=0)
     times = alternate(
         {
@@ -107,7 +108,7 @@ def fit():
     print("an LSTM's update within xprnn.fit and in a loop by hand, float64, per minibatch")
     records = []
     for shape in ((50, 1, 10, 16, 1), (20, 32, 10, 16, 1)):
-        model, params, x, target = given(Job("training", "LSTM", shape, "float64"))
+        model, params, x, target = start_of(Job("training", "LSTM", shape, "float64"))
         optimizer = xprnn.optim.SGD(lr=1e-6)
         data = tuple(np.tile(a.swapaxes(0, 1), (400, 1, 1)) for a in (x, target))
         step = training_step(model, params, x, target)
@@ -136,7 +137,7 @@ def ragged():
     for shape in ((100, 32, 16, 64, 8), (100, 64, 64, 256, 16)):
         lengths = np.random.default_rng(1).integers(1, shape[0] + 1, shape[1])
         for cell in CELLS:
-            model, params, x, target = given(Job("training", cell, shape, "float32"))
+            model, params, x, target = start_of(Job("training", cell, shape, "float32"))
             taken, told = explain(model, x).kernel, []
             for kernel in dict.fromkeys([taken, "numpy"]):
                 sides = {

@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import pack_sequence
 
 import xprnn
-from benchmarks.sides import cores
+from benchmarks.jobs import cores
 from examples import real_data
 from xprnn.interop import torch as weights
 from xprnn.train.data import Source

@@ -1,4 +1,4 @@
-"""The work that bench.py times, on PyTorch, JAX and ONNX Runtime, each at its best: see `sides.py`.
+"""The work that bench.py times, on PyTorch, JAX and ONNX Runtime, each at its best: see `jobs.py`.
 
 What is timed holds no conversion: arrays are where the library wants them, and where it may keep them it does.
 """
@@ -7,8 +7,8 @@ import functools
 
 import numpy as np
 
-from benchmarks import sides
-from benchmarks.sides import Candidate, Refused, given
+from benchmarks import jobs
+from benchmarks.jobs import Candidate, Refused, start_of
 from xprnn.interop import torch as weights
 from xprnn.interop.gates import reorder
 
@@ -17,7 +17,7 @@ PEERS = ("torch", "jax", "onnxruntime")
 
 def threads():
     """Return the numbers of threads to try: all cores, which wins where calls are long, then one."""
-    return sorted({sides.cores(), 1}, reverse=True)
+    return sorted({jobs.cores(), 1}, reverse=True)
 
 
 # -- PyTorch --------------------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ def of_torch(job):
     import torch
 
     make = {"training": torch_training, "inference": torch_inference, "stream": torch_stream}[job.kind]
-    start, use = given(job), torch.set_num_threads
+    start, use = start_of(job), torch.set_num_threads
     return {f"{n}t": Candidate(make(torch, job, start), functools.partial(use, n)) for n in threads()}
 
 
@@ -53,7 +53,7 @@ def torch_training(torch, job, start):
     readout = torch.nn.Linear(*linear.widths, dtype=getattr(torch, job.dtype))
     torch_module(torch, readout, start.params["1"], linear)
     x, target = torch.tensor(start.x), torch.tensor(start.target)
-    optimizer = torch.optim.SGD([*layer.parameters(), *readout.parameters()], lr=sides.LR)
+    optimizer = torch.optim.SGD([*layer.parameters(), *readout.parameters()], lr=jobs.LR)
 
     def step():
         optimizer.zero_grad()
@@ -95,7 +95,7 @@ def onnx_candidates(onnxruntime, job, n, fed, bound):
     """Return a node's candidates on n threads; or tell what has no implementation."""
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    start = given(job)
+    start = start_of(job)
     graph, outputs = onnx_graph(job, start)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = n, 1
@@ -218,7 +218,7 @@ def of_jax(job):
 
     B, H = job.shape[1], job.shape[3]
     if job.kind == "stream":
-        return {"jit": Candidate(jax_layers.stream(job, given(job)))}
+        return {"jit": Candidate(jax_layers.stream(job, start_of(job)))}
     make = {"training": jax_layers.training, "inference": jax_layers.inference}[job.kind]
     unrolls = (1, 5) if B * H <= 2048 else (1,)
-    return {f"unroll {n}": Candidate(make(job, given(job), n)) for n in unrolls}
+    return {f"unroll {n}": Candidate(make(job, start_of(job), n)) for n in unrolls}

@@ -16,7 +16,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # scripts/, whose folders are packages
 
-from benchmarks import memory, sides
+from benchmarks import jobs, memory, sides
 
 ROUND = 0.06
 """Seconds that a round takes at least."""
@@ -39,7 +39,7 @@ PAUSE = 0.03
 def read(job):
     """Return a job from JSON."""
     kind, cell, shape, dtype = job
-    return sides.Job(kind, cell, tuple(shape), dtype)
+    return jobs.Job(kind, cell, tuple(shape), dtype)
 
 
 def timed(run, calls):
@@ -120,7 +120,7 @@ def serve(name):
             reply = getattr(server, do)(*arguments)
         except ModuleNotFoundError as error:
             reply = {"refused": f"{error.name} is not installed"}
-        except sides.Refused as refusal:
+        except jobs.Refused as refusal:
             reply = {"refused": str(refusal)}
         print(json.dumps(reply), file=out, flush=True)
 

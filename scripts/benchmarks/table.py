@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
+from benchmarks.jobs import CELLS, Job
 from benchmarks.peers import PEERS
 from benchmarks.process import timed
-from benchmarks.sides import CELLS, Job
 
 SHAPES = [
     (50, 1, 10, 16, 1),

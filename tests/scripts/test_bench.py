@@ -38,15 +38,15 @@ def arrays(result):
 @pytest.mark.parametrize("kind", ["training", "inference", "stream"])
 @pytest.mark.parametrize("other", ["reference", "step", "torch", "jax", "onnxruntime"])
 def test_all_sides_come_to_the_same_numbers(other, kind, cell, monkeypatch):
-    from benchmarks import sides
+    from benchmarks import jobs, sides
 
     for library in NEEDS.get(other, []):
         pytest.importorskip(library, reason=f"{library}, of a peer of the benchmark, is not installed")
-    monkeypatch.setattr(sides, "LR", 1e-2)  # one that shows
-    job = sides.Job(kind, cell, SHAPE, "float32")
+    monkeypatch.setattr(jobs, "LR", 1e-2)  # one that shows
+    job = jobs.Job(kind, cell, SHAPE, "float32")
     make = (lambda job: sides.ours(job, "reference")) if other == "reference" else sides.side(other)
     if (other, kind) in {("onnxruntime", "training"), ("step", "training"), ("step", "inference")}:
-        with pytest.raises(sides.Refused):
+        with pytest.raises(jobs.Refused):
             make(job)
         return
     ((_, expected),) = results(sides.side("xprnn"), job).items()
@@ -59,7 +59,7 @@ def test_all_sides_come_to_the_same_numbers(other, kind, cell, monkeypatch):
 
 def test_a_side_in_a_process_of_its_own_answers_with_figures_or_a_reason():
     from benchmarks import process
-    from benchmarks.sides import Job
+    from benchmarks.jobs import Job
 
     with process.Sides() as sides:
         found = sides.contest(["xprnn", "numpy", "step"], Job("inference", "GRU", SHAPE, "float32"))
@@ -77,7 +77,7 @@ def side(median, how="numpy"):
 
 def test_the_goals_of_a_line_are_judged_by_the_better_peer():
     from benchmarks import table
-    from benchmarks.sides import Job
+    from benchmarks.jobs import Job
 
     job = Job("training", "LSTM", table.SHAPES[2], "float32")
     record = {"sides": {"xprnn": side(0.2), "numpy": {"refused": "x"}, "torch": side(0.3), "jax": side(0.25)}}
