@@ -1,19 +1,27 @@
-"""An epoch of a classifier beside PyTorch's: the same start, minibatches and updates, sides in turn.
+"""Time an epoch of training on JapaneseVowels beside PyTorch's: the same start, minibatches and updates, sides in turn.
+
+    python scripts/benchmarks/peer_epochs.py                # all three cells
+    python scripts/benchmarks/peer_epochs.py --cell gru
 
 Both sides make their minibatches of lists of sequences within the time: `fit` pads them, PyTorch packs them. What only
 acts in training, dropout and zoneout, PyTorch does not have inside; here neither side has it.
 """
 
+import argparse
+import pathlib
 import statistics
+import sys
 import time
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # scripts/, whose folders are packages
+
 import xprnn
 from benchmarks.jobs import cores
-from examples import real_data
+from examples import japanese_vowels, real_data
 from xprnn.interop import torch as weights
 from xprnn.train.data import Source
 
@@ -91,11 +99,11 @@ def sides(cell, x, y, batch, hidden, kernel):
     return {"xprnn": Ours(model, params, x, y, batch, kernel)} | theirs
 
 
-def compare(args, x, y, batch, hidden):
+def compare(cells, x, y, batch, hidden, kernel):
     """Print the median seconds of an epoch, of all sides, and ours by the fastest of theirs."""
     print(f"an epoch without dropout, torch {torch.__version__}; medians of {EPOCHS}, in turn, after one to warm up")
-    for cell in args.cells:
-        run = sides(cell, x, y, batch, hidden, args.kernel)
+    for cell in cells:
+        run = sides(cell, x, y, batch, hidden, kernel)
         seconds, losses = {name: [] for name in run}, {}
         for n in range(EPOCHS + 1):
             for name, epoch in run.items():
@@ -109,3 +117,19 @@ def compare(args, x, y, batch, hidden):
         )
         fastest = min(m for name, m in medians.items() if name != "xprnn")
         print(f"{cell:4s} xprnn by PyTorch: {medians['xprnn'] / fastest:.2f}", flush=True)
+
+
+def main(argv=None):
+    """Read, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", choices=tuple(real_data.CELLS), help="one cell; all of them without it")
+    parser.add_argument("--kernel", choices=xprnn.kernels.NAMES, default="auto", help="as in RNN.forward")
+    parser.add_argument("--wheels", default=str(real_data.FOLDER), metavar="DIR", help="where wheels are")
+    args = parser.parse_args(argv)
+    (x, y), _ = japanese_vowels.read(args)
+    cells = [args.cell] if args.cell else list(real_data.CELLS)
+    compare(cells, x, y, japanese_vowels.BATCH, japanese_vowels.HIDDEN, args.kernel)
+
+
+if __name__ == "__main__":
+    sys.exit(real_data.status("peer_epochs.py", main))

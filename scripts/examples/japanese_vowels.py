@@ -1,7 +1,7 @@
 """Japanese vowels: who of nine speakers said /ae/ (Kudo, Toyama & Shimbo, 1999)? 7 to 29 steps of 12 coefficients.
 
     python scripts/examples/japanese_vowels.py                # all three cells, three seeds each
-    python scripts/examples/japanese_vowels.py --peer torch   # an epoch of the same beside PyTorch's
+    python scripts/examples/japanese_vowels.py --cell gru --seeds 1
 
 The files are in aeon's wheel, with their own split into training and test.
 """
@@ -33,26 +33,24 @@ def sequences(text):
     return x, np.array([labels.index(row[-1]) for row in rows])
 
 
-def main(argv=None):
-    """Read, train, print."""
-    parser = real_data.options(__doc__, EPOCHS)
-    parser.add_argument("--peer", choices=("torch",), help="time an epoch of it beside PyTorch's, and train nothing")
-    args = real_data.read(parser, argv)
+def read(args):
+    """Return the sequences and classes to train on, and those of the test, standardised; print what they are."""
     files = (real_data.content(PACKAGE, FILE.format(part), args.wheels).decode() for part in ("TRAIN", "TEST"))
     (raw, y), (raw_there, target) = (sequences(text) for text in files)
     x, there = real_data.standardised(raw, raw_there)
     lengths = [len(sequence) for sequence in (*x, *there)]
     print(f"JapaneseVowels: {len(x)} to train, {len(there)} to test, the split of the files; {min(lengths)} to")
-    print(
-        f"{max(lengths)} steps of {x[0].shape[1]}, each less its mean and by its deviation in training; test accuracy"
-    )
-    means = [(np.array([s.mean(axis=0) for s in part]), of) for part, of in ((x, y), (there, target))]
-    print(f"a linear classifier of the mean over time, by least squares: {real_data.linear_accuracy(*means):.4f}")
-    if args.peer:
-        from benchmarks import peer_epochs  # which needs torch
+    print(f"{max(lengths)} steps of {x[0].shape[1]}, each less its mean and by its deviation in training")
+    return (x, y), (there, target)
 
-        peer_epochs.compare(args, x, y, BATCH, HIDDEN)
-        return
+
+def main(argv=None):
+    """Read, train, print."""
+    args = real_data.read(real_data.options(__doc__, EPOCHS), argv)
+    (x, y), (there, target) = read(args)
+    means = [(np.array([s.mean(axis=0) for s in part]), of) for part, of in ((x, y), (there, target))]
+    print("test accuracy; a linear classifier of the mean over time, by least squares:", end=" ")
+    print(f"{real_data.linear_accuracy(*means):.4f}")
 
     targets = real_data.held_targets(x, y)
 
