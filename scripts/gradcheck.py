@@ -163,20 +163,25 @@ def kinked(layer):
 
 
 def against_autograd(layer, host, options, like, kernel):
-    """Return the worst error against PyTorch's autograd, through a forward that is written step by step."""
+    """Return the worst error against PyTorch's autograd, with a gradient at the last state and, as mostly, without."""
+    ones = tree.map(np.ones_like, host["state0"])
+    return max(autograd_error(layer, host, dstate, options, like, kernel) for dstate in (ones, None))
+
+
+def autograd_error(layer, host, dstate, options, like, kernel):
+    """Return the error against autograd through a forward that is written step by step."""
     from tests.support import torch_layers
 
-    rng = np.random.default_rng(1)
-    weights = {"dy": rng.standard_normal((T, B, layer.widths[1])), "dstate": tree.map(np.ones_like, host["state0"])}
+    weights = {"dy": np.random.default_rng(1).standard_normal((T, B, layer.widths[1]))}
     lengths = options.get("lengths")
     mask = np.arange(T)[:, None] < np.array(lengths) if lengths else options.get("mask")
-    reset = options.get("reset")
-    expected = torch_layers.run(layer, host | weights, xprnn.random.key(SEED), mask, reset)
-    there = xprnn.backends.move(host | weights, like=like)
+    zeros = tree.map(np.zeros_like, host["state0"])
+    judged = host | weights | {"dstate": zeros if dstate is None else dstate}
+    expected = torch_layers.run(layer, judged, xprnn.random.key(SEED), mask, options.get("reset"))
+    there = xprnn.backends.move(host | weights | ({} if dstate is None else {"dstate": dstate}), like=like)
     flags = {k: v if k == "lengths" else xprnn.backends.move(v, like=like) for k, v in options.items()}
-    given = there["params"], there["x"], there["state0"]
-    y, state, cache = layer.forward(*given, kernel=kernel, rng=SEED, **flags)
-    dparams, dx, dstate0 = layer.backward(there["params"], cache, there["dy"], there["dstate"])
+    y, state, cache = layer.forward(there["params"], there["x"], there["state0"], kernel=kernel, rng=SEED, **flags)
+    dparams, dx, dstate0 = layer.backward(there["params"], cache, there["dy"], there.get("dstate"))
     actual = {"y": y, "state": state, "params": dparams, "x": dx, "state0": dstate0}
     errors = [
         np.abs(xprnn.backends.to_numpy(a) - b).max() / max(np.abs(b).max(), 1e-3)
