@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from xprnn import backends, kernels, losses, optim, random, tree
+from xprnn import backends, kernels, random, tree
 from xprnn.activations import Activation, Custom
 from xprnn.layers import Dropout, Last, Linear
 from xprnn.layers.embedding import Embedding
@@ -12,7 +12,7 @@ from xprnn.layers.sequential import Sequential
 from xprnn.recurrent.layers import GRU, LSTM, RNN
 
 if TYPE_CHECKING:
-    from xprnn import checkpoint, penalties, plots, registry, tasks, testing, train
+    from xprnn import checkpoint, losses, optim, penalties, plots, registry, tasks, testing, train
     from xprnn.layers import Segmented, Truncated
     from xprnn.simple import SimpleRNN
     from xprnn.train import evaluate, fit, generate

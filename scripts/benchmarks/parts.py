@@ -6,13 +6,12 @@ Sides of one part share a process here, and take turns; a record is as in `table
 import functools
 import importlib.util
 import statistics
-import subprocess
-import sys
 import time
 
 import numpy as np
 
 import xprnn
+from benchmarks import import_time
 from benchmarks.jobs import CELLS, Job, start_of
 from benchmarks.process import timed
 from benchmarks.sides import training_step
@@ -247,15 +246,11 @@ def draws():
 
 def imports():
     """Time `import xprnn` in fresh processes, beside `import numpy`."""
-    sides = {
-        module: (lambda m=module: subprocess.run([sys.executable, "-c", f"import {m}"], check=True))
-        for module in ("numpy", "xprnn")
-    }
-    empty = {"nothing": lambda: subprocess.run([sys.executable, "-c", ""], check=True)}
-    times = alternate({**sides, **empty}, rounds=7, seconds=0)
-    for module in sides:
-        print(f"import {module:6} {times[module] - times['nothing']:6.3f} s")
-    return [record("import", "new processes", times)]
+    times = {module: wall for module, (wall, _) in import_time.measure().items()}
+    for module, wall in times.items():
+        print(f"import {module:6} {wall:6.3f} s")
+    goals = {f"≤ {import_time.GOAL:g} of numpy": times["xprnn"] <= import_time.GOAL * times["numpy"]}
+    return [record("import", "new processes", times, goals=goals)]
 
 
 def jit():
