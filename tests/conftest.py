@@ -1,13 +1,15 @@
 import inspect
+import itertools
 
 import numpy as np
 import pytest
 
-from tests.support import backends, halves
+from tests.support import backends, halves, skips
 from xprnn import kernels
 from xprnn.kernels.select import remembered
 
-_made = {}
+_loaded = {}
+_passed = itertools.count(1)
 
 
 def pytest_addoption(parser):
@@ -34,37 +36,52 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_report_header():
+    return backends.line()
+
+
+def pytest_report_teststatus(report, config):
+    """With -q print a dot per hundred tests that passed or were skipped: six thousand fill more than a screen."""
+    if config.get_verbosity() >= 0 or report.failed or hasattr(report, "wasxfail"):
+        return None
+    if report.skipped:
+        return "skipped", "", "SKIPPED"
+    if report.when == "call":
+        return "passed", "" if next(_passed) % 100 else ".", "PASSED"
+    return None
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say what ran, with -q in place of the header, and why something was skipped; failures are listed by -rfE."""
+    header = [backends.line()] if config.get_verbosity() < 0 else []
+    for line in (*header, *skips.lines(terminalreporter.getreports("skipped"))):
+        terminalreporter.write_line(line)
     for report in terminalreporter.getreports("passed"):
         for key, value in report.user_properties:
             if key == "combinations" and report.when == "call":
                 terminalreporter.write_line(f"random combinations: {value}")
 
 
-def pytest_report_header(config):
-    skipped = {name: backends.why_not(name) for name in backends.NAMES if backends.why_not(name)}
-    return [
-        f"xprnn backends that run: {', '.join(backends.running())}",
-        *(f"xprnn backend skipped: {name}: {reason}" for name, reason in skipped.items()),
-    ]
-
-
-@pytest.fixture(params=backends.parameters())
+@pytest.fixture(params=backends.running())
 def backend(request):
     """Every array library that can run, in turn."""
-    if request.param not in _made:
-        _made[request.param] = backends.Backend(request.param)
-    return _made[request.param]
+    return loaded(request.param)
 
 
-@pytest.fixture(params=halves.EPS)
-def half(request, backend):
-    """Every half type of every array library."""
-    if backend.package == "array_api_strict" or (backend.package == "numpy" and request.param == "bfloat16"):
-        pytest.skip(f"{backend.package} has no {request.param}")
-    if backend.package == "cupy" and request.param == "bfloat16":
-        pytest.importorskip("ml_dtypes", reason="bfloat16 on CuPy needs ml_dtypes; not installed")
-    return halves.Half(backend, request.param)
+@pytest.fixture(params=halves.running(), ids="-".join)
+def half(request):
+    """Every half type of every array library that has it."""
+    name, dtype = request.param
+    if (name, dtype) == ("cupy", "bfloat16"):
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes, the bfloat16 of CuPy, is not installed")
+    return halves.Half(loaded(name), dtype)
+
+
+def loaded(name):
+    """Return a backend; there is one of each in a session."""
+    if name not in _loaded:
+        _loaded[name] = backends.Backend(name)
+    return _loaded[name]
 
 
 @pytest.fixture
@@ -106,7 +123,7 @@ def pytest_collection_modifyitems(config, items):
 
 def needs_more_than_numpy(item):
     """Tell whether a test runs on a backend, on CuPy, or asks for another library."""
-    fixtures = {"backend", "torch", "jax", "counter"} & set(item.fixturenames)
+    fixtures = {"backend", "half", "torch", "jax", "counter"} & set(item.fixturenames)
     return bool(fixtures) or "cupy" in item.name or "importorskip" in inspect.getsource(item.function)
 
 

@@ -15,7 +15,7 @@ import pytest
 import xprnn
 from tests.support import backends as tested
 from tests.support.close import assert_close
-from tests.support.scans import RUNNING
+from tests.support.scans import ON_NUMPY
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
@@ -146,7 +146,7 @@ def test_the_main_job_prints_the_example_and_writes_its_history(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "step  100   loss 0.001493" in done.stdout
     assert "first predictions: 0.45157019 -0.75982746 -0.22614844" in done.stdout
-    assert f"kernel {RUNNING[-1]}" in done.stdout
+    assert f"kernel {ON_NUMPY[-1]}" in done.stdout
     assert len(json.loads((tmp_path / "losses.json").read_text())["losses"]) == 100
 
 

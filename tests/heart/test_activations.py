@@ -5,7 +5,7 @@ import pytest
 
 import xprnn
 from tests.support.close import assert_close
-from tests.support.scans import LACKING, RUNNING
+from tests.support.scans import LACKING, ON_NUMPY
 from xprnn import tree
 from xprnn.activations import TABLE, Activation, Custom, read
 
@@ -136,7 +136,7 @@ def test_on_numpy_only_a_users_own_activation_is_left_to_the_reference():
         xprnn.GRU(3, 4, clip=1.0),
         xprnn.LSTM(3, 4, peepholes=True, coupled=True, cell_clip=1.0),
     ):
-        assert xprnn.kernels.explain(layer, x).kernel == RUNNING[-1]
+        assert xprnn.kernels.explain(layer, x).kernel == ON_NUMPY[-1]
     chosen = xprnn.kernels.explain(xprnn.LSTM(3, 4, output_activation=arctan("output")), x)
     refusal = "it does not take a user's own activation"
     assert chosen[:2] == ("reference", f"numba: {LACKING or refusal}; numpy: {refusal}")

@@ -13,12 +13,12 @@ from tests.support.scans import (
     Moved,
     draw,
     lay_out,
-    needs_cupy,
+    skip_module_without_cupy,
 )
 from xprnn import kernels
 from xprnn.cells import GRU, LSTM, Elman, GRUResetBefore
 
-pytestmark = needs_cupy
+skip_module_without_cupy()
 
 
 CHIPS = {"sm_75": (64, 40), "sm_80": (163, 108), "sm_86": (99, 84), "sm_90": (227, 132), "sm_120": (99, 170)}

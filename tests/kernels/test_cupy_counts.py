@@ -14,14 +14,14 @@ from tests.support.scans import (
     draw,
     draw_around,
     lay_out,
-    needs_cupy,
+    skip_module_without_cupy,
     weights,
 )
 from xprnn import kernels
 from xprnn.cells import LSTM
 from xprnn.scan import Around
 
-pytestmark = needs_cupy
+skip_module_without_cupy()
 
 
 @contextlib.contextmanager

@@ -18,16 +18,16 @@ from tests.support.scans import (
     draw,
     draw_around,
     gradients_of,
-    needs_cupy,
     pair,
     run,
+    skip_module_without_cupy,
     weights,
 )
 from xprnn import tree
 from xprnn.cells import Elman
 from xprnn.scan import Around
 
-pytestmark = needs_cupy
+skip_module_without_cupy()
 
 
 def digest(**settings):

@@ -22,9 +22,9 @@ from tests.support.scans import (
     gradients_of,
     host,
     lay_out,
-    needs_cupy,
     pair,
     run,
+    skip_module_without_cupy,
     subsets,
     weights,
 )
@@ -33,7 +33,7 @@ from xprnn.activations import Activation, Custom
 from xprnn.cells import LSTM, Elman
 from xprnn.scan import NOTHING, Around
 
-pytestmark = needs_cupy
+skip_module_without_cupy()
 
 SHAPES = [(1, 1, 1), (7, 5, 13), (4, 1, 6), (3, 9, 1), (1, 2, 7), (2, 0, 3)]
 """(T, B, H): multiples of nothing, one of each, and no rows."""

@@ -22,7 +22,9 @@ def why_no_gpu():
     return f"the device is none: {name}" if "not a GPU" in name else None
 
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(why_no_gpu() is not None, reason=str(why_no_gpu()))]
+if why_no_gpu():
+    pytest.skip(why_no_gpu(), allow_module_level=True)
+pytestmark = pytest.mark.gpu
 
 CELLS = {
     "elman": Elman(),

@@ -6,7 +6,7 @@ import pytest
 import xprnn
 from tests.support import backends as tested
 from tests.support.halves import B, H, Half, I, T, given_for, run
-from tests.support.scans import RUNNING
+from tests.support.scans import ON_NUMPY
 from xprnn import backends, kernels, optim, tree
 from xprnn._array import namespace as xpx
 from xprnn.kernels.half import widened
@@ -89,7 +89,9 @@ def test_explain_says_what_is_widened(half):
     x = half.array(np.zeros((3, 2, I)))
     kernel, why = kernels.explain(xprnn.LSTM(I, H), x, kernel=half.backend.kernel)
     assert (f"{half.name} is widened to float32" in why) == (half.backend.package != "cupy")
-    assert kernel == {"numpy": RUNNING[-1], "jax": "jax", "cupy": "cupy_persistent"}.get(half.backend.name, "reference")
+    assert kernel == {"numpy": ON_NUMPY[-1], "jax": "jax", "cupy": "cupy_persistent"}.get(
+        half.backend.name, "reference"
+    )
     assert kernels.explain(xprnn.LSTM(I, H), x, kernel="reference").kernel == "reference"
 
 
@@ -112,7 +114,7 @@ def test_a_kernel_is_asked_and_run_with_what_it_takes(narrow, monkeypatch, rng):
 
     both = tuple(seen(scans) for scans in (kernels.REFERENCE.scans, kernels.REFERENCE.scans_backward))
     twin = kernels.REFERENCE._replace(name="twin", takes=takes, worth=worth, side_by_side=both, narrow=narrow)
-    first = RUNNING[-1]
+    first = ON_NUMPY[-1]
     monkeypatch.setitem(kernels.TWINS, first, kernels.TWINS[first]._replace(load=lambda: twin))
     layer = xprnn.LSTM(I, H, bidirectional=True)
     half = Half(tested.Backend("numpy"), "float16")
@@ -233,7 +235,7 @@ def test_integers_are_still_told_from_half_types(half):
 
 
 def test_numpy_with_a_foreign_bfloat16_is_refused():
-    ml_dtypes = pytest.importorskip("ml_dtypes", reason="it has the bfloat16 that is refused; not installed")
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes, whose bfloat16 is refused, is not installed")
     layer, x = xprnn.GRU(I, H), np.zeros((T, B, I), ml_dtypes.bfloat16)
     with pytest.raises(TypeError, match="`x` must be float32, float64 or float16, got bfloat16; cast it first"):
         layer(layer.init(0), x)

@@ -116,18 +116,20 @@ def why_not(name):
     return None
 
 
-def parameters():
-    """Return one pytest parameter per backend; one that cannot run is skipped with its reason."""
+def running():
+    """Return the names of the backends that really run; a backend that is named and cannot run ends the session."""
     missing = [name for name in NAMED if name not in NAMES or why_not(name)]
     if missing:
         reasons = {name: why_not(name) if name in NAMES else "no such backend" for name in missing}
         raise pytest.UsageError(f"XPRNN_TEST_BACKENDS names backends that cannot run: {reasons}")
-    return [
-        pytest.param(name, marks=pytest.mark.skip(reason=why_not(name)) if why_not(name) else (), id=name)
-        for name in NAMES
-    ]
-
-
-def running():
-    """Return the names of the backends that really run."""
     return [name for name in NAMES if why_not(name) is None]
+
+
+def line():
+    """Return what a session says of backends: those that run, and why the others do not."""
+    others = {}
+    for name in NAMES:
+        if reason := why_not(name):
+            others.setdefault(reason.removeprefix(f"{name} is "), []).append(name)
+    told = [f"not on {', '.join(names)}: {reason}" for reason, names in others.items()]
+    return "; ".join([f"xprnn on {', '.join(running())}", *told])

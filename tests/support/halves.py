@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tests.support import backends as tested
 from tests.support.close import error
 from xprnn import backends, tree
 from xprnn._array import namespace as xpx
@@ -21,6 +22,16 @@ Rounding the state at every step (T = 12) or summing in the half type goes beyon
 """
 
 T, B, I, H = 12, 3, 4, 6
+
+
+def running():
+    """Return the half types of the backends that run: array-api-strict has none, NumPy no bfloat16."""
+    return [
+        (name, dtype)
+        for name in tested.running()
+        for dtype in EPS
+        if name != "array_api_strict" and (not name.startswith("numpy") or dtype != "bfloat16")
+    ]
 
 
 class Half:

@@ -26,18 +26,23 @@ TAKEN = {"reference": OPTIONS, "numpy": WITHOUT_NOISE, "numba": WITHOUT_NOISE}
 
 LACKING = kernels.TWINS["numba"].lacks
 needs_numba = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
-ON_NUMPY = [pytest.param(name, marks=needs_numba) if name == "numba" else name for name in TAKEN]
-"""Its kernels as parameters of a test, and the twins among them."""
+ON_NUMPY = [name for name in TAKEN if name != "numba" or LACKING is None]
+"""The kernels on NumPy that run here, from the slowest, and the twins among them."""
 
 TWINS = ON_NUMPY[1:]
-RUNNING = [name for name in TAKEN if name != "numba" or LACKING is None]
 
 CUPY = ("cupy_stepwise", "cupy_persistent", "cupy_persistent-spread")
 """The last has its hidden units spread over blocks, as where W_hh does not fit into one."""
 
-needs_cupy = pytest.mark.skipif(backends.why_not("cupy") is not None, reason=str(backends.why_not("cupy")))
+KERNELS = [*ON_NUMPY, *(() if backends.why_not("cupy") else CUPY)]
+"""All kernels that run here."""
 
-KERNELS = [*ON_NUMPY, *(pytest.param(name, marks=needs_cupy) for name in CUPY)]
+
+def skip_module_without_cupy():
+    """Leave out the test module that calls this, where CuPy cannot run."""
+    if reason := backends.why_not("cupy"):
+        pytest.skip(reason, allow_module_level=True)
+
 
 T, B, H = 9, 3, 4
 
@@ -119,7 +124,7 @@ def kernels_of(layer, *, training=True):
     noisy = training and layer.noise and layer.noise_on == "state"
     around = Around(noise=()) if noisy else NOTHING
     shape = 1, 1, layer.hidden_size
-    twins = [name for name in RUNNING if name != "reference"]
+    twins = [name for name in ON_NUMPY if name != "reference"]
     some = [name for name in twins if pair(name).takes(layer.cell, around, np.dtype(np.float64), shape) is None]
     return [*reversed(some), "reference"]
 
