@@ -1,5 +1,7 @@
 import inspect
 import itertools
+import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -7,6 +9,10 @@ import pytest
 from tests.support import backends, halves, skips
 from xprnn import kernels
 from xprnn.kernels.select import remembered
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Processes that tests start import the package of this tree, as pytest does, and no other that may be installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 _loaded = {}
 _passed = itertools.count(1)

@@ -111,12 +111,13 @@ NEEDED_TO_RUN |= {"recurrent", "layers"}
 """The folders and top-level modules that `import xprnn` loads: what a net needs to run, and nothing that trains it."""
 
 
-def test_importing_loads_what_a_net_needs_to_run_and_no_other_library():
+def test_importing_loads_what_a_net_needs_to_run_and_no_other_library(tmp_path):
     """Each module that is loaded costs every start of a program, whose import is to be 1.6 times NumPy's at most."""
     code = """
 import sys, numpy
 before = set(sys.modules)
 import xprnn
+assert xprnn.__file__ == sys.argv[1], "a process tests another package than pytest"
 loaded = set(sys.modules) - before
 libraries = {name.partition(".")[0] for name in loaded} - set(sys.stdlib_module_names)
 assert libraries == {"xprnn", "array_api_compat"}, libraries
@@ -126,7 +127,8 @@ assert set(xprnn.__all__) <= set(dir(xprnn))
 assert all(getattr(xprnn, name) is not None for name in xprnn.__all__)
 assert {"fit", "train", "Segmented"} <= set(vars(xprnn)), "asked for once"
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, xprnn.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) == NEEDED_TO_RUN
     with pytest.raises(AttributeError, match="module 'xprnn' has no attribute 'fitt'"):
