@@ -143,14 +143,17 @@ def _completed(name, fixed):
 
 
 def drawn(name, choice, fixed=()):
-    """Return a random combination that is allowed."""
+    """Return a random combination that is allowed; what needs an option that is off is off, too."""
     while True:
         found = {option: choice.choice(values) for option, values in OPTIONS[name].items()} | dict(fixed)
+        for option, needed in REQUIRES:  # in this order: none needs a later one
+            if option in found and option not in dict(fixed) and not needed(found):
+                found[option] = OPTIONS[name][option][0]
         if allowed(found):
             return found
 
 
-def pairwise(name, tries=60):
+def pairwise(name, tries=30):
     """Return combinations that together hold every pair: each the best of some random ones, for one pair more."""
     choice, missing, found = random.Random(f"pairs of {name}"), coverable(name), []
     while missing:
@@ -236,3 +239,11 @@ def run(layer, given, convert=lambda a: a, back=lambda a: a, **options):
     dparams, dx, dstate0 = layer.backward(params, cache, convert(layout(given["dy"])), dstate)
     found = tree.map(back, {"y": y, "state": state, "params": dparams, "x": dx, "state0": dstate0})
     return found | {key: layout(found[key]) for key in ("y", "x")}
+
+
+def run_forward(layer, given, **options):
+    """Return y, time first, and the last state, on NumPy."""
+    layout = swapped if layer.batch_first else (lambda a: a)
+    flags = {key: layout(options.pop(key)) for key in ("mask", "reset") if key in options}
+    y, state = layer(given["params"], layout(given["x"]), given["state0"], **flags, **options)
+    return layout(y), state
