@@ -1,12 +1,13 @@
 """The formula for a training step's memory, and Segmented's budget, against what tracemalloc measures."""
 
+import itertools
 import tracemalloc
 
 import numpy as np
 import pytest
 
 import xprnn
-from tests.support.scans import ON_NUMPY, kernels_of
+from tests.support.scans import kernels_of
 from xprnn import tree
 from xprnn.activations import Activation, Custom
 
@@ -40,9 +41,18 @@ CELLS = [
 """Options of the cells; layer normalisation and the last one are left to the reference by the twin."""
 
 
-SHAPES = [(101, 16, 64, 64), (130, 4, 32, 8), (32, 64, 32, 8), (3, 2, 4, 5), (1, 1, 1, 1)]
-SOME_SHAPES = SHAPES[1:3]
+SHAPES = [(41, 16, 64, 64), (130, 4, 32, 8), (12, 64, 32, 8), (3, 2, 4, 5), (1, 1, 1, 1)]
+SOME_SHAPES = [(41, 4, 32, 8), (12, 64, 32, 8)]
 """(T, B, H, I); the reference, whose objects are many, takes the longest to watch."""
+
+LARGE = 500
+"""T B from which on the arrays are most of what is measured, and not the objects around them."""
+
+CASES = [
+    (name, options, kernel)
+    for name, options in [*itertools.product(LAYERS, OPTIONS), *CELLS]
+    for kernel in kernels_of(LAYERS[name](3, 4, **options))
+]
 
 
 def peak(layer, T, B, I, *, flagged=False, kernel="auto", dtype=np.float32):
@@ -64,33 +74,27 @@ def peak(layer, T, B, I, *, flagged=False, kernel="auto", dtype=np.float32):
     return most, sum(a.nbytes for a in tree.leaves(grads))
 
 
-@pytest.mark.parametrize("kernel", ON_NUMPY)
-@pytest.mark.parametrize(
-    ("name", "options"), [*((name, options) for name in LAYERS for options in OPTIONS), *CELLS], ids=str
-)
+@pytest.mark.parametrize(("name", "options", "kernel"), CASES, ids=str)
 def test_the_formula_is_not_exceeded_and_not_far_off(name, options, kernel):
     for T, B, H, I in SOME_SHAPES if kernel == "reference" else SHAPES:
         layer = LAYERS[name](I, H, **options)
-        kernel = kernel if kernel in kernels_of(layer) else "auto"
         bound, _ = layer.memory(T, B, 4, kernel)
-        most, _ = peak(layer, T, B, I, kernel=kernel)
         flagged, _ = peak(layer, T, B, I, flagged=True, kernel=kernel)
-        assert max(most, flagged) <= bound
-        if T > 100:
-            assert max(most, flagged) >= 0.3 * bound  # a bound of anything would hold too
+        assert flagged <= bound
+        if T * B > LARGE:
+            assert flagged >= 0.3 * bound  # a bound of anything would hold too
+        if T < 10 or kernel == "numba":  # elsewhere flags only add to what is plain
+            assert peak(layer, T, B, I, kernel=kernel)[0] <= bound
 
 
-@pytest.mark.parametrize("kernel", ON_NUMPY)
-@pytest.mark.parametrize("options", OPTIONS[::2], ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("name", "options", "kernel"), [case for case in CASES if case[1] in OPTIONS[::2]], ids=str)
 def test_the_formula_is_not_exceeded_in_float16(name, options, kernel):
-    for T, B, H, I in ((200, 16, 64, 64), (1, 1, 1, 1)):
+    for T, B, H, I in ((41, 16, 64, 64), (1, 1, 1, 1)):
         layer = LAYERS[name](I, H, **options)
-        kernel = kernel if kernel in kernels_of(layer) else "auto"
         bound, _ = layer.memory(T, B, 2, kernel)
         most, _ = peak(layer, T, B, I, flagged=True, kernel=kernel, dtype=np.float16)
         assert most <= bound
-        if T > 100:
+        if T * B > LARGE:
             assert most >= 0.3 * bound
 
 
