@@ -82,17 +82,23 @@ def test_every_backend_gives_the_same_numbers(name, configuration, timed, backen
         assert_close(backend.to_numpy(call(layer, there, kernel, **flags, **lengths)), expected)
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
-def test_gradients_of_every_configuration_on_every_backend(name, configuration, backend, rng):
-    layer = LAYERS[name](I, H, **configuration)
-    T, B = 5, 3
+def check_gradients(layer, kernel, rng, place=lambda arrays: arrays):
+    T, B = 3, 2
     x = rng.standard_normal((B, T, I) if layer.batch_first else (T, B, I))
-    there = backend.asarrays({"params": layer.init(rng), "x": x, "state0": draw_state(layer, rng, B)})
-    mask = backend.asarray(rng.random(x.shape[:2]) < 0.8)
-    reset = backend.asarray(rng.random(x.shape[:2]) < 0.3)
+    there = place({"params": layer.init(rng), "x": x, "state0": draw_state(layer, rng, B)})
+    flags = place({"mask": rng.random(x.shape[:2]) < 0.8, "reset": rng.random(x.shape[:2]) < 0.3})
+    report = xprnn.testing.check_gradients(layer, there["params"], there["x"], there["state0"], kernel=kernel, **flags)
+    assert len(report.rows) > 4
+    assert report.worst.error < 1e-9  # the bar of check_gradients is 1e-7
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
+@pytest.mark.parametrize("kernel", ON_NUMPY)
+def test_gradients_of_every_configuration(name, configuration, kernel, rng):
+    check_gradients(LAYERS[name](I, H, **configuration), kernel, rng)
+
+
+def test_gradients_on_every_backend(name, backend, rng):
+    """Of one configuration: all others give NumPy's numbers, says the test above."""
     for kernel in backend.kernels:
-        report = xprnn.testing.check_gradients(
-            layer, there["params"], there["x"], there["state0"], mask=mask, reset=reset, kernel=kernel
-        )
-        assert len(report.rows) > 4
-        assert report.worst.error < 1e-9  # the bar of check_gradients is 1e-7
+        check_gradients(LAYERS[name](I, H, bidirectional=True), kernel, rng, backend.asarrays)
