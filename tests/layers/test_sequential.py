@@ -9,6 +9,8 @@ from xprnn import tree
 
 T, B, I, V = 6, 3, 4, 5
 LENGTHS = [4, 6, 0]
+SHORT = 3
+"""T where derivatives are taken by differences, in hundreds of runs."""
 
 
 def rows_of(a, backend):
@@ -24,13 +26,13 @@ def model_of(kind):
 def test_sequential_is_its_layers_one_after_the_other(kind, backend, rng):
     model = model_of(kind)
     params = model.init(3)
-    there, x = backend.asarrays(params), backend.asarray(rng.standard_normal((T, B, I)))
-    options = {"lengths": [6, 2, 0], "kernel": backend.kernel}
+    there, x = backend.asarrays(params), backend.asarray(rng.standard_normal((SHORT, B, I)))
+    options = {"lengths": [SHORT, 2, 0], "kernel": backend.kernel}
     report = xprnn.testing.check_gradients(model, there, x, **options)
     assert report.worst.error < 1e-9
     y, state = model(there, x, **options)
     h, inner = model.layers[0](there["0"], x, **options)
-    h, _ = model.layers[1]({}, h, lengths=[6, 2, 0])
+    h, _ = model.layers[1]({}, h, lengths=[SHORT, 2, 0])
     expected, _ = model.layers[2](there["2"], h)
     assert_close(backend.to_numpy((y, state)), backend.to_numpy((expected, (inner, (), ()))), tol=0.0)
 
@@ -100,13 +102,13 @@ def test_residual_adds_x_and_is_differentiated(name, backend, rng):
     layer = xprnn.Residual(inner)
     params = inner.init(7)
     assert_close(layer.init(7), params, tol=0.0)
-    there, x = backend.asarrays(params), backend.asarray(rng.standard_normal((T, B, I)))
-    options = {"lengths": [6, 2, 0], "kernel": backend.kernel}
+    there, x = backend.asarrays(params), backend.asarray(rng.standard_normal((SHORT, B, I)))
+    options = {"lengths": [SHORT, 2, 0], "kernel": backend.kernel}
     report = xprnn.testing.check_gradients(layer, there, x, **options)
     assert report.worst.error < 1e-9
     y, state, cache = layer.forward(there, x, **options)
     h, expected, kept = inner.forward(there, x, **options)
-    valid = np.arange(T)[:, None, None] < np.array([6, 2, 0])[:, None]
+    valid = np.arange(SHORT)[:, None, None] < np.array([SHORT, 2, 0])[:, None]
     assert_close(*backend.to_numpy((state, expected)), tol=0.0)
     assert_close(backend.to_numpy(y), np.where(valid, backend.to_numpy(x) + backend.to_numpy(h), 0.0))
     assert_close(*backend.to_numpy((layer(there, x, **options)[0], y)))
@@ -204,9 +206,9 @@ STACKS = {
 @pytest.mark.parametrize("name", STACKS)
 def test_sequential_of_many_kinds_has_the_right_gradients(name, backend, rng):
     model = xprnn.Sequential(*STACKS[name])
-    there, x = backend.asarrays(model.init(0)), backend.asarray(rng.standard_normal((T, B, I)))
+    there, x = backend.asarrays(model.init(0)), backend.asarray(rng.standard_normal((SHORT, B, I)))
     state0 = tree.map(lambda s: s + 0.1, model(there, x, kernel=backend.kernel)[1])
-    mask = backend.asarray(rng.random((T, B)) < 0.7)
+    mask = backend.asarray(rng.random((SHORT, B)) < 0.7)
     report = xprnn.testing.check_gradients(model, there, x, state0, mask=mask, rng=2, kernel=backend.kernel)
     assert report.worst.error < 1e-9
 
