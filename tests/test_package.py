@@ -152,15 +152,6 @@ def test_the_main_job_prints_the_example_and_writes_its_history(tmp_path):
     assert len(json.loads((tmp_path / "losses.json").read_text())["losses"]) == 100
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("task", ["mean", "adding", "copy", "charlm"])
-def test_every_cell_runs_every_task(cell, task):
-    small = ("--epochs", "3", "--samples", "4", "--hidden", "8", "--batch", "4")  # a step of each epoch
-    done = script("train", "--cell", cell, "--task", task, *small)
-    assert done.returncode == 0, done.stderr
-    assert "3 steps in" in done.stdout
-
-
 def test_a_backend_that_cannot_run_is_one_sentence_and_status_2():
     missing = [name for name in xprnn.backends.INSTALL if name not in xprnn.backends.available()]
     if not missing:

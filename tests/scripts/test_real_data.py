@@ -246,6 +246,14 @@ def test_a_channel_that_is_always_the_same_is_divided_by_nothing():
     np.testing.assert_allclose(there, np.full((1, 2, 1), 0.6), rtol=1e-6)
 
 
+@pytest.fixture
+def _short_help(monkeypatch):
+    """Python's help as 8,401 characters: it has 465,048."""
+    texts = {"b": "to be or not to be, " * 200, "a": "that is the question; " * 200}
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", types.SimpleNamespace(topics=texts))
+
+
+@pytest.mark.usefixtures("_short_help")
 def test_ctrl_c_ends_a_script_and_no_figure_is_told(monkeypatch, capsys):
     from examples import real_data, topics
 
@@ -260,11 +268,10 @@ def test_ctrl_c_ends_a_script_and_no_figure_is_told(monkeypatch, capsys):
     assert said.err == "topics.py: interrupted\n"
 
 
-def test_the_text_script_runs_and_writes(monkeypatch, capsys):
+@pytest.mark.usefixtures("_short_help")
+def test_the_text_script_runs_and_writes(capsys):
     from examples import topics
 
-    made = types.SimpleNamespace(topics={"b": "to be or not to be, " * 200, "a": "that is the question; " * 200})
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", made)
     topics.main(["--quick", "--cell", "rnn", "--kernel", "numpy"])
     printed = capsys.readouterr().out
     assert "8401 characters, 16 different" in printed

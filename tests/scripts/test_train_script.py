@@ -49,6 +49,14 @@ def elman(params, x):
     return np.stack(said, axis=1)
 
 
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("task", ["mean", "adding", "copy", "charlm"])
+def test_every_cell_runs_every_task(cell, task, train, capsys):
+    small = ("--epochs", 3, "--samples", 4, "--hidden", 8, "--batch", 4)  # a step of each epoch
+    assert train("--cell", cell, "--task", task, *small) == 0
+    assert "3 steps in" in capsys.readouterr().out
+
+
 def test_a_run_leaves_its_losses_which_are_those_of_the_net_in_its_checkpoint(train, tmp_path):
     assert train(*SMALL, "--task", "adding", "--epochs", 3, "--out", tmp_path / "run") == 0
     found = xprnn.checkpoint.load(tmp_path / "run" / "checkpoint.safetensors")
