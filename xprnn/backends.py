@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from xprnn import tree
+from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
 from xprnn.tree import Tree
@@ -153,9 +154,11 @@ def move(arrays: Tree, like: Array) -> Tree:
     if not xpx.is_array(like):
         raise TypeError(f"`like` must be an array, got {type(like).__name__}")
     place = xpx.home(like)
+    for path, a in tree.items(arrays):
+        checks.numbers(f"arrays.{path}" if path else "arrays", a)
 
     def copy(a: Any) -> Array:
-        host = to_numpy(a)
+        host = xpx.to_numpy(a)
         return xpx.from_host(host, place._replace(dtype=dtype_of(xpx.dtype_name(a.dtype), place.xp)))
 
     return tree.map(copy, arrays)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn.protocol import check_layer
 from xprnn.train.user_values import pair
@@ -137,6 +138,7 @@ def gradient_reach(model: Any, params: Any, x: Any, loss: Any, ax: Any = None) -
         raise TypeError(f"`loss` must be a function loss(y) -> (loss, dy), or dy, an array, got {type(loss).__name__}")
     y, _, cache = model.forward(params, x)
     dy = pair("loss", loss(y), xpx.home(y))[1] if callable(loss) else loss
+    checks.array("loss(y)[1]" if callable(loss) else "loss", dy, xpx.home(y), "like `y`", tuple(y.shape), "y")
     dx = _numbers("dx", model.backward(params, cache, dy)[1], (2, 3))
     if dx.ndim == 3 and getattr(model, "batch_first", False):
         dx = dx.swapaxes(0, 1)

@@ -200,13 +200,35 @@ def test_what_is_no_data_is_named(name):
         Source(data, MODEL)
 
 
+@pytest.mark.parametrize("kind", ["text", "archive", "objects", "cut short", "folder"])
+def test_a_file_that_is_no_array_is_named(kind, tmp_path):
+    path = tmp_path / "x.npy"
+    if kind == "text":
+        path.write_text("1, 2, 3")
+    elif kind == "archive":
+        with path.open("wb") as file:
+            np.savez(file, x=X)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        np.save(path, X.astype(object) if kind == "objects" else X)
+        path.write_bytes(path.read_bytes()[: -1 if kind == "cut short" else None])
+    with pytest.raises(ValueError, match=r"`data\[0\]` must be an array or the path of a \.npy file, got .*x\.npy': "):
+        Source((path, Y), MODEL)
+
+
 @pytest.mark.parametrize(
     ("y", "mask", "error", "message"),
     [
-        (np.zeros((3, 2)), None, TypeError, "`data: y` must be a NumPy array with one per sequence, 2, got ndarray"),
+        (np.zeros((3, 2)), None, ValueError, r"`data: y` must have one entry per sequence, 2, got shape \(3, 2\)"),
         (np.array(["a", "b"], object), None, TypeError, "`data: y` must be of floats or of integers, got object"),
-        (np.zeros((2, 4)), [True, False], TypeError, "`data: mask` must be a NumPy array with one per sequence, 2"),
-        (np.zeros((2, 4)), np.ones(3, bool), TypeError, "`data: mask` must be a NumPy array with one per sequence"),
+        (np.zeros((2, 4)), [True, False], TypeError, "`data: mask` must be a NumPy array, got list"),
+        (
+            np.zeros((2, 4)),
+            np.ones(3, bool),
+            ValueError,
+            r"`data: mask` must have one entry per sequence, 2, got shape",
+        ),
         (np.zeros((2, 4)), np.ones(2, int), ValueError, r"`data: mask` must be bool of shape \(2,\), got int64"),
     ],
 )

@@ -5,6 +5,7 @@ A message names the argument, what was expected, what came, and a hint where the
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
@@ -121,26 +122,55 @@ def _halves(place: Home) -> tuple[str, ...]:
     return xpx.HALF if xpx.is_namespace_cupy(place.xp) or hasattr(place.xp, "bfloat16") else ()
 
 
-def not_half(name: str, arrays: Any, instead: str) -> None:
-    """Raise if an array of a tree is of a half type; `instead` tells what to do."""
-    if not _some_half((arrays,)):
+def host(name: str, a: Any) -> None:
+    """Raise unless `a` is a NumPy array; masked arrays and matrices, whose arithmetic is another, are none."""
+    if not isinstance(a, np.ndarray) or not xpx.is_array(a):
+        hint = "; xprnn.backends.to_numpy copies one to the host" if xpx.is_array(a) else ""
+        hint = "; fill it, and give its mask as an argument of its own" if isinstance(a, np.ma.MaskedArray) else hint
+        raise TypeError(f"`{name}` must be a NumPy array, got {_kind(a)}{hint}")
+
+
+def numbers(name: str, a: Any) -> None:
+    """Raise unless `a` is an array of numbers or of bools; a NumPy scalar is one."""
+    if not xpx.is_array(a) and not isinstance(a, np.generic):
+        raise TypeError(f"`{name}` must be an array, got {_kind(a)}")
+    if isinstance(a, np.ndarray | np.generic) and a.dtype.kind in "OSUMm":
+        raise TypeError(f"`{name}` must be an array of numbers, got {a.dtype}")
+
+
+def floats(name: str, arrays: Any, instead: str) -> None:
+    """Raise unless the leaves of a tree, but for constants under "fixed", are arrays of float32 or float64.
+
+    A NumPy scalar is one here, since that is what arithmetic makes of an array of no axis. `instead` tells what to do
+    with a half type.
+    """
+    if _all_floats((arrays,)):
         return
-    path, a = next((path, a) for path, a in tree.items(arrays) if xpx.is_half(getattr(a, "dtype", None)))
-    label = f"{name}.{path}" if path else name
-    raise TypeError(f"`{label}` must be float32 or float64, got {xpx.dtype_name(a.dtype)}; {instead}")
+    for path, a in tree.items(tree.trainable(arrays)):
+        if not _is_float(a):
+            home(f"{name}.{path}" if path else name, a, instead=instead)  # it says what is wrong
 
 
-def _some_half(branches: Iterable[tree.Tree]) -> bool:
+def _all_floats(branches: Iterable[tree.Tree]) -> bool:
     for a in branches:
-        if type(a) is np.ndarray:  # most are, and the size of a number is what they tell first
-            if a.itemsize == 2 and xpx.is_half(a.dtype):
-                return True
+        if type(a) is np.ndarray:  # most are
+            if a.dtype not in FLOATS:
+                return False
         elif isinstance(a, tree.NODES):
-            if _some_half(a.values() if isinstance(a, dict) else a):
-                return True
-        elif xpx.is_half(getattr(a, "dtype", None)):
-            return True
-    return False
+            if not _all_floats(a.values() if isinstance(a, dict) else a):
+                return False
+        elif a is not None and not _is_float(a):
+            return False
+    return True
+
+
+def _is_float(a: Any) -> bool:
+    return (isinstance(a, np.generic) or xpx.is_array(a)) and _is_float_type(a.dtype)
+
+
+@lru_cache
+def _is_float_type(dtype: Any) -> bool:
+    return xpx.dtype_name(dtype) in ("float32", "float64")
 
 
 def array(name: str, a: Array, place: Home, letters: str, shape: tuple[int, ...], like: str = "x") -> None:

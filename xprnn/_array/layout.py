@@ -247,6 +247,8 @@ def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:
 
 
 def _host_lengths(lengths: Any, form: Form) -> np.ndarray:
+    if isinstance(lengths, np.ndarray):
+        checks.host("lengths", lengths)
     host = np.asarray(lengths)
     if host.size == 0 and host.shape == (form.B,):
         host = host.astype(np.int64)

@@ -177,7 +177,7 @@ class Piecewise(OneLayer, ABC):
         kernel: str = "auto",
     ) -> tuple[Pieces, Key | None, str]:
         kernels.check_name(kernel)
-        checks.not_half("params", params, INSTEAD)
+        checks.floats("params", params, INSTEAD)
         return Pieces.of(self.layer, x, lengths=lengths, mask=mask, reset=reset), random.key(rng), kernel
 
     @abstractmethod

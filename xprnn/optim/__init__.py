@@ -48,7 +48,8 @@ def apply(params: Tree, updates: Tree) -> Tree:
     ValueError
         If `updates` does not mirror the trainable part of `params`; the message names the path.
     TypeError
-        If an array is of a half type.
+        If a leaf is no array of float32 or float64.
     """
-    checks.not_half("params", params, INSTEAD)
+    checks.floats("params", params, INSTEAD)
+    checks.floats("updates", updates, INSTEAD)
     return tree.map(add, params, updates, constant="fixed")

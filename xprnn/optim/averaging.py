@@ -40,7 +40,7 @@ class EMA:
 
     def init(self, params: Tree) -> Tree:
         """Return the average before the first update: a copy of the parameters, with the constants under "fixed"."""
-        checks.not_half("params", params, INSTEAD)
+        checks.floats("params", params, INSTEAD)
         return tree.map(_copy, params, constant="fixed")
 
     def update(self, average: Tree, params: Tree) -> Tree:
@@ -51,9 +51,10 @@ class EMA:
         ValueError
             If `params` is built otherwise than `average`; the message names the path.
         TypeError
-            If an array is of a half type.
+            If a leaf is no array of float32 or float64.
         """
-        checks.not_half("params", params, INSTEAD)
+        checks.floats("params", params, INSTEAD)
+        checks.floats("average", average, INSTEAD)
         d = self.decay
         return tree.map(lambda a, p: d * a + (1.0 - d) * p, average, params, constant="fixed")
 

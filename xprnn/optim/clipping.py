@@ -27,14 +27,14 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     Raises
     ------
     TypeError, ValueError
-        If `max_norm` is not above 0, or there is no gradient.
+        If `max_norm` is not above 0, there is no gradient, or one is no array of float32 or float64.
 
     References
     ----------
     .. [1] Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks, ICML.
     """
     checks.positive("max_norm", max_norm)
-    checks.not_half("grads", grads, INSTEAD)
+    checks.floats("grads", grads, INSTEAD)
     leaves = tree.leaves(grads)
     if not leaves:
         raise ValueError("`grads` must hold at least one array, got none")
@@ -85,14 +85,14 @@ def clip_by_value(grads: Tree, limit: float) -> Tree:
     Raises
     ------
     TypeError, ValueError
-        If `limit` is not above 0, or a gradient is of a half type.
+        If `limit` is not above 0, or a gradient is no array of float32 or float64.
 
     References
     ----------
     .. [1] Mikolov (2012), Statistical language models based on neural networks, PhD thesis, section 3.2.2.
     """
     checks.positive("limit", limit)
-    checks.not_half("grads", grads, INSTEAD)
+    checks.floats("grads", grads, INSTEAD)
 
     def clip(g: Array) -> Array:
         xp = xpx.namespace(g)

@@ -54,7 +54,7 @@ class SGD:
 
     def init(self, params: Tree) -> Tree:
         """Return the state: the velocities, {} without momentum; with a schedule, the count of updates t."""
-        checks.not_half("params", params, INSTEAD)
+        checks.floats("params", params, INSTEAD)
         velocity = {} if self.momentum == 0.0 else {"velocity": zeros(params)}
         return learning_rate.clock(self.lr) | velocity
 
@@ -121,7 +121,7 @@ class RMSprop:
 
     def init(self, params: Tree) -> Tree:
         """Return the state: the mean squares v, and what else is asked for: mean gradients, velocities, the count t."""
-        checks.not_half("params", params, INSTEAD)
+        checks.floats("params", params, INSTEAD)
         return learning_rate.clock(self.lr) | {name: zeros(params) for name in self._names()}
 
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
@@ -172,7 +172,7 @@ class Adam:
 
     def init(self, params: Tree) -> Tree:
         """Return the state: the count of updates t, and the moments m and v."""
-        checks.not_half("params", params, INSTEAD)
+        checks.floats("params", params, INSTEAD)
         return {"t": 0, "m": zeros(params), "v": zeros(params)}
 
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
@@ -241,6 +241,7 @@ def _begin(lr: float | Schedule, grads: Tree, state: Tree, names: tuple[str, ...
 
 def _decayed(grads: Tree, params: Tree, decay: float) -> Tree:
     """Return grads + decay · params."""
+    checks.floats("params", params, INSTEAD)
     return tree.map(lambda g, p: g + decay * p, grads, params, constant="fixed")
 
 

@@ -54,7 +54,7 @@ class Groups:
         Raises
         ------
         TypeError
-            If `params` is no nested dict of arrays, or an array is of a half type.
+            If `params` is no nested dict of arrays of float32 or float64.
         ValueError
             If a pattern is met by no parameter, or by none that an earlier pattern left.
         """

@@ -24,9 +24,12 @@ class Optimizer(Protocol):
 
 
 def check_update(grads: Tree, state: Tree, keys: tuple[str, ...]) -> None:
-    """Raise if a gradient is of a half type, or `state` is that of another optimiser."""
-    checks.not_half("grads", grads, INSTEAD)
+    """Raise unless gradients and state are float32 or float64, and `state` is of an optimiser with these keys."""
+    checks.floats("grads", grads, INSTEAD)
     checks.keys("state", state, keys)
+    for key in keys:
+        if key != "t":
+            checks.floats(f"state.{key}", state[key], INSTEAD)
 
 
 def zeros(params: Tree) -> Tree:

@@ -120,7 +120,10 @@ class Stepper:
         if rows is None:
             self._bound.restart(None)
             return
-        chosen = np.asarray(rows)
+        chosen: Any = rows
+        if isinstance(chosen, np.ndarray):
+            checks.host("rows", chosen)
+        chosen = np.asarray(chosen)
         if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
             raise TypeError(f"`rows` must be a sequence of row numbers, got {rows!r}")
         B = self._shape[0]

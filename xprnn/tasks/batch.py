@@ -43,15 +43,23 @@ def inputs(name: str, batch: Any, T: int, I: int) -> np.ndarray:
     Raises
     ------
     TypeError
-        If `batch` is no `Batch`.
+        If `batch` is no `Batch`, or its x no NumPy array of floats.
     ValueError
         If its x is of another shape.
     """
     instance(name, batch)
-    shape = np.shape(batch.x) if isinstance(batch.x, np.ndarray) else type(batch.x).__name__
-    if not isinstance(batch.x, np.ndarray) or batch.x.ndim != 3 or batch.x.shape[1:] != (T, I):
-        raise ValueError(f"`{name}.x` must be an array (N, T, I) = (N, {T}, {I}) as this task draws it, got {shape}")
-    return batch.x
+    floats(f"{name}.x", batch.x)
+    if batch.x.ndim != 3 or batch.x.shape[1:] != (T, I):
+        came = batch.x.shape
+        raise ValueError(f"`{name}.x` must be an array (N, T, I) = (N, {T}, {I}) as this task draws it, got {came}")
+    x: np.ndarray = batch.x
+    return x
+
+
+def floats(name: str, a: Any) -> None:
+    """Raise TypeError unless `a` is a NumPy array of floats."""
+    checks.host(name, a)
+    checks.home(name, a)
 
 
 def instance(name: str, batch: Any) -> None:

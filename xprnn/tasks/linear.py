@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from xprnn._array import checks
-from xprnn.tasks.batch import inputs
+from xprnn.tasks.batch import floats, inputs
 
 
 def nrmse(pred: np.ndarray, target: np.ndarray) -> float:
@@ -19,9 +19,9 @@ def nrmse(pred: np.ndarray, target: np.ndarray) -> float:
 def series(name: str, batch: Any, T: int) -> tuple[np.ndarray, np.ndarray]:
     """Return x and y of a batch as (N, T), or raise unless they have that form."""
     x = inputs(name, batch, T, 1)
-    if not isinstance(batch.y, np.ndarray) or batch.y.shape != x.shape:
-        came = getattr(batch.y, "shape", type(batch.y).__name__)
-        raise ValueError(f"`{name}.y` must be an array like its x, {x.shape}, got {came}")
+    floats(f"{name}.y", batch.y)
+    if batch.y.shape != x.shape:
+        raise ValueError(f"`{name}.y` must be an array like its x, {x.shape}, got {batch.y.shape}")
     return x[..., 0], batch.y[..., 0]
 
 

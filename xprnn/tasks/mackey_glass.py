@@ -112,10 +112,9 @@ class MackeyGlass:
             If `start` is not such an array, or `samples` not an int of at least 1.
         """
         checks.integer("samples", samples)
-        if not isinstance(start, np.ndarray) or start.dtype != np.float64:
-            raise TypeError(
-                f"`start` must be a float64 NumPy array, got {getattr(start, 'dtype', type(start).__name__)}"
-            )
+        checks.host("start", start)
+        if start.dtype != np.float64:
+            raise TypeError(f"`start` must be float64, got {start.dtype}")
         if start.ndim != 1 or not np.all((start > 0.0) & np.isfinite(start)):
             raise ValueError(f"`start` must be finite numbers above 0 of shape (N,), got {start}")
         m, h = self._lag, self.dt / self.substeps

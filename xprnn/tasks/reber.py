@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from xprnn.tasks.batch import Batch, drawing, instance
+from xprnn.tasks.batch import Batch, drawing, floats, instance
 
 SYMBOLS = "BTPSXVE"
 
@@ -150,9 +150,9 @@ class EmbeddedReber:
 
 def _legal(name: str, x: Any) -> np.ndarray:
     """Return which symbols may follow each step of one string (T_n, 7)."""
-    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[1] != len(SYMBOLS):
-        came = x.shape if isinstance(x, np.ndarray) else type(x).__name__
-        raise ValueError(f"`{name}` must be an array (T_n, {len(SYMBOLS)}), got {came}")
+    floats(name, x)
+    if x.ndim != 2 or x.shape[1] != len(SYMBOLS):
+        raise ValueError(f"`{name}` must be an array (T_n, {len(SYMBOLS)}), got {x.shape}")
     node, legal = 0, np.zeros(x.shape, dtype=bool)
     for t, code in enumerate(x.argmax(axis=1).tolist()):
         follow = _following(node)

@@ -48,11 +48,14 @@ def check(given: dict[str, Any]) -> Home:
 
 
 def check_params(params: Any) -> list[Any]:
-    """Raise unless there are parameters; return their arrays."""
-    leaves = tree.leaves(params) if isinstance(params, dict) else []
+    """Raise unless there are parameters, and all are arrays; return these."""
+    leaves = dict(tree.items(params)) if isinstance(params, dict) else {}
     if not leaves:
         raise TypeError(f"`params` must be the model's parameters, a dict of arrays, got {params!r}")
-    return leaves
+    for path, a in leaves.items():
+        if not xpx.is_array(a):
+            checks.home(f"params.{path}", a)
+    return list(leaves.values())
 
 
 def _check_numbers(given: dict[str, Any]) -> None:

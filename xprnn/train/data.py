@@ -188,7 +188,10 @@ def _opened(name: str, a: Any) -> Any:
         return list(a) if isinstance(a, tuple) else xpx.detached(a)
     if not os.path.exists(a):
         raise ValueError(f"`{name}` must be an array or the path of a .npy file, got {str(a)!r}: there is no such file")
-    return np.load(a, mmap_mode="r", allow_pickle=False)
+    try:
+        return np.lib.format.open_memmap(a, mode="r")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`{name}` must be an array or the path of a .npy file, got {str(a)!r}: {error}") from error
 
 
 def _check_arrays(name: str, x: Any, y: Any, mask: Any, timed: bool) -> None:
@@ -231,10 +234,7 @@ def _check_rows(name: str, x: Any, y: Any, mask: Any, timed: bool) -> np.ndarray
                 f"`{name}: {label}` must be a list with one array per sequence, {len(x)}, got {_told(rows)}"
             )
         for n, row in enumerate(rows):  # x first, so that its rows are arrays
-            if not isinstance(row, np.ndarray):
-                raise TypeError(
-                    f"`{name}: {label}[{n}]` must be a NumPy array, got {_told(row)}; see xprnn.backends.to_numpy"
-                )
+            checks.host(f"{name}: {label}[{n}]", row)
             steps = x[n].shape[:1]
             if row.shape[:1] != steps or steps in ((), (0,)) or row.shape[1:] != rows[0].shape[1:]:
                 expected = (*(steps if steps and steps[0] else ("T_n",)), *rows[0].shape[1:])
@@ -259,8 +259,9 @@ def _check_targets(name: str, y: Any, mask: Any, N: int) -> None:
     for label, a in (("y", y), ("mask", mask)):
         if label == "mask" and a is None:
             continue
-        if not isinstance(a, np.ndarray) or a.ndim < 1 or len(a) != N:
-            raise TypeError(f"`{name}: {label}` must be a NumPy array with one per sequence, {N}, got {_told(a)}")
+        checks.host(f"{name}: {label}", a)
+        if a.ndim < 1 or len(a) != N:
+            raise ValueError(f"`{name}: {label}` must have one entry per sequence, {N}, got shape {a.shape}")
     _check_numbers(f"{name}: y", y)
     if mask is not None and (mask.shape != (N,) or mask.dtype != bool):
         raise ValueError(f"`{name}: mask` must be bool of shape {(N,)}, got {mask.dtype} {mask.shape}")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn import optim, random, tree
+from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Home
 from xprnn.backends import to_numpy
@@ -142,10 +143,17 @@ class Fitting:
     def _penalty(self) -> tuple[Any, Any]:
         """Return the penalty on the parameters, and its gradient."""
         value, grads = pair("penalty", self.plan.penalty(self.at.params), self._place)  # type: ignore[misc]
+        params = tree.trainable(self.at.params)
+        paths = (path for path, _ in tree.items(params))
+
+        def check(a: Any, g: Any) -> None:
+            checks.array(next(paths), g, self._place, "like the parameter", tuple(a.shape), "params")
+
         try:
-            tree.map(_checked_like, tree.trainable(self.at.params), grads)
-        except ValueError as error:
-            raise ValueError(f"`penalty` must return a gradient like the trained parameters: {error}") from error
+            tree.map(check, params, grads)
+        except (TypeError, ValueError) as error:
+            told = f"`penalty` must return a gradient like the trained parameters: {error}"
+            raise type(error)(told) from error
         return value, grads
 
     def _gradients(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Any, Any, Any]:
@@ -160,6 +168,7 @@ class Fitting:
         y, final, cache = plan.model.forward(params, batch.x, state, **watched, **options)
         told = plan.loss(y, batch.y) if batch.mask is None else plan.loss(y, batch.y, mask=batch.mask)
         value, dy = pair("loss", told, self._place)
+        checks.array("loss(pred, target)[1]", dy, self._place, "like `pred`", tuple(y.shape), "pred")
         if not watched:
             return value, plan.model.backward(params, cache, dy)[0], final
         penalty, doutputs = penalise(plan.activity, cache.outputs, batch, plan.model, self._place)
@@ -269,12 +278,6 @@ def _longer(history: dict[str, list[Any]], row: dict[str, Any]) -> dict[str, lis
     """Return a history with one more epoch; what is not told in all of them, as a metric of some, is NaN in others."""
     none = [math.nan] * len(history["epoch"])
     return {name: [*history.get(name, none), row.get(name, math.nan)] for name in history | row}
-
-
-def _checked_like(a: Any, g: Any) -> None:
-    """Raise unless a gradient has the shape of its parameter."""
-    if tuple(getattr(g, "shape", ())) != tuple(a.shape):
-        raise ValueError(f"of shape {tuple(a.shape)}, got {tuple(getattr(g, 'shape', ()))}")
 
 
 def _add(a: Any, b: Any) -> Any:

@@ -22,7 +22,7 @@ def number(name: str, told: Any, place: Home) -> Any:
         return told
     if isinstance(told, Real):
         return place.xp.asarray(told, dtype=place.dtype, **({} if place.device is None else {"device": place.device}))
-    if not xpx.is_array(told) or tuple(told.shape) != ():
+    if not xpx.is_array(told) or tuple(told.shape) != () or (isinstance(told, np.ndarray) and told.dtype.hasobject):
         came = f"an array of shape {tuple(told.shape)}" if xpx.is_array(told) else type(told).__name__
         raise TypeError(f"`{name}` must return a number, an array of no axis, got {came}")
     if type(told) is not place.kind and xpx.namespace(told) is not place.xp:
