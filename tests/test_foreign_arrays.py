@@ -96,6 +96,9 @@ FIT = {
     "evaluate, data: y[1]": lambda f: evaluate(second(f, rows(Y), rows(X))[::-1]),
     "evaluate, params": lambda f: train.evaluate(MODEL, inside(f, PARAMS), (X, Y), loss=losses.mse),
     "updates, data: x": lambda f: train.updates(MODEL, (f(X), Y), epochs=1),
+    "accuracy, pred": lambda f: train.accuracy(f(Y), MASK.astype(int)),
+    "accuracy, target": lambda f: train.accuracy(Y, f(MASK.astype(int))),
+    "accuracy, mask": lambda f: train.accuracy(Y, MASK.astype(int), mask=f(MASK)),
     "generate, prompt": lambda f: xprnn.generate(TOKENS, TOKENS.init(0), f(LENGTHS % 6), 3, rng=0),
     "generate, params": lambda f: xprnn.generate(TOKENS, inside(f, TOKENS.init(0)), LENGTHS % 6, 3, rng=0),
 }

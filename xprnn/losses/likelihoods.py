@@ -7,7 +7,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array
+from xprnn._array.namespace import Array, Home
 from xprnn.losses import reduction as reduced
 from xprnn.losses.reduction import Reduction
 
@@ -75,20 +75,31 @@ def softmax_cross_entropy(
 
 def _probabilities(target: Any, logits: Array, reduce: Reduction) -> Array:
     """Return the target as probabilities (…, V); classes become one-hot rows, NaN where out of range."""
-    home, mask = reduce.home, reduce.mask
-    xp, V = home.xp, logits.shape[-1]
+    home, xp = reduce.home, reduce.home.xp
     if not xpx.is_array(target) or not xpx.is_integer(target):
         checks.array("target", target, home, "(…, V)", tuple(logits.shape), "logits")
         return target
-    checks.array("target", target, home._replace(dtype=target.dtype), "(…)", tuple(logits.shape[:-1]), "logits")
-    classes = xpx.integers(V, logits, xp)  # the target's own type may be too small to count them
-    target = xp.astype(target, classes.dtype)
+    target, inside = classes(target, "logits", logits, home, reduce.mask)
+    one_hot = xp.astype(target[..., None] == xpx.integers(logits.shape[-1], logits, xp), home.dtype)
+    return xp.where(inside[..., None], one_hot, one_hot + reduced.nan_like(one_hot))
+
+
+def classes(target: Array, name: str, pred: Array, home: Home, mask: Array | None) -> tuple[Array, Array]:
+    """Return classes (…) of pred (…, V) in the type of indices, and where they are of 0 … V-1; mask is (…, 1).
+
+    On NumPy, where to look waits for nothing, they are so everywhere that counts, or it raises.
+    """
+    xp, V, shape = home.xp, pred.shape[-1], tuple(pred.shape)
+    if tuple(target.shape) == shape != shape[:-1]:
+        expected = f"`target` of integers must have shape (…) = {shape[:-1]}, got {shape}"
+        raise ValueError(f"{expected}; one-hot rows must be {xpx.dtype_name(home.dtype)} like `{name}`")
+    checks.array("target", target, home._replace(dtype=target.dtype), "(…)", shape[:-1], name)
+    target = xp.astype(target, xpx.index_dtype(xp))  # its own type may be too small to count V
     inside = xp.logical_and(target >= 0, target < V)
     if home.is_numpy and not (inside if mask is None else inside | ~mask[..., 0]).all():
         wrong = np.asarray(target)[~inside & (True if mask is None else mask[..., 0])]
         raise ValueError(f"`target` must be classes of 0 … V-1 = {V - 1}, got {wrong[0]}")
-    one_hot = xp.astype(target[..., None] == classes, home.dtype)
-    return xp.where(inside[..., None], one_hot, one_hot + reduced.nan_like(one_hot))
+    return target, inside
 
 
 def binary_cross_entropy(

@@ -8,7 +8,7 @@ Half types are refused: an update is often below half a unit in the last place o
 parameters, give the layers a copy of them in the half type, and cast what `backward` returns to float32.
 """
 
-from operator import add
+from typing import Any
 
 from xprnn import tree
 from xprnn._array import checks
@@ -46,10 +46,25 @@ def apply(params: Tree, updates: Tree) -> Tree:
     Raises
     ------
     ValueError
-        If `updates` does not mirror the trainable part of `params`; the message names the path.
+        If `updates` does not mirror the trainable part of `params`, in its keys and in each shape; the message names
+        the path.
     TypeError
         If a leaf is no array of float32 or float64.
     """
     checks.floats("params", params, INSTEAD)
     checks.floats("updates", updates, INSTEAD)
+
+    def add(p: Any, u: Any) -> Any:
+        if u.shape != p.shape:  # a sum would broadcast
+            raise ValueError(_misfit(params, updates))
+        return p + u
+
     return tree.map(add, params, updates, constant="fixed")
+
+
+def _misfit(params: Tree, updates: Tree) -> str:
+    """Return which update has not the shape of its parameter."""
+    found = dict(tree.items(updates))
+    pairs = ((path, tuple(p.shape), tuple(found[path].shape)) for path, p in tree.items(tree.trainable(params)))
+    path, shape, came = next((path, shape, came) for path, shape, came in pairs if shape != came)
+    return f"`updates.{path}` must have the shape of its parameter, {shape}, got {came}"

@@ -20,6 +20,7 @@ from xprnn.train.arguments import check, check_functions, check_params, plan_of,
 from xprnn.train.data import Source, Stream
 from xprnn.train.generation import generate
 from xprnn.train.loop import Fitting
+from xprnn.train.metrics import accuracy
 from xprnn.train.nonfinite import NonFiniteError
 from xprnn.train.progress import bar
 from xprnn.train.sampling import Sampling
@@ -234,17 +235,6 @@ def evaluate(
     checks.integer("batch_size", batch_size)
     params = tree.map(xpx.detached, params)
     return _judge(source_of(data, model, place), model, params, loss, metrics or {}, batch_size, kernel)
-
-
-def accuracy(pred: Any, target: Any, *, mask: Any = None) -> Any:
-    """Return how often the largest of pred (…, V) is at target (…), integers, a 0-d array on the device."""
-    xp = xpx.namespace(pred)
-    told = xp.argmax(pred, axis=-1)
-    right = xp.astype(told == xp.astype(target, told.dtype), pred.dtype)
-    if mask is None:
-        return xp.mean(right)
-    weight = xp.astype(mask, pred.dtype)
-    return xp.sum(right * weight) / xp.sum(weight)
 
 
 def _judge(
