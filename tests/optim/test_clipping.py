@@ -45,10 +45,25 @@ def test_gradients_whose_squares_are_beyond_all_numbers_are_clipped_to_the_bound
     assert float(norm) == np.inf  # which a float32 cannot tell
     assert_close(backend.to_numpy(clipped["a"]), np.full(2, math.sqrt(2.0), np.float32), tol=1e-6)
     for bad in (np.inf, np.nan):
-        with np.errstate(invalid="ignore"):
-            clipped, norm = optim.clip_by_global_norm(backend.asarrays({"a": np.array([1.0, bad])}), 2.0)
+        clipped, norm = optim.clip_by_global_norm(backend.asarrays({"a": np.array([1.0, bad])}), 2.0)
         assert not np.isfinite(float(norm))
         assert np.isnan(backend.to_numpy(clipped["a"])).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_gradient_is_left_unclipped_beside_one_that_is_not_finite(bad, dtype, torch, backend):
+    """As in PyTorch: NaN makes all NaN; infinity takes all others to 0."""
+    grads = {"a": np.array([1.0, bad]), "b": np.array([5.0, -300.0])}
+    grads = tree.map(lambda g: g.astype(dtype), grads)
+    with np.errstate(all="raise"):
+        clipped, norm = optim.clip_by_global_norm(backend.asarrays(grads), 2.0)
+    leaves = [torch.zeros(2, dtype=torch.float64, requires_grad=True) for _ in grads]
+    for leaf, g in zip(leaves, tree.leaves(grads), strict=True):
+        leaf.grad = torch.tensor(g.astype(np.float64))
+    np.testing.assert_array_equal(float(norm), float(torch.nn.utils.clip_grad_norm_(leaves, 2.0)))
+    for ours, leaf in zip(tree.leaves(backend.to_numpy(clipped)), leaves, strict=True):
+        np.testing.assert_array_equal(ours, leaf.grad.numpy())
 
 
 def test_gradients_of_zero_stay_zero(backend):

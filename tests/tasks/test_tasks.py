@@ -325,3 +325,21 @@ def test_a_model_reads_a_batch_of_sequences_of_different_lengths():
     pred, _ = model(model.init(0), x, kernel="reference")  # which compiles nothing
     loss, _ = xprnn.losses.softmax_cross_entropy(pred, y)
     assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_batch_that_is_not_finite_or_empty_is_named(value):
+    """No class is the likeliest of NaN, and nothing has no error."""
+    task, series = tasks.PerceptualDecision(), tasks.NARMA10(T=20)
+    batch, good = task.draw(3, 0), series.draw(3, 0)
+    batch.x[1, 2, 0] = value
+    with pytest.raises(ValueError, match=r"`batch\.x` must be finite, got NaN or infinity"):
+        task.ideal(batch)
+    with pytest.raises(ValueError, match=r"`batch\.x` must hold at least one sample"):
+        task.ideal(batch._replace(x=batch.x[:0]))
+    bad = good._replace(y=good.y * value)
+    for train, test, name in ((bad, good, "train"), (good, bad, "test")):
+        with pytest.raises(ValueError, match=rf"`{name}\.y` must be finite"):
+            series.baseline(train, test)
+    with pytest.raises(ValueError, match=r"`test\.x` must hold at least one sample"):
+        series.baseline(good, tasks.Batch(good.x[:0], good.y[:0]))

@@ -99,6 +99,41 @@ def test_gumbel_numbers_have_the_mean_and_the_variance_of_their_distribution(dty
     assert abs(drawn.var() - variance) < 5 * np.sqrt((5.4 - 1) * variance**2 / n)  # a kurtosis of 5.4
 
 
+def says(logits):
+    """Return a model that says the same whatever it hears, and its parameters."""
+    model = xprnn.Sequential(xprnn.Embedding(len(logits), 2), xprnn.RNN(2, 2), xprnn.Linear(2, len(logits)))
+    return model, model.init(0) | {"2": {"W": np.zeros((len(logits), 2)), "b": np.array(logits)}}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("logits", [[0.0, np.nan, 1.0], [np.nan] * 3, [-np.inf] * 3, [0.0, np.inf, 1.0]])
+def test_no_token_is_drawn_of_logits_that_are_not_finite(logits, temperature, backend):
+    model, params = says(logits)
+    params, prompt = tree.map(backend.asarray, params), backend.asarray(np.zeros((1, 4), np.int64))
+    with pytest.raises(
+        FloatingPointError, match=r"`model` must return logits of which the largest is finite, .* step 0"
+    ):
+        xprnn.generate(model, params, prompt, 3, temperature=temperature, rng=0, kernel=backend.kernel)
+
+
+def test_the_step_and_the_row_of_a_logit_that_is_nan_are_told(backend):
+    model, params = says([0.0, 1.0, 2.0])
+    params["0"]["W"][2] = np.nan  # the token that row 3 begins with, and all say
+    params["2"]["W"][:] = 1e-9
+    params = tree.map(backend.asarray, params)
+    for prompt, place in (([0, 1, 0, 2], "step 0 in row 3"), ([0, 1, 0, 1], "step 1 in row 0")):
+        with pytest.raises(FloatingPointError, match=place):
+            xprnn.generate(model, params, backend.asarray(np.array([prompt])), 3, temperature=0.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_logit_of_minus_infinity_is_a_token_that_never_comes(temperature, backend):
+    model, params = says([-np.inf, 0.0, -np.inf])
+    params, prompt = tree.map(backend.asarray, params), backend.asarray(np.zeros((1, 4), np.int64))
+    found = xprnn.generate(model, params, prompt, 3, temperature=temperature, rng=0, kernel=backend.kernel)
+    np.testing.assert_array_equal(backend.to_numpy(found), np.ones((3, 4)))
+
+
 BAD = {
     "no steps": ({"n": 0}, ValueError, "`n` must be at least 1"),
     "no seed": ({"rng": None}, ValueError, "`rng` must be given"),

@@ -141,9 +141,6 @@ def test_where_nothing_counts_nothing_is_learned(accumulate, rng):
     params, state, history = run(MODEL, (x, y, mask), accumulate=accumulate, **options)
     assert state["t"] == (2 if accumulate == 1 else 1)
     assert history["skipped"] == [0]
-    nothing = run(MODEL, (x, y, np.zeros((9, 6), bool)), **options)
-    assert_same(nothing[0], MODEL.init(0))
-    assert np.isnan(nothing[2]["loss"][0])
     if accumulate == 3:
         seen = np.setdiff1d(np.arange(9), hidden)
         alone, _, _ = run(MODEL, (x[seen], y[seen], mask[seen]), **(options | {"batch_size": 6}))
@@ -259,11 +256,20 @@ def test_a_callback_ends_training(kind, rng):
     assert history["step"] == [3, 6, 9]
 
 
-def test_a_validation_of_nan_alone_is_no_reason_to_go_on(rng):
+@pytest.mark.parametrize("ragged", [False, True])
+def test_data_of_which_nothing_counts_are_named(ragged, rng):
     x, y = draw(rng)
     nothing = x, y, np.zeros((10, 6), bool)
-    _, _, history = run(MODEL, (x, y), validation=nothing, patience=2, epochs=9)
-    assert np.isnan(history["val_loss"]).tolist() == [True] * 3
+    if ragged:
+        nothing = tuple([*a] for a in nothing)
+    with pytest.raises(ValueError, match="`data: mask` must be True somewhere, got False alone: nothing counts"):
+        run(MODEL, nothing)
+    with pytest.raises(ValueError, match="`validation: mask` must be True somewhere"):
+        run(MODEL, (x, y), validation=nothing)
+    with pytest.raises(ValueError, match="`data: mask` must be True somewhere"):
+        train.evaluate(MODEL, MODEL.init(0), nothing, loss=losses.mse)
+    with pytest.raises(ValueError, match=r"`Stream\.mask` must be True somewhere"):
+        run(MODEL, Stream(x, y, 3, np.zeros((10, 6), bool)))
 
 
 def test_no_epochs_return_what_was_given(rng):

@@ -9,7 +9,7 @@ import pytest
 
 import xprnn
 from tests.support.close import assert_close
-from tests.support.training import MODEL, assert_same, draw, run
+from tests.support.training import MODEL, TOKENS, assert_same, draw, draw_rows, run
 from xprnn import losses, optim, random, train, tree
 from xprnn.train.data import Source, Stream
 
@@ -166,6 +166,103 @@ def test_a_stream_goes_on_where_its_state_is_finite(rng):
     out, _, cache = MODEL.forward(params, x[:, 4:].swapaxes(0, 1), state)
     _, dy = losses.mse(out, y[:, 4:].swapaxes(0, 1))
     assert_close(found, optim.apply(params, sgd.update(MODEL.backward(params, cache, dy)[0], {}, params)[0]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_validation_that_is_not_finite_is_named(value, rng, tmp_path):
+    """Without a word it would end training when patience runs out."""
+    x, y = draw(rng)
+    found = "x holds NaN at time step 3" if np.isnan(value) else "the loss is infinite, of a finite output"
+    message = (
+        rf"update 2, in epoch 0, .*the loss of `validation` after it is .*: {found}, in a minibatch of the samples"
+    )
+    data = (spoiled(x, (1, 3, 0), np.nan), y) if np.isnan(value) else (x, spoiled(y, (1, 3, 0), 1e200))
+    with np.errstate(over="ignore"), pytest.raises(train.NonFiniteError, match=message) as caught:
+        run(MODEL, (x, y), validation=data, patience=2, epochs=9)
+    assert (caught.value.step, caught.value.epoch) == (2, 0)
+    xs, ys = draw_rows(rng)
+    message = "the loss is NaN, of a finite output, in a minibatch of the samples"
+    with pytest.raises(train.NonFiniteError, match=message):
+        run(MODEL, (x, y), validation=(xs, [ys[0], spoiled(ys[1], (0, 0), np.nan), *ys[2:]]), folder=tmp_path)
+    stream = Stream(spoiled(x, (1, 4, 0), np.nan), y, 3)
+    with pytest.raises(train.NonFiniteError, match=r"x holds NaN at time step 1, counted from step 3 of the stream"):
+        run(MODEL, (x, y), validation=stream)
+
+
+def test_a_validation_that_is_not_finite_is_warned_of_and_no_better_where_updates_are_skipped(rng):
+    x, y = draw(rng)
+    options = {"validation": (spoiled(x, (1, 3, 0), np.nan), y), "on_nonfinite": "skip", "epochs": 9}
+    message = "after epoch 2 the loss of `validation` is nan, and counts as no better: x holds NaN at time step 3"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _, _, history = run(MODEL, (x, y), patience=2, **options)
+        assert np.isnan(history["val_loss"]).tolist() == [True] * 3
+        assert [message in str(warning.message) for warning in caught] == [False, False, True]
+        assert all(warning.filename.endswith("training.py") for warning in caught)  # where `fit` is called
+        assert run(MODEL, (x, y), **options)[2]["epoch"] == list(range(9))
+    assert len(caught) == 3 + 9
+
+
+def test_an_evaluation_that_is_not_finite_is_warned_of_with_its_place(backend, rng):
+    x, y = draw(rng)
+    params = tree.map(backend.asarray, MODEL.init(0))
+    options = {"loss": losses.mse, "kernel": backend.kernel, "batch_size": 4}
+    with pytest.warns(UserWarning, match=r"the loss of `data` is nan: x holds NaN at time step 3, .* samples \[4, 5"):
+        assert np.isnan(train.evaluate(MODEL, params, (spoiled(x, (5, 3, 0), np.nan), y), **options)["loss"])
+    with pytest.warns(UserWarning, match="the loss is NaN, of a finite output"):
+        train.evaluate(MODEL, params, (x, spoiled(y, (5, 3, 0), np.nan)), **options)
+    bad = params | {"1": {"W": params["1"]["W"] * np.nan, "b": params["1"]["b"]}}
+    with pytest.warns(UserWarning, match=r"the loss of `data` is nan: the parameter 1\.W holds NaN"):
+        train.evaluate(MODEL, bad, (x, y), **options)
+    mask = np.ones((10, 6), bool)
+    mask[5, 3] = False
+    found = train.evaluate(MODEL, params, (x, spoiled(y, (5, 3, 0), np.nan), mask), **options)
+    assert np.isfinite(found["loss"])
+
+
+def test_tokens_that_are_sampled_do_not_hide_an_output_that_is_not_finite(rng, backend):
+    """Token 3 overflows in the pass on the true inputs; among logits of NaN one is the likeliest all the same."""
+    model = xprnn.Sequential(xprnn.Embedding(6, 3), xprnn.RNN(3, 5, nonlinearity="relu"), xprnn.Linear(5, 6))
+    params = model.init(0)
+    params["0"]["W"][3] = 1e300
+    params["1"]["l0"]["W_ih"][:] = 1e10
+    params["2"] = {"W": np.zeros((6, 5)), "b": -np.arange(6.0)}  # all others say token 0
+    data, there = (np.array([[1, 3, 2, 4]] * 4), np.zeros((4, 4), np.int64)), tree.map(backend.asarray, params)
+    options = {"loss": losses.softmax_cross_entropy, "sampling": 1.0, "kernel": backend.kernel, "epochs": 1}
+    with np.errstate(all="ignore"):
+        message = r"l0\.h of layer '1' \(RNN\) is NaN at time step 1"
+        with pytest.raises(train.NonFiniteError, match=message):
+            run(model, data, there, **options)
+        found, _, history = run(model, data, there, on_nonfinite="skip", **options)
+    assert history["skipped"] == [1]
+    assert_same(tree.map(backend.to_numpy, found), params)
+
+
+NAN = float("nan")
+NUMBERS = {
+    "lr of SGD": lambda: optim.SGD(NAN), "lr of Adam": lambda: optim.Adam(NAN), "eps": lambda: optim.Adam(eps=NAN),
+    "betas": lambda: optim.Adam(betas=(NAN, 0.9)), "momentum": lambda: optim.SGD(0.1, momentum=NAN),
+    "weight_decay": lambda: optim.AdamW(weight_decay=NAN), "alpha": lambda: optim.RMSprop(alpha=NAN),
+    "lr of Cosine": lambda: optim.Cosine(NAN, 3), "final": lambda: optim.Cosine(0.1, 3, NAN),
+    "factor of Step": lambda: optim.Step(0.1, 3, NAN), "then": lambda: optim.Warmup(3, NAN),
+    "lr of OneCycle": lambda: optim.OneCycle(NAN, 9), "pct_start": lambda: optim.OneCycle(0.1, 9, pct_start=NAN),
+    "factor": lambda: optim.ReduceOnPlateau(NAN), "threshold": lambda: optim.ReduceOnPlateau(threshold=NAN),
+    "decay": lambda: optim.EMA(NAN), "rate": lambda: train.Sampling(NAN),
+    "rate of a function": lambda: train.Sampling(lambda step: NAN).at(3),
+    "lr(0) of a function": lambda: optim.SGD(lambda t: NAN).update({"a": np.ones(2)}, {"t": 0}, {"a": np.ones(2)}),
+    "lr(0) behind a warmup": lambda: optim.Warmup(1, lambda t: NAN)(1),
+    "temperature": lambda: xprnn.generate(TOKENS, TOKENS.init(0), np.zeros((1, 1), int), 1, temperature=NAN, rng=0),
+    "delta": lambda: losses.huber(np.ones((1, 1)), np.ones((1, 1)), delta=NAN),
+    "q": lambda: losses.quantile(np.ones((1, 1)), np.ones((1, 1)), NAN),
+    "strength": lambda: xprnn.penalties.l2({"a": np.ones((2, 2))}, NAN),
+    "clip_norm": lambda: run(MODEL, None, clip_norm=NAN), "min_delta": lambda: run(MODEL, None, min_delta=NAN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_setting_of_nan_is_named(name):
+    with pytest.raises(ValueError, match=rf"`{re.escape(name.split(' ')[0])}.*`.*nan"):
+        NUMBERS[name]()
 
 
 def test_an_error_goes_from_process_to_process():

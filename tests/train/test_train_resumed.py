@@ -31,6 +31,7 @@ def draw_model(rng, last):
 def draw_data(rng, kind, T, folder):
     N = int(rng.integers(1, 12))
     x, y, mask = rng.standard_normal((N, T, 3)), rng.standard_normal((N, T, 3)), rng.random((N, T)) < 0.6
+    mask[0, 0] = True  # something counts
     lengths, chunk = rng.integers(1, T + 1, N), int(rng.integers(1, 5))
     rows, targets, masks = ([a[:n] for a, n in zip(part, lengths, strict=True)] for part in (x, y, mask))
     paths = [str(folder / f"{name}{len(list(folder.iterdir()))}.npy") for name in "xy"]

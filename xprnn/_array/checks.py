@@ -165,11 +165,12 @@ def _all_floats(branches: Iterable[tree.Tree]) -> bool:
 
 
 def _is_float(a: Any) -> bool:
-    return (isinstance(a, np.generic) or xpx.is_array(a)) and _is_float_type(type(a), a.dtype)
+    kind: Any = type(a)
+    return (isinstance(a, np.generic) or xpx.is_array(a)) and _is_float_type(kind, a.dtype)
 
 
 @lru_cache
-def _is_float_type(kind: type, dtype: Any) -> bool:
+def _is_float_type(kind: Any, dtype: Any) -> bool:
     """Tell whether a dtype is float32 or float64; types of two libraries may be equal, so `kind` tells them apart."""
     return xpx.dtype_name(dtype) in ("float32", "float64")
 

@@ -3,7 +3,8 @@
 ``loss(pred, target, *, mask=None, weights=None, reduction="mean") -> (loss, dpred)``
 
 `mask` and `weights` have the shape of the prediction's steps, ``pred.shape[:-1]``. Where the mask is False the
-target, the prediction and the weight may be anything, NaN included, and the gradient is 0. A mean divides by the number
+target, the prediction and the weight may be anything, NaN included, and the gradient is 0; elsewhere NaN in any of the
+three makes the loss NaN. A mean divides by the number
 of valid elements, or of valid steps for `softmax_cross_entropy`, not by the sum of the weights; with nothing valid the
 loss is 0.
 

@@ -16,7 +16,8 @@ class EMA:
     """The exponential moving average of the parameters, Polyak's average with a short memory: a = d a + (1 − d) p.
 
     ``average = ema.init(params)``; after each update ``average = ema.update(average, params)``; evaluate with
-    ``layer(average, x)``. It begins at the parameters themselves, so no bias is to be corrected, and none is.
+    ``layer(average, x)``. It begins at the parameters themselves, so no bias is to be corrected, and none is. NaN and
+    infinity in a parameter stay in the average: update it with finite parameters alone, as `fit` does.
 
     Parameters
     ----------

@@ -22,7 +22,8 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     -------
     grads : like `grads`
     norm : 0-d array
-        The norm before, on the device; right also where squares are beyond the largest number.
+        The norm before, on the device; right also where squares are beyond the largest number. Of a gradient that is
+        NaN it is NaN, and so are then all gradients, as in PyTorch: none is left unclipped beside it.
 
     Raises
     ------
@@ -64,10 +65,10 @@ def _clip_any(grads: Tree, leaves: list[Array], max_norm: float, xp: Namespace) 
     bounded = xp.minimum(most, xp.ones_like(most) * float(xp.finfo(most.dtype).max) ** 0.75)  # 1 / most may be 0 by XLA
     scale = xp.where(xp.logical_and(most > 0.0, xp.isfinite(most)), bounded, xp.ones_like(most))
     relative = _norm([g / scale for g in leaves], xp)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # 0 times infinity is the NaN that is meant
         norm, bound = scale * relative, xp.ones_like(scale) * max_norm
-    factor = bound / xp.where(relative > 0.0, relative, xp.ones_like(relative))
-    return tree.map(lambda g: xp.where(norm > bound, g / scale * factor, g), grads), norm
+        factor = bound / xp.where(relative == 0.0, xp.ones_like(relative), relative)  # NaN of NaN
+        return tree.map(lambda g: xp.where(norm <= bound, g, g / scale * factor), grads), norm
 
 
 def clip_by_value(grads: Tree, limit: float) -> Tree:

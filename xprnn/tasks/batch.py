@@ -45,7 +45,7 @@ def inputs(name: str, batch: Any, T: int, I: int) -> np.ndarray:
     TypeError
         If `batch` is no `Batch`, or its x no NumPy array of floats.
     ValueError
-        If its x is of another shape.
+        If its x is of another shape, empty or not finite.
     """
     instance(name, batch)
     floats(f"{name}.x", batch.x)
@@ -57,9 +57,13 @@ def inputs(name: str, batch: Any, T: int, I: int) -> np.ndarray:
 
 
 def floats(name: str, a: Any) -> None:
-    """Raise TypeError unless `a` is a NumPy array of floats."""
+    """Raise unless `a` is a NumPy array of finite floats, with at least one sample."""
     checks.host(name, a)
     checks.home(name, a)
+    if a.shape[:1] == (0,):
+        raise ValueError(f"`{name}` must hold at least one sample, got shape {a.shape}")
+    if not np.isfinite(a).all():
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity")
 
 
 def instance(name: str, batch: Any) -> None:

@@ -5,6 +5,7 @@ whatever it draws is a function of the seed and of how many updates there were, 
 and the same after it was stopped.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 from xprnn import checkpoint, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn.backends import to_numpy
 from xprnn.protocol import check_layer
 from xprnn.recurrent.parameters import Params
 from xprnn.train.activity import Activity
 from xprnn.train.arguments import check, check_functions, check_params, plan_of, source_of
 from xprnn.train.data import Source, Stream
+from xprnn.train.evaluation import Evaluation
 from xprnn.train.generation import generate
 from xprnn.train.loop import Fitting
 from xprnn.train.metrics import accuracy
@@ -25,7 +26,6 @@ from xprnn.train.nonfinite import NonFiniteError
 from xprnn.train.progress import bar
 from xprnn.train.sampling import Sampling
 from xprnn.train.state import At, Plan, begin, from_more, settings
-from xprnn.train.user_values import number, pair
 
 __all__ = ["At", "NonFiniteError", "Sampling", "Stream", "accuracy", "evaluate", "fit", "generate", "updates"]
 
@@ -102,7 +102,8 @@ def fit(
     sampling : float or Sampling, optional
         Scheduled sampling: how often an input is what the model said in the step before.
     validation : like `data`, optional
-        Judged after every epoch: ``val_loss``, and the `metrics`.
+        Judged after every epoch: ``val_loss``, and the `metrics`. `on_nonfinite` says what a loss that is not finite
+        does.
     metrics : dict of callables, optional
         As in `evaluate`.
     patience : int, optional
@@ -118,7 +119,8 @@ def fit(
         optimiser, settings and the sizes of the data must be those of before; functions, as the loss, should be.
     on_nonfinite : {"raise", "skip"}
         What a loss or gradient that is not finite does: end training with the place where it began, or pass over the
-        update, which `history["skipped"]` counts.
+        update, which `history["skipped"]` counts. A loss of the validation that is not finite ends training too, or
+        is warned of, with its place, and is no better than any other.
     progress : bool, optional
         A progress bar; None shows one in a terminal and in a notebook.
     kernel : str
@@ -150,10 +152,7 @@ def fit(
     given = dict(locals())
     place = check(given)
 
-    def judge(source: Source) -> Callable[[Params], dict[str, float]]:
-        return lambda params: _judge(source, model, params, loss, metrics or {}, batch_size, kernel)
-
-    plan = plan_of(given, judge, place)
+    plan = plan_of(given, place)
     at = _resumed(plan, params) if resume else None
     at = at or begin(plan, params, opt_state)
     shown = bar(progress, plan.source.updates(batch_size, accumulate) * epochs, at.step)
@@ -228,36 +227,22 @@ def evaluate(
     ------
     TypeError, ValueError
         As `fit`.
+
+    Warns
+    -----
+    UserWarning
+        If the loss is not finite, with the place where that begins.
     """
     check_layer("model", model)
     place = checks.home("params", check_params(params)[0])
     check_functions({"loss": loss}, metrics)
     checks.integer("batch_size", batch_size)
     params = tree.map(xpx.detached, params)
-    return _judge(source_of(data, model, place), model, params, loss, metrics or {}, batch_size, kernel)
-
-
-def _judge(
-    source: Source, model: Any, params: Any, loss: Any, metrics: dict[str, Any], batch_size: int, kernel: str
-) -> dict[str, float]:
-    """Return the means over a source; the host waits for the device once, at the end."""
-    place = xpx.home(tree.leaves(params)[0])
-    sums: Any = None
-    count, state = 0, None
-    for taken in source.plan(batch_size, None):
-        batch = source.batch(taken, place)
-        options = {"kernel": kernel} | ({} if batch.lengths is None else {"lengths": batch.lengths})
-        y, state = model(params, batch.x, None if batch.begins else state, **options)
-        masked = {} if batch.mask is None else {"mask": batch.mask}
-        if not batch.counted:  # a mean over nothing may be NaN
-            continue
-        found = [pair("loss", loss(y, batch.y, **masked), place)[0]]
-        for name, metric in metrics.items():
-            found.append(number(f"metrics[{name!r}]", metric(y, batch.y, **masked), place))
-        weighed = place.xp.stack([xpx.cast(each, place.dtype) for each in found]) * float(batch.counted)
-        sums, count = weighed if sums is None else sums + weighed, count + batch.counted
-    means = [float("nan")] * (1 + len(metrics)) if sums is None else (to_numpy(sums) / count).tolist()
-    return dict(zip(("loss", *metrics), means, strict=True))
+    evaluation = Evaluation(source_of(data, model, place), model, loss, metrics or {}, batch_size, kernel)
+    means = evaluation(params)
+    if not math.isfinite(means["loss"]):
+        warnings.warn(f"the loss of `data` is {means['loss']}: {evaluation.locate(params)}", stacklevel=2)
+    return means
 
 
 def _resumed(plan: Plan, params: Params) -> At | None:

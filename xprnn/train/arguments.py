@@ -12,6 +12,7 @@ from xprnn.kernels import check_name
 from xprnn.protocol import check_layer
 from xprnn.train import activity
 from xprnn.train.data import Source
+from xprnn.train.evaluation import Evaluation
 from xprnn.train.sampling import Sampling
 from xprnn.train.state import Plan
 
@@ -129,8 +130,8 @@ def source_of(data: Any, model: Any, place: Home, name: str = "data") -> Source:
     return source
 
 
-def plan_of(given: dict[str, Any], judge: Any, place: Home) -> Plan:
-    """Return what `fit` is to do, from its arguments; `judge` makes a function of parameters from a `Source`."""
+def plan_of(given: dict[str, Any], place: Home) -> Plan:
+    """Return what `fit` is to do, from its arguments."""
     folder, sampling, callbacks = given["folder"], given["sampling"], given["callbacks"]
     if isinstance(folder, str | os.PathLike):
         folder = checkpoint.Folder(folder)
@@ -144,7 +145,10 @@ def plan_of(given: dict[str, Any], judge: Any, place: Home) -> Plan:
     check_functions({f"callbacks[{k}]": f for k, f in enumerate(callbacks)})
     source, judged = source_of(given["data"], given["model"], place), None
     if given["validation"] is not None:
-        judged = judge(source_of(given["validation"], given["model"], place, "validation"))
+        judged = Evaluation(
+            source_of(given["validation"], given["model"], place, "validation"), given["model"], given["loss"],
+            given["metrics"] or {}, given["batch_size"], given["kernel"],
+        )  # fmt: skip
     if folder is not None:
         _check_folder(folder, given)
     made = {"source": source, "judge": judged, "folder": folder, "sampling": sampling, "callbacks": callbacks}

@@ -98,8 +98,15 @@ class Source:
         self._mask_on_host = (
             self.mask if host else xpx.to_numpy(self.mask)
         )  # once: a minibatch is not to wait for a device
+        self._check_mask("Stream.mask" if isinstance(data, Stream) else f"{name}: mask")
         self.slow = any(isinstance(a, np.memmap) for a in (self.x, self.y))
         self.steps = int(self.x.shape[0] * self.x.shape[1]) if self.rows is None else int(self.rows.sum())
+
+    def _check_mask(self, name: str) -> None:
+        """Raise where nothing counts: a mean over it would be no number."""
+        masks = self._mask_on_host if isinstance(self._mask_on_host, list) else [self._mask_on_host]
+        if self.mask is not None and not any(np.any(mask) for mask in masks):
+            raise ValueError(f"`{name}` must be True somewhere, got False alone: nothing counts")
 
     def __len__(self) -> int:
         return len(self.x) if self.rows is not None else int(self.x.shape[0])

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from xprnn import random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
@@ -52,6 +54,10 @@ def generate(
     ------
     TypeError, ValueError
         If an argument is none of these, or the model's output cannot be its next input.
+    FloatingPointError
+        If the largest logit of a token is not finite: of NaN there is no likeliest. On NumPy at that step, on other
+        libraries at the end, in the one look at the device; under `jax.jit`, where nobody can look, tokens are then 0.
+        A forecast that is not finite is returned as it is.
 
     References
     ----------
@@ -70,13 +76,15 @@ def generate(
     stepper = model.stepper(params, state, batch=B, kernel=kernel)
     for t in range(T):
         y = stepper(first[t, ...])
-    follow = _choose(temperature, key, first) if tokens else _same(first)
+    chooser = _Chooser(temperature, key, first)
+    follow = chooser if tokens else _same(first)
     made = []
     for t in range(n):
         x = follow(y, t)
         made.append(x)
         if t + 1 < n:
             y = stepper(x)
+    chooser.check()
     out = xp.stack(made)
     if not batched:
         return out[:, 0, ...]
@@ -101,20 +109,44 @@ def _time_first(model: Any, prompt: Any) -> tuple[Array, bool, bool]:
     return prompt, tokens, batched
 
 
-def _choose(temperature: float, key: random.Key | None, like: Array) -> Callable[[Array, int], Array]:
-    """Return what makes tokens (B,) of logits (B, V)."""
+class _Chooser:
+    """What makes tokens (B,) of logits (B, V), step by step."""
 
-    def choose(logits: Array, t: int) -> Array:
+    def __init__(self, temperature: float, key: random.Key | None, like: Array) -> None:
+        self._temperature, self._key, self._like = temperature, key, like
+        self._finite: list[Array] = []  # per step (B,), on a device
+
+    def __call__(self, logits: Array, t: int) -> Array:
+        """Return the tokens of step t, in the dtype of the prompt."""
         home = xpx.home(logits)
-        if logits.shape[-1] - 1 > home.xp.iinfo(like.dtype).max:
-            told = xpx.dtype_name(like.dtype)
+        if logits.shape[-1] - 1 > home.xp.iinfo(self._like.dtype).max:
+            told = xpx.dtype_name(self._like.dtype)
             raise ValueError(f"`prompt` must be of a dtype that holds {logits.shape[-1] - 1}, got {told}")
-        if temperature and key is not None:
+        finite = home.xp.isfinite(home.xp.max(xpx.wide(logits), axis=-1))
+        if home.is_numpy:
+            _check_finite(finite[None], t)
+        elif home.device is not None:  # else it is traced
+            self._finite.append(finite)
+        if self._temperature and self._key is not None:
             B, V = logits.shape
-            logits = logits / temperature + random.gumbel(key.fold("generate").at(t), 1, B, V, home)[0, ...]
-        return home.xp.astype(home.xp.argmax(logits, axis=-1), like.dtype)
+            noise = random.gumbel(self._key.fold("generate").at(t), 1, B, V, home)[0, ...]
+            logits = logits / self._temperature + noise
+        return home.xp.astype(home.xp.argmax(logits, axis=-1), self._like.dtype)
 
-    return choose
+    def check(self) -> None:
+        """Raise if on a device a token was chosen among logits of which the largest is not finite."""
+        if self._finite:
+            _check_finite(xpx.to_numpy(xpx.namespace(self._finite[0]).stack(self._finite)), 0)
+
+
+def _check_finite(finite: np.ndarray, t: int) -> None:
+    """Raise unless all of (n, B) is True, of which the first step is t."""
+    if not finite.all():
+        after, row = np.argwhere(~finite)[0].tolist()
+        raise FloatingPointError(
+            f"`model` must return logits of which the largest is finite, got others at step {t + after} in row {row}; "
+            "`params`, `state` or `prompt` may hold NaN"
+        )
 
 
 def _same(like: Array) -> Callable[[Array, int], Array]:

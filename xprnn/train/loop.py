@@ -5,6 +5,7 @@ leaves the state between two updates, and a checkpoint of it is all that a run n
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from xprnn.random import Key
 from xprnn.train import nonfinite
 from xprnn.train.activity import penalise
 from xprnn.train.data import Batch, ahead
+from xprnn.train.evaluation import Evaluation
 from xprnn.train.sampling import fed_back
 from xprnn.train.state import At, Best, Plan, to_more
 from xprnn.train.user_values import pair
@@ -161,30 +163,34 @@ class Fitting:
         plan, params = self.plan, self.at.params
         if not batch.counted and not plan.source.chunk:
             return None, None, None
-        batch, state, options = self._given(batch, carried, key)
+        batch, state, options, zero = self._given(batch, carried, key)
         if not batch.counted:
             return None, None, plan.model(params, batch.x, state, **options)[1]
         watched = {"outputs": tuple(plan.activity)} if plan.activity else {}
         y, final, cache = plan.model.forward(params, batch.x, state, **watched, **options)
         told = plan.loss(y, batch.y) if batch.mask is None else plan.loss(y, batch.y, mask=batch.mask)
         value, dy = pair("loss", told, self._place)
+        value = value if plan.sampling is None else value + zero
         checks.array("loss(pred, target)[1]", dy, self._place, "like `pred`", tuple(y.shape), "pred")
         if not watched:
             return value, plan.model.backward(params, cache, dy)[0], final
         penalty, doutputs = penalise(plan.activity, cache.outputs, batch, plan.model, self._place)
         return value + penalty, plan.model.backward(params, cache, dy, doutputs=doutputs)[0], final
 
-    def _given(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Batch, Any, dict[str, Any]]:
-        """Return what a layer gets: the minibatch, with some steps of its own, the state, and the options."""
+    def _given(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Batch, Any, dict[str, Any], Any]:
+        """Return what a layer gets: the minibatch, with some steps of its own, the state, the options; and a zero.
+
+        The zero is NaN where the output that was sampled is not finite.
+        """
         plan = self.plan
         given = {"rng": key, "lengths": batch.lengths, "kernel": plan.kernel}
         options = {name: value for name, value in given.items() if value is not None}
-        state = None if batch.begins else carried
+        state, zero = None if batch.begins else carried, 0.0
         if plan.sampling is not None and key is not None:
             rate = plan.sampling.at(self.at.step)
-            x = fed_back(plan.model, self.at.params, batch, state, options, rate, key)
+            x, zero = fed_back(plan.model, self.at.params, batch, state, options, rate, key)
             batch = batch._replace(x=x)
-        return batch, state, options
+        return batch, state, options, zero
 
     def _key_of(self, k: int) -> Key | None:
         """Return the key of the draws of minibatch k of this update: a function of the seed and of the step alone."""
@@ -214,8 +220,7 @@ class Fitting:
         found = None if good else self._look(group, update, loss)
         if found is not None:
             if self.plan.on_nonfinite == "raise":
-                last = None if self.plan.folder is None else self.plan.folder.latest()
-                raise nonfinite.NonFiniteError(found, at.step, at.epoch, last)
+                raise nonfinite.NonFiniteError(found, at.step, at.epoch, self._newest())
             carried = at.carried if nonfinite.first(update.carried) else update.carried
             self.at = moved._replace(skipped=at.skipped + 1, carried=carried)
         else:
@@ -233,8 +238,13 @@ class Fitting:
         """Return where a number that is not finite came first in a failing update; None if a sum alone overflowed."""
         plan, carried = self.plan, self.at.carried
         for k, batch in enumerate(group):
-            seen, state, options = self._given(batch, carried, self._key_of(k))
-            found = nonfinite.locate(plan.model, plan.loss, self.at.params, seen, state, options, self._place)
+            fed, state, options, _ = self._given(batch, carried, self._key_of(k))
+            tried = (fed,) if plan.sampling is None else (batch, fed)  # what is sampled comes of the true inputs
+            places = (
+                nonfinite.locate(plan.model, plan.loss, self.at.params, each, state, options, self._place)
+                for each in tried
+            )
+            found = next((place for place in places if place is not None), None)
             if found is not None and (batch.counted or plan.source.chunk):
                 return found
             value, grads, carried = self._gradients(batch, carried, self._key_of(k))
@@ -255,6 +265,8 @@ class Fitting:
         row = {"epoch": at.epoch, "step": at.step, "loss": loss, "skipped": at.skipped}
         judged = {} if plan.judge is None else {f"val_{name}": value for name, value in plan.judge(at.result).items()}
         metric = judged.get("val_loss", loss)
+        if plan.judge is not None and not math.isfinite(metric):
+            self._refuse_validation(plan.judge, metric)
         plateau = None if plan.plateau is None else plan.plateau.update(at.plateau, metric)
         best = at.best
         if plan.judge is not None and _is_better(metric, best, plan.min_delta):
@@ -265,6 +277,20 @@ class Fitting:
             history=history,
         )  # fmt: skip
         self._bar.tell(row | judged)
+
+    def _refuse_validation(self, judge: Evaluation, loss: float) -> None:
+        """Raise, or warn of, a loss of the validation that is not finite."""
+        at, where = self.at, judge.locate(self.at.result)
+        if self.plan.on_nonfinite == "raise":
+            raise nonfinite.NonFiniteError(
+                f"the loss of `validation` after it is {loss}: {where}", at.step - 1, at.epoch, self._newest()
+            )
+        told = f"after epoch {at.epoch} the loss of `validation` is {loss}, and counts as no better: {where}"
+        warnings.warn(told, stacklevel=6)  # of the caller of `fit`
+
+    def _newest(self) -> Any:
+        """Return the newest checkpoint, None where there is none."""
+        return None if self.plan.folder is None else self.plan.folder.latest()
 
 
 def _is_better(metric: float, best: Best | None, least: float) -> bool:

@@ -48,15 +48,38 @@ def locate(
     after the other and in them time step by time step; and where anything counts the loss, then the gradients from the
     last layer to the first.
     """
+    found = _before_loss(model, params, batch, state, options)
+    if found or not batch.counted:
+        return found
+    y, _, cache = model.forward(params, batch.x, state, **options)
+    found, dy = _in_loss(loss, y, batch, place)
+    return found or _in_backward(model, params, cache, dy)
+
+
+def locate_in_evaluation(
+    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], place: Home
+) -> str | None:
+    """Return where the loss of a minibatch is first not finite, in words, or None where it is; as `locate`."""
+    found = _before_loss(model, params, batch, state, options)
+    if found or not batch.counted:
+        return found
+    y, _ = model(params, batch.x, state, **options)
+    return _in_loss(loss, y, batch, place)[0]
+
+
+def _before_loss(model: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any]) -> str | None:
+    """Return what is not finite first of all that the loss is computed from."""
     if found := first(params):
         return f"the parameter {found}"
     if found := first(state):
         return f"the state carried into it, {found}"
-    time = 1 if getattr(model, "batch_first", False) else 0
-    found = _in_input(batch, time) or _in_forward(model, params, batch, state, options, time)
-    if found or not batch.counted:
-        return found
-    return _in_backward(model, loss, params, batch, state, options, time, place)
+    time = _time(model)
+    return _in_input(batch, time) or _in_forward(model, params, batch, state, options, time)
+
+
+def _time(model: Any) -> int:
+    """Return the axis of time."""
+    return 1 if getattr(model, "batch_first", False) else 0
 
 
 def first(arrays: Any) -> str | None:
@@ -131,17 +154,17 @@ def _part(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _in_backward(
-    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], time: int, place: Home
-) -> str | None:
-    """Return what is not finite first on the way back: the loss, its gradient, or that of a parameter."""
-    y, _, cache = model.forward(params, batch.x, state, **options)
+def _in_loss(loss: Any, y: Any, batch: Batch, place: Home) -> tuple[str | None, Any]:
+    """Return whether the loss of a finite output is not finite, in words, and its gradient."""
     told = loss(y, batch.y) if batch.mask is None else loss(y, batch.y, mask=batch.mask)
     value, dy = pair("loss", told, place)
-    if not _finite(value):
-        return f"the loss is {_worst(value)}, of a finite output"
+    return None if _finite(value) else f"the loss is {_worst(value)}, of a finite output", dy
+
+
+def _in_backward(model: Any, params: Any, cache: Any, dy: Any) -> str | None:
+    """Return what is not finite first on the way back: the gradient of the loss, or that of a parameter."""
     if not _finite(dy):
-        at = f" at time step {_bad_steps(dy, time)[0]}" if getattr(model, "keeps_time", True) else ""
+        at = f" at time step {_bad_steps(dy, _time(model))[0]}" if getattr(model, "keeps_time", True) else ""
         return f"the gradient of the loss at the output is {_worst(dy)}{at}"
     grads, _, _ = model.backward(params, cache, dy)
     bad = [path for path, g in tree.items(grads) if not _finite(g)]

@@ -57,10 +57,13 @@ class Sampling:
 
 def fed_back(
     model: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], rate: float, key: Key
-) -> Array:
-    """Return the x of a minibatch with some steps replaced by the model's own output of the step before."""
+) -> tuple[Array, Any]:
+    """Return the x of a minibatch with some steps replaced by the model's own output of the step before, and a zero.
+
+    The zero is NaN where that output is not finite: tokens, of which one is always the likeliest, would hide it.
+    """
     if rate == 0.0:
-        return batch.x
+        return batch.x, 0.0
     y, _ = model(params, batch.x, state, **options)
     x, xp, axis = batch.x, xpx.namespace(batch.x), 1 if getattr(model, "batch_first", False) else 0
     said = xp.astype(xp.argmax(y, axis=-1), x.dtype) if xpx.is_integer(x) else y
@@ -76,4 +79,5 @@ def fed_back(
     steps = xpx.integers(T, x, xp)[:, None]
     own = xp.logical_and(own, steps > 0)  # before the first step nothing was said
     own = xp.permute_dims(own, (1, 0)) if axis else own
-    return xp.where(own if xpx.is_integer(x) else own[..., None], before, x)
+    x = xp.where(own if xpx.is_integer(x) else own[..., None], before, x)
+    return x, xp.where(xp.all(xp.isfinite(y)), xpx.zeros((), y), xpx.full((), float("nan"), home))

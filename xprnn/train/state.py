@@ -7,6 +7,7 @@ from xprnn import registry, tree
 from xprnn._array import namespace as xpx
 from xprnn.train.activity import Activity
 from xprnn.train.data import Source
+from xprnn.train.evaluation import Evaluation
 
 
 class Plan(NamedTuple):
@@ -27,7 +28,7 @@ class Plan(NamedTuple):
     plateau: Any
     average: Any
     sampling: Any
-    judge: Callable[[Any], dict[str, float]] | None  # of parameters: the losses of the validation
+    judge: Evaluation | None  # of the validation
     patience: int | None
     min_delta: float
     callbacks: tuple[Callable[..., Any], ...]

@@ -1,0 +1,71 @@
+"""Evaluation: the mean loss and metrics of a model on sequences, and where a loss that is not finite comes from."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from xprnn import tree
+from xprnn._array import namespace as xpx
+from xprnn._array.namespace import Home
+from xprnn.backends import to_numpy
+from xprnn.train import nonfinite
+from xprnn.train.data import Batch, Source
+from xprnn.train.user_values import number, pair
+
+
+class Evaluation:
+    """A model, a loss and metrics on a source: called with parameters, it returns their means."""
+
+    def __init__(
+        self,
+        source: Source,
+        model: Any,
+        loss: Any,
+        metrics: dict[str, Callable[..., Any]],
+        batch_size: int,
+        kernel: str,
+    ) -> None:
+        self.source, self.model, self.loss, self.metrics = source, model, loss, metrics
+        self.batch_size, self.kernel = batch_size, kernel
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Return the means over all that counts; the host waits for the device once, at the end."""
+        place = xpx.home(tree.leaves(params)[0])
+        sums: Any = None
+        count, state = 0, None
+        for batch, options, _ in self._batches(place):
+            y, state = self.model(params, batch.x, None if batch.begins else state, **options)
+            masked = {} if batch.mask is None else {"mask": batch.mask}
+            if not batch.counted:  # a mean over nothing may be NaN
+                continue
+            found = [pair("loss", self.loss(y, batch.y, **masked), place)[0]]
+            for name, metric in self.metrics.items():
+                found.append(number(f"metrics[{name!r}]", metric(y, batch.y, **masked), place))
+            weighed = place.xp.stack([xpx.cast(each, place.dtype) for each in found]) * float(batch.counted)
+            sums, count = weighed if sums is None else sums + weighed, count + batch.counted
+        return dict(zip(("loss", *self.metrics), (to_numpy(sums) / count).tolist(), strict=True))
+
+    def locate(self, params: Any) -> str:
+        """Return where the loss is first not finite, in words: what in which layer, at which step, of which samples."""
+        place, state = xpx.home(tree.leaves(params)[0]), None
+        for batch, options, taken in self._batches(place):
+            state = None if batch.begins else state
+            found = nonfinite.locate_in_evaluation(self.model, self.loss, params, batch, state, options, place)
+            if found is not None:
+                return f"{found}, {_samples(taken)}"
+            _, state = self.model(params, batch.x, state, **options)
+        return "that of every minibatch is finite, their sum is not"
+
+    def _batches(self, place: Home) -> Iterator[tuple[Batch, dict[str, Any], Any]]:
+        """Yield minibatches in order, the options of a layer for each, and what of the source each is."""
+        for taken in self.source.plan(self.batch_size, None):
+            batch = self.source.batch(taken, place)
+            yield batch, {"kernel": self.kernel} | ({} if batch.lengths is None else {"lengths": batch.lengths}), taken
+
+
+def _samples(taken: Any) -> str:
+    """Return a minibatch's samples, or the steps of a stream, in words."""
+    if isinstance(taken, slice):
+        return f"counted from step {taken.start} of the stream"
+    return f"in a minibatch of the samples {np.array2string(taken, threshold=6, edgeitems=3, separator=', ')}"
