@@ -1,11 +1,16 @@
 """Minibatches: every sample once, padded and masked as told, streams in order, files read piece by piece."""
 
+import threading
+
 import numpy as np
 import pytest
 
-from xprnn import RNN, Last, Linear, Sequential, random
+from tests.support.close import assert_close
+from xprnn import RNN, Last, Linear, Sequential, losses, optim, random, train, tree
 from xprnn._array import namespace as xpx
-from xprnn.train.data import Source, Stream, ahead, shuffled
+from xprnn.train import data
+from xprnn.train.data import Source, Stream, shuffled
+from xprnn.train.minibatch import ahead
 
 MODEL = Sequential(RNN(3, 4), Linear(4, 2))
 LAST = Sequential(RNN(3, 4), Last(), Linear(4, 2))
@@ -127,8 +132,6 @@ def test_a_file_is_read_piece_by_piece(stream, rng, tmp_path):
 
 
 def test_what_is_slow_is_made_ahead_on_a_thread():
-    import threading
-
     made, caller = [], threading.get_ident()
 
     def slowly():
@@ -149,6 +152,44 @@ def test_what_is_slow_is_made_ahead_on_a_thread():
     assert next(failing) == 0
     with pytest.raises(OSError, match="gone"):
         next(failing)
+
+
+@pytest.mark.parametrize("device", ["nothing", "y", "mask"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thread_reads_files_and_the_caller_places_what_it_read(stream, device, backend, rng, tmp_path, monkeypatch):
+    """A thread of its own has a stream of its own: what it put on a device might not be there yet."""
+    x, y = draw(rng)
+    mask = rng.random(x.shape[:2]) < 0.9
+    np.save(tmp_path / "x.npy", x)
+    given = {"y": y, "mask": mask}
+    if device in given:
+        given[device] = backend.asarray(given[device])
+    arrays = tmp_path / "x.npy", given["y"]
+    source = Stream(*arrays, 4, given["mask"]) if stream else (*arrays, given["mask"])
+    threads = {"read": set(), "placed": set(), "rows_of": set(), "steps_of": set()}
+
+    def noting(name, f):
+        def noted(a, *rest):
+            key = name if name in ("read", "placed") or isinstance(a, np.memmap) else "placed"
+            if name not in ("rows_of", "steps_of") or not isinstance(a, np.ndarray) or isinstance(a, np.memmap):
+                threads[key].add(threading.get_ident())
+            return f(a, *rest)
+
+        return noted
+
+    monkeypatch.setattr(Source, "read", noting("read", Source.read))
+    for name in ("placed", "rows_of", "steps_of"):
+        monkeypatch.setattr(data, name, noting(name, getattr(data, name)))
+    params = tree.map(backend.asarray, MODEL.init(0))
+    options = {"loss": losses.mse, "optimizer": optim.SGD(0.1), "epochs": 2, "batch_size": 4}
+    found, _, _ = train.fit(MODEL, params, source, kernel=backend.kernel, **options)
+    here = threading.get_ident()
+    assert threads["placed"] == {here}
+    assert here not in threads["read"] | threads["rows_of"] | threads["steps_of"]
+    assert threads["steps_of" if stream else "rows_of"]
+    whole = Stream(x, y, 4, mask) if stream else (x, y, mask)
+    expected, _, _ = train.fit(MODEL, MODEL.init(0), whole, kernel="reference", **options)
+    assert_close(tree.map(backend.to_numpy, found), expected, tol=1e-10)
 
 
 def test_minibatches_are_made_beside_the_parameters(backend, rng):

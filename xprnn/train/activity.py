@@ -9,7 +9,7 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Home
 from xprnn.layers.sequential import Sequential
-from xprnn.train.data import Batch
+from xprnn.train.minibatch import Batch
 from xprnn.train.user_values import pair
 
 Activity = dict[str, Callable[..., Any]]

@@ -5,31 +5,20 @@ lives on the host; only a minibatch is made beside the parameters.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Home
 from xprnn.protocol import parts
 from xprnn.random import Key, threefry2x32
+from xprnn.train.minibatch import Batch, padded, placed, rows_of, steps_of, turned
 
 WINDOW = 50
 """Minibatches among whose samples those of like length are brought together."""
-
-
-class Batch(NamedTuple):
-    """A minibatch beside the parameters, in the model's layout, time first unless it has `batch_first`."""
-
-    x: Array  # (T, B, I), or integers (T, B)
-    y: Array  # (T, B, V), integers (T, B), or of a model without an axis of time (B, V) and (B,)
-    mask: Array | None  # as y without V: where the loss counts
-    lengths: np.ndarray | None  # (B,)
-    counted: int  # how many steps, or samples, count
-    begins: bool  # whether sequences begin in it; else they go on from the last minibatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +84,9 @@ class Source:
         if self.rows is None:
             _check_arrays(f"{name}: ", self.x, self.y, self.mask, self.timed)
         host = self.rows is not None or self.mask is None or isinstance(self.mask, np.ndarray)
-        self._mask_on_host = (
-            self.mask if host else xpx.to_numpy(self.mask)
-        )  # once: a minibatch is not to wait for a device
+        self._mask_on_host = self.mask if host else xpx.to_numpy(self.mask)  # once: a minibatch waits for no device
         self._check_mask("Stream.mask" if isinstance(data, Stream) else f"{name}: mask")
-        self.slow = any(isinstance(a, np.memmap) for a in (self.x, self.y))
+        self.slow = any(isinstance(a, np.memmap) for a in (self.x, self.y, self.mask))
         self.steps = int(self.x.shape[0] * self.x.shape[1]) if self.rows is None else int(self.rows.sum())
 
     def _check_mask(self, name: str) -> None:
@@ -134,59 +121,70 @@ class Source:
 
     def batch(self, taken: Any, place: Home) -> Batch:
         """Return a minibatch of a plan, beside arrays of `place`."""
-        axes = (1, 0) if self.batch_first else (0, 1)
-        if self.rows is not None:
-            return self._ragged(taken, place)
-        rows = (slice(None), taken) if isinstance(taken, slice) else taken
-        if isinstance(taken, slice):
-            x, y = (_turned(a[:, taken, ...], axes) for a in (self.x, self.y))
-            mask = None if self.mask is None else _turned(self.mask[:, taken], axes)
-        else:
-            x = _taken(self.x, taken, axes)
-            of_target = axes if self.timed else None
-            y = _taken(self.y, taken, of_target)
-            mask = None if self.mask is None else _taken(self.mask, taken, of_target)
-        size = int(x.shape[0] * x.shape[1]) if self.timed else len(taken)
-        count = size if mask is None else int(np.count_nonzero(self._mask_on_host[rows]))
-        begins = not isinstance(taken, slice) or taken.start == 0
-        return Batch(_placed(x, place), _placed(y, place), _placed(mask, place), None, count, begins)
+        return self.place(self.read(taken), taken, place)
 
-    def _ragged(self, taken: np.ndarray, place: Home) -> Batch:
-        """Return a minibatch of sequences of different lengths, padded with zeros."""
-        lengths = self.rows[taken]  # type: ignore[index]
-        T, rows = int(lengths.max()), range(len(taken))
-        x = _padded([self.x[k] for k in taken], T)
+    def read(self, taken: Any) -> Batch:
+        """Return what of a minibatch lies on the host; None for an array that lies on a device.
+
+        It touches no device, so any thread may call it.
+        """
+        if self.rows is not None:
+            return self._ragged(taken, self.rows[taken])
+        x, y, mask = (
+            self._piece(name, taken) if isinstance(getattr(self, name), np.ndarray) else None
+            for name in ("x", "y", "mask")
+        )
+        begins = not isinstance(taken, slice) or taken.start == 0
+        return Batch(x, y, mask, None, self._count(taken), begins)
+
+    def place(self, batch: Batch, taken: Any, place: Home) -> Batch:
+        """Return a minibatch that was read, beside arrays of `place`; for the thread that computes, in its stream."""
+        found = {}
+        for name in ("x", "y", "mask"):
+            host, there = getattr(batch, name), getattr(self, name)
+            found[name] = placed(host, place) if host is not None or there is None else self._piece(name, taken)
+        return batch._replace(**found)
+
+    def _piece(self, name: str, taken: Any) -> Any:
+        """Return what of an array, x, y or mask, is in a minibatch, in the layout of the model."""
+        a, axes = getattr(self, name), (1, 0) if self.batch_first else (0, 1)
+        if isinstance(taken, slice):
+            return turned(steps_of(a, taken), axes)
+        rows = rows_of(a, taken)
+        return turned(rows, axes) if self.timed or name == "x" else rows
+
+    def _count(self, taken: Any) -> int:
+        """Return how much counts in a minibatch of an array."""
+        N, T = map(int, self.x.shape[:2])
+        if self.mask is not None:
+            rows = (slice(None), taken) if isinstance(taken, slice) else taken
+            return int(np.count_nonzero(self._mask_on_host[rows]))
+        if isinstance(taken, slice):
+            steps: int = taken.stop - taken.start
+            return N * steps
+        return len(taken) * (T if self.timed else 1)
+
+    def _ragged(self, taken: np.ndarray, lengths: np.ndarray) -> Batch:
+        """Return a minibatch of sequences of different lengths, padded with zeros, on the host."""
+        T = int(lengths.max())
+        x = padded([self.x[k] for k in taken], T)
         steps = np.arange(T)[:, None] < lengths
+        mask: Any
         if self.timed:
-            y = _padded([self.y[k] for k in taken], T)
-            mask = steps if self.mask is None else _padded([self.mask[k] for k in taken], T)
+            y = padded([self.y[k] for k in taken], T)
+            mask = steps if self.mask is None else padded([self.mask[k] for k in taken], T)
         else:
             y, mask = np.take(self.y, taken, axis=0), None if self.mask is None else np.take(self.mask, taken, axis=0)
-        count = len(rows) if mask is None else int(np.count_nonzero(mask))
+        count = len(taken) if mask is None else int(np.count_nonzero(mask))
         if self.batch_first:
             x, y, mask = x.swapaxes(0, 1), *(a.swapaxes(0, 1) if a is not None and self.timed else a for a in (y, mask))
-        return Batch(_placed(x, place), _placed(y, place), _placed(mask, place), lengths, count, True)
+        return Batch(x, y, mask, lengths, count, True)
 
 
 def shuffled(n: int, key: Key) -> np.ndarray:
     """Return 0 … n-1 in an order that is a function of the key alone, the same in every version of NumPy."""
     counter = np.arange(n, dtype=np.uint32)
     return np.lexsort(threefry2x32(key.words, counter, np.zeros_like(counter)))
-
-
-def ahead(made: Iterator[Any], *, slow: bool) -> Iterator[Any]:
-    """Yield what an iterator makes; where it is `slow` the next one is made on a thread of its own meanwhile."""
-    if not slow:
-        yield from made
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1, "xprnn-data") as thread:
-        end = object()
-        following = thread.submit(next, made, end)
-        while (one := following.result()) is not end:
-            following = thread.submit(next, made, end)
-            yield one
 
 
 def _opened(name: str, a: Any) -> Any:
@@ -272,42 +270,6 @@ def _check_targets(name: str, y: Any, mask: Any, N: int) -> None:
     _check_numbers(f"{name}: y", y)
     if mask is not None and (mask.shape != (N,) or mask.dtype != bool):
         raise ValueError(f"`{name}: mask` must be bool of shape {(N,)}, got {mask.dtype} {mask.shape}")
-
-
-def _taken(a: Any, index: np.ndarray, axes: tuple[int, int] | None) -> Any:
-    """Return rows of an array, time first where `axes` says so; of a file no more is read."""
-    if isinstance(a, np.ndarray):
-        rows = np.asarray(a[index]) if isinstance(a, np.memmap) else np.take(a, index, axis=0)
-        return rows if axes is None else _turned(rows, axes)
-    xp = xpx.namespace(a)
-    rows = xp.take(a, xpx.from_host(index, xpx.home(a)._replace(dtype=xpx.integers(1, a, xp).dtype)), axis=0)
-    return rows if axes is None else _turned(rows, axes)
-
-
-def _turned(a: Any, axes: tuple[int, int]) -> Any:
-    """Return an array (B, T, ·) with time first, unless the axes are (1, 0)."""
-    if axes == (1, 0):
-        return a
-    if isinstance(a, np.ndarray):
-        return np.ascontiguousarray(a.swapaxes(0, 1))
-    return xpx.namespace(a).permute_dims(a, (1, 0, *range(2, len(a.shape))))
-
-
-def _padded(rows: list[np.ndarray], T: int) -> np.ndarray:
-    """Return sequences (T_n, ·) as (T, B, ·), 0 beyond their ends."""
-    made = np.zeros((T, len(rows), *rows[0].shape[1:]), rows[0].dtype)
-    for b, row in enumerate(rows):
-        made[: len(row), b] = row
-    return made
-
-
-def _placed(a: Any, place: Home) -> Any:
-    """Return a host array beside those of `place`, in its own dtype, or what that library has instead of it."""
-    if a is None or place.is_numpy or not isinstance(a, np.ndarray):
-        return a
-    a = np.ascontiguousarray(a)
-    a = a if a.flags.writeable else a.copy()  # a library may take the memory as its own, which of a file none may
-    return place.xp.asarray(a, **({} if place.device is None else {"device": place.device}))
 
 
 def _told(a: Any) -> str:

@@ -10,7 +10,8 @@ from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Home
 from xprnn.backends import to_numpy
 from xprnn.train import nonfinite
-from xprnn.train.data import Batch, Source
+from xprnn.train.data import Source
+from xprnn.train.minibatch import Batch
 from xprnn.train.user_values import number, pair
 
 

@@ -20,8 +20,8 @@ from xprnn.protocol import draws
 from xprnn.random import Key
 from xprnn.train import nonfinite
 from xprnn.train.activity import penalise
-from xprnn.train.data import Batch, ahead
 from xprnn.train.evaluation import Evaluation
+from xprnn.train.minibatch import Batch, ahead
 from xprnn.train.sampling import fed_back
 from xprnn.train.state import At, Best, Plan, to_more
 from xprnn.train.user_values import pair
@@ -87,7 +87,7 @@ class Fitting:
 
     def _run_epoch(self) -> None:
         """Run what is left of an epoch."""
-        groups = ahead(self._groups(), slow=self.plan.source.slow)
+        groups = self._placed(ahead(self._groups(), slow=self.plan.source.slow))
         following = next(groups, None)
         while following is not None:
             group, update = following, self._launch(following)
@@ -100,12 +100,17 @@ class Fitting:
         if self.plan.save_every is None or self._is_due() or self.at.best is not best:
             self.save()
 
-    def _groups(self) -> Iterator[list[Batch]]:
-        """Yield the minibatches of each update of this epoch that are left."""
+    def _placed(self, groups: Iterator[list[tuple[Any, Batch]]]) -> Iterator[list[Batch]]:
+        """Yield minibatches beside the parameters; the thread that computes puts them there, in its own stream."""
+        for group in groups:
+            yield [self.plan.source.place(batch, taken, self._place) for taken, batch in group]
+
+    def _groups(self) -> Iterator[list[tuple[Any, Batch]]]:
+        """Yield the minibatches of each update of this epoch that are left, as they are read on the host."""
         plan, at = self.plan, self.at
         taken = plan.source.plan(plan.batch_size, self._key.fold(f"epoch{at.epoch}"))
         for k in range(at.taken, len(taken), plan.accumulate):
-            yield [plan.source.batch(each, self._place) for each in taken[k : k + plan.accumulate]]
+            yield [(each, plan.source.read(each)) for each in taken[k : k + plan.accumulate]]
 
     def _launch(self, group: list[Batch]) -> Update:
         """Compute an update, without waiting for a device."""

@@ -11,7 +11,7 @@ from xprnn import tree
 from xprnn._array.namespace import Home
 from xprnn.backends import to_numpy
 from xprnn.layers.sequential import Sequential
-from xprnn.train.data import Batch
+from xprnn.train.minibatch import Batch
 from xprnn.train.user_values import pair
 
 

@@ -21,7 +21,7 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array
 from xprnn.random import Key
-from xprnn.train.data import Batch
+from xprnn.train.minibatch import Batch
 
 
 @dataclass(frozen=True)
