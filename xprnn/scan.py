@@ -208,7 +208,7 @@ def _around_gradients(
 
     def fresh(d: Array) -> Array:
         zeros = xp.zeros_like(d)
-        return xp.sum(zeros if reset is None else xp.where(reset, d, zeros), axis=0, dtype=d.dtype)
+        return xpx.cast(xpx.sum_first(zeros if reset is None else xp.where(reset, d, zeros), xp), d.dtype)
 
     made: dict[str, Callable[[], tuple[Array | None, ...]]] = {
         "noise": lambda: ds,

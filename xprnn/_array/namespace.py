@@ -26,6 +26,12 @@ is_namespace_torch = compat.is_torch_namespace
 HALF = ("float16", "bfloat16")
 """Types in which arrays are stored, and nothing is summed: NumPy, and the standard, lack the second."""
 
+SHORT = 32
+"""Numbers of a running sum, which of one sign is then off by 1e-6 in float32; a longer sum is one of such sums."""
+
+LONG = 512
+"""The fewest rows that a product sums over at once where there are many more: with fewer BLAS is slow."""
+
 
 class Home(NamedTuple):
     """Where an array lives: what every other array of the same call must share."""
@@ -215,8 +221,33 @@ def affine_time(x: Array, W: Array, b: Array | None, xp: Namespace) -> Array:
 
 
 def outer_time(da: Array, x: Array, xp: Namespace) -> Array:
-    """Return a weight's gradient, Σ over the leading axes of da (…, N) ⊗ x (…, I), as one product (N, I)."""
-    return _product(as_rows(da, xp).T, as_rows(x, xp))
+    """Return a weight's gradient, Σ over the leading axes of da (…, N) ⊗ x (…, I), as products (N, I)."""
+    rows, x = as_rows(da, xp), as_rows(x, xp)
+    if _plain(rows, x) and len(rows) >= LONG:
+        return cast(_outer_in_blocks(wide(rows), wide(x)), da.dtype)
+    return _product(rows.T, x)
+
+
+def _outer_in_blocks(da: Array, x: Array) -> Array:
+    """Return daᵀ x, the sum of products of so many rows each that they take an eighth of the memory of da and x.
+
+    BLAS adds up all rows in one running sum where da or x has one column, with an error of 8e-4 in float32 at 1e6 rows.
+    """
+    (R, N), I = da.shape, x.shape[1]
+    size = max(LONG, 8 * N * I // max(N + I, 1))
+    n = R // size * size
+    if 4 * size > R:
+        return da.T.dot(x)
+    of_da, of_x = (_of_blas(a)[:n].reshape(-1, size, a.shape[1]) for a in (da, x))
+    with np.errstate(all="ignore"):  # the method `dot` looks at no flag either
+        found = sum_first(np.matmul(np.swapaxes(of_da, 1, 2), of_x), NUMPY)
+    return found if n == R else found + da[n:].T.dot(x[n:])
+
+
+def _of_blas(a: np.ndarray) -> np.ndarray:
+    """Return a matrix as BLAS takes it, rows one after the other, as other products would copy it number by number."""
+    rows_in_order = a.strides[1] == a.itemsize and a.strides[0] >= a.shape[1] * a.itemsize
+    return a if rows_in_order else np.ascontiguousarray(a)
 
 
 def affine_gradients(
@@ -230,21 +261,47 @@ def affine_gradients(
 
 def sum_time(da: Array, xp: Namespace) -> Array:
     """Return the gradient of a bias: the sum of da (…, N) over all leading axes, (N,); of half types in float32."""
-    rows = as_rows(da, xp)
-    if is_half(da.dtype):
-        return xp.astype(xp.sum(rows, axis=0, dtype=xp.float32), da.dtype)
-    return np.add.reduce(rows) if isinstance(da, np.ndarray) else xp.sum(rows, axis=0, dtype=da.dtype)
+    return cast(sum_first(as_rows(da, xp), xp), da.dtype)
+
+
+def sum_first(a: Array, xp: Namespace) -> Array:
+    """Return the sum over the first axis, in a's dtype, of half types in float32, as exact for millions as for a few.
+
+    NumPy adds row after row to one running sum, which in float32 is off by 1e-2 after a million of one sign. So this is
+    a sum of sums of SHORT rows that lie far apart: what NumPy adds are long vectors, up to ten times as fast. CuPy's
+    threads have running sums too, in float64 therefore; PyTorch and JAX sum in blocks themselves.
+    """
+    dtype, (R, *rest) = xp.float32 if is_half(a.dtype) else a.dtype, a.shape
+    if not isinstance(a, np.ndarray):
+        if is_namespace_cupy(xp):
+            return cast(xp.sum(a, axis=0, dtype=xp.float64), dtype)
+        if is_namespace_torch(xp) or is_namespace_jax(xp):
+            return xp.sum(a, axis=0, dtype=dtype)
+    n = R // SHORT
+    if n < 2:
+        return _sum_rows(a, dtype, xp)
+    blocks = _shaped(a[: SHORT * n, ...], (SHORT, n, *rest), xp)
+    found = sum_first(_sum_rows(blocks, dtype, xp), xp)
+    return found if SHORT * n == R else found + _sum_rows(a[SHORT * n :, ...], dtype, xp)
+
+
+def _sum_rows(a: Array, dtype: Any, xp: Namespace) -> Array:
+    """Return the sum over the first axis, one running sum; NumPy's own function takes twice as long on a few rows."""
+    return np.add.reduce(a, axis=0, dtype=dtype) if isinstance(a, np.ndarray) else xp.sum(a, axis=0, dtype=dtype)
 
 
 def total(a: Array, xp: Namespace) -> Array:
     """Return the sum of all numbers, 0-d, in their dtype."""
-    return np.add.reduce(a, axis=None) if isinstance(a, np.ndarray) else xp.sum(a, dtype=a.dtype)
+    if isinstance(a, np.ndarray):
+        return np.add.reduce(a.ravel(order="K"))  # pairwise: NumPy is so where the numbers lie side by side
+    return cast(xp.sum(a, dtype=xp.float64), a.dtype) if is_namespace_cupy(xp) else xp.sum(a, dtype=a.dtype)
 
 
 def row_sum(a: Array, xp: Namespace) -> Array:
     """Return the sum over the last axis, which stays, in a's dtype."""
     if isinstance(a, np.ndarray):
-        return np.add.reduce(a, axis=-1, keepdims=True)
+        long = a.shape[-1] > SHORT and a.strides[-1] != a.itemsize
+        return np.add.reduce(np.ascontiguousarray(a) if long else a, axis=-1, keepdims=True)  # else not pairwise
     return xp.sum(a, axis=-1, keepdims=True, dtype=a.dtype)
 
 
@@ -334,8 +391,8 @@ def signed(a: Array, xp: Namespace) -> Array:
 def scatter_add(index: Array, rows: Array, n: int, xp: Namespace) -> Array:
     """Return (n, D): in row k the sum of the `rows` (N, D) whose `index` (N,), within 0 … n-1, is k.
 
-    The sums are in the order of the rows, but on a GPU, where additions may come in any order; of half types they are
-    in float32.
+    Sums are in an order of their own, but on a GPU, where additions may come in any order; of half types they are in
+    float32.
     """
     if is_half(rows.dtype):
         return xp.astype(scatter_add(index, xp.astype(rows, xp.float32), n, xp), rows.dtype)
@@ -343,16 +400,26 @@ def scatter_add(index: Array, rows: Array, n: int, xp: Namespace) -> Array:
         out, order = np.zeros((n, rows.shape[1]), dtype=rows.dtype), np.argsort(index, kind="stable")
         ordered = index[order]
         starts = np.flatnonzero(np.concatenate([ordered[:1] >= 0, ordered[1:] != ordered[:-1]]))
-        if starts.size:  # sorted and summed run by run: up to nine times as fast as np.add.at
+        if starts.size:  # sorted and summed run by run, each pairwise: up to nine times as fast as np.add.at
             out[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
         return out
-    if is_namespace_torch(xp):
-        return xp.zeros((n, rows.shape[1]), dtype=rows.dtype, device=rows.device).index_add(0, index, rows)
-    if is_namespace_jax(xp):
-        return xp.zeros((n, rows.shape[1]), dtype=rows.dtype).at[index].add(rows)
+    if is_namespace_torch(xp) or is_namespace_jax(xp):
+        return _scatter_add_in_blocks(index, rows, n, xp)
     if is_namespace_cupy(xp):
-        out, add = xp.zeros((n, rows.shape[1]), dtype=rows.dtype), xp.add
+        out, add = xp.zeros((n, rows.shape[1]), dtype=xp.float64), xp.add  # each sum is a running one
         add.at(out, index, rows)  # as in NumPy: beyond the standard
-        return out
+        return cast(out, rows.dtype)
     one_hot = xp.astype(index[None, :] == integers(n, index, xp)[:, None], rows.dtype)
     return one_hot @ rows
+
+
+def _scatter_add_in_blocks(index: Array, rows: Array, n: int, xp: Namespace) -> Array:
+    """Do so on PyTorch and JAX, which add all rows to one running sum: here to one of several, at most N in all."""
+    N, D = rows.shape
+    blocks = max(1, N // n)
+    index = index + n * (integers(N, index, xp) % blocks)
+    if is_namespace_torch(xp):
+        sums = xp.zeros((blocks * n, D), dtype=rows.dtype, device=rows.device).index_add(0, index, rows)
+    else:
+        sums = xp.zeros((blocks * n, D), dtype=rows.dtype).at[index].add(rows)
+    return sum_first(xp.reshape(sums, (blocks, n, D)), xp)

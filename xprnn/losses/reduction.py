@@ -88,7 +88,7 @@ def count(mask: Array | None, shape: tuple[int, ...], home: Home) -> Any:
     if mask is None:
         return float(max(1, math.prod(shape)))
     xp = home.xp
-    number = xp.sum(xp.astype(mask, home.dtype), dtype=home.dtype) * float(shape[-1])
+    number = xpx.total(xp.astype(mask, home.dtype), xp) * float(shape[-1])
     return xp.where(number < 1.0, xp.ones_like(number), number)
 
 

@@ -33,7 +33,7 @@ class Evaluation:
     def __call__(self, params: Any) -> dict[str, float]:
         """Return the means over all that counts; the host waits for the device once, at the end."""
         place = xpx.home(tree.leaves(params)[0])
-        sums: Any = None
+        weighed: list[Any] = []
         count, state = 0, None
         for batch, options, _ in self._batches(place):
             y, state = self.model(params, batch.x, None if batch.begins else state, **options)
@@ -43,8 +43,9 @@ class Evaluation:
             found = [pair("loss", self.loss(y, batch.y, **masked), place)[0]]
             for name, metric in self.metrics.items():
                 found.append(number(f"metrics[{name!r}]", metric(y, batch.y, **masked), place))
-            weighed = place.xp.stack([xpx.cast(each, place.dtype) for each in found]) * float(batch.counted)
-            sums, count = weighed if sums is None else sums + weighed, count + batch.counted
+            weighed.append(place.xp.stack([xpx.cast(each, place.dtype) for each in found]) * float(batch.counted))
+            count += batch.counted
+        sums = xpx.sum_first(place.xp.stack(weighed), place.xp)  # at the end: a running sum would lose more to rounding
         return dict(zip(("loss", *self.metrics), (to_numpy(sums) / count).tolist(), strict=True))
 
     def locate(self, params: Any) -> str:

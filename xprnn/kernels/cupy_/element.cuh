@@ -146,7 +146,7 @@ template <class Cell_, class S_, bool projected = false> struct Backward : Seque
   View<S> dstates[2], dfinal[2];
   S *da, *du;                 // (T, B, G*H): at a and at W_hh x; du is null where it is da
   S *dgate[2], *dnoise[2];    // (T, B, width)
-  F *dfresh[2];               // (B, width)
+  double *dfresh[2];          // (B, width): running sums over time
   F *carry[2];                // (B, width): the gradient at the state; in the end at state0
 
   static constexpr __device__ int first_gate(int phase) { return Cell::cut(phases - 1 - phase); }
@@ -201,7 +201,7 @@ template <class Cell_, class S_, bool projected = false> struct Backward : Seque
  protected:
   // The gradient at the final state.
   __device__ F last(int n, I b, I j) const {
-    if (dfresh[n]) dfresh[n][this->at(n, 0, b, j)] = F(0);
+    if (dfresh[n]) dfresh[n][this->at(n, 0, b, j)] = 0;
     return dfinal[n].on() ? F(dfinal[n](0, b, j)) : F(0);
   }
   // What of d, at what step t began from, goes to the step before.

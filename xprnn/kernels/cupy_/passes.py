@@ -255,7 +255,7 @@ def backward_pass(
         if "gate" in want
         else None,
         noise=_empty((T, B), widths, dtype) if "noise" in want else None,
-        fresh=_empty((B,), widths, narrow) if "fresh" in want else None,
+        fresh=_empty((B,), widths, cupy.float64) if "fresh" in want else None,
     )
     carry = _empty((B,), widths, narrow)
     numbers = [*_sequence(cache, W, P), *_views(dstates), *_views(dfinal), da.data.ptr, 0 if du is da else du.data.ptr]

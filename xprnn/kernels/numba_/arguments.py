@@ -60,7 +60,7 @@ def told_of(cell: Cell, dtype: np.dtype) -> Told:
         off2=off2,
         off3=off3,
         nothing=(off2, off3, flags, off2, off2, flags, off3, off3),
-        nowhere=(off2, off2, off3, off3),
+        nowhere=(np.empty((0, 0)), np.empty((0, 0)), off3, off3),
         no_input=(off3, off2, off1),
         no_gradients=(off3, off2, off3, off2, off1, off2, off1),
         remembers=isinstance(cell, LSTM),

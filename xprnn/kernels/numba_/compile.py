@@ -31,6 +31,9 @@ MAKE = {
 INTEGERS, FLAGS = ("choice", "rows", "steps", "at", "numbers"), ("reset", "mask")
 """The arguments that are no arrays of floats."""
 
+SUMS = ("dfresh_h", "dfresh_c")
+"""Those that are float64 in any case: running sums over time."""
+
 AXES = {
     0: "width",
     1: "choice number rows steps b db b_ih db_ih db_hh P memory at numbers",
@@ -70,6 +73,7 @@ def compile_all(dtype: Any) -> None:
 def _signature(function: Callable[..., None], dtype: np.dtype) -> tuple[Any, ...]:
     """Return the types of the arguments, by their names."""
     kinds = dict.fromkeys(INTEGERS, types.intp) | dict.fromkeys(FLAGS, types.boolean)
+    kinds |= dict.fromkeys(SUMS, types.float64)
     axes = {name: n for n, names in AXES.items() for name in names.split()}
     number = types.float32 if dtype == np.float32 else types.float64
 

@@ -40,7 +40,7 @@ class Products(NamedTuple):
         da, x = da.reshape(-1, da.shape[-1]), x.reshape(-1, x.shape[-1])
         (K, N), I = da.shape, x.shape[1]
         if K * N * I <= SMALL:
-            return da.T.dot(x), np.add.reduce(da) if biased else None
+            return xpx.outer_time(da, x, xpx.NUMPY), xpx.sum_time(da, xpx.NUMPY) if biased else None
         steps = threads.rows(K) if self.steps is None else self.steps
         dW, db = np.empty((N, I), x.dtype), np.empty(N if biased else 0, x.dtype)
         after = steps, ready(da), ready(x), dW, db, columns(x.dtype)

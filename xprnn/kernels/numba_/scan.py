@@ -168,7 +168,7 @@ def _backward(
             told.width,
         ),
     )  # fmt: skip
-    daround = NOTHING if not want else _around(want, sought, len(dstates))
+    daround = NOTHING if not want else _around(want, sought, len(dstates), dtype)
     return da, (dh, dc) if remembers else (dh,), daround, da_n, dhs
 
 
@@ -178,13 +178,14 @@ def _wanted(want: tuple[str, ...], gates: Any, told: Told, make: Any, sizes: tup
     sought = list(told.nowhere)
     for k, n in enumerate(widths):
         if "fresh" in want:
-            sought[k] = np.zeros((B, n), told.number.dtype)
+            sought[k] = np.zeros((B, n))  # float64: a running sum over time
         if "gate" in want and len(gates[k]):
             sought[2 + k] = make((T, B, n), told.number.dtype)
     return sought
 
 
-def _around(want: tuple[str, ...], sought: Any, states: int) -> Around:
+def _around(want: tuple[str, ...], sought: Any, states: int, dtype: Any) -> Around:
     """Return the wanted gradients."""
-    fresh, gate = tuple(sought[:states]), tuple([g if len(g) else None for g in sought[2 : 2 + states]])
+    fresh = tuple([d.astype(dtype, copy=False) for d in sought[:states]])
+    gate = tuple([g if len(g) else None for g in sought[2 : 2 + states]])
     return Around(fresh=fresh if "fresh" in want else None, gate=gate if "gate" in want else None)

@@ -120,7 +120,7 @@ def scan_backward(
     carry = tuple(
         np.zeros_like(s[0]) if d is None else np.array(d, order="C") for d, s in zip(dfinal, track, strict=True)
     )
-    dfresh = tuple(np.zeros_like(s[0]) for s in track) if "fresh" in want else ()
+    dfresh = tuple(np.zeros(s.shape[1:]) for s in track) if "fresh" in want else ()  # float64: a running sum over time
     dgate = _changes(around.gate, prev, new) if "gate" in want else ()
     if around.gate is not None:
         back = _around_the_gates(back, around.gate, carry, dgate, T)
@@ -145,7 +145,8 @@ def scan_backward(
             if t in restarts:
                 _restart_backward(restarts[t], carry, dfresh)
     da, dp = finish()
-    return da, carry, dp, Around(fresh=dfresh or None, gate=dgate or None)
+    fresh = tuple(d.astype(s.dtype, copy=False) for d, s in zip(dfresh, track, strict=False))
+    return da, carry, dp, Around(fresh=fresh or None, gate=dgate or None)
 
 
 def _steps_with(flags: Any | None, *, holes: bool = False) -> dict[int, Any]:

@@ -58,10 +58,9 @@ def outer(rows, steps, dmade, given, dW, db, width):
     K, I, R, dtype = steps.size, given.shape[1], rows.size, given.dtype
     deep = min(DEPTH, K)
     turned, seen = np.zeros((R, deep), dtype), np.zeros((deep, I), dtype)
-    c, sums = np.empty((R, padded(I, width)), dtype), np.empty(R if db.size else 0, dtype)
-    dW[rows[0] : rows[0] + R] = 0  # there may be no step
-    db[rows[0] : rows[0] + R] = 0
-    for k in range(0, K, DEPTH):  # sums of sums lose less to rounding than long ones
+    c, sums = np.empty((R, padded(I, width)), dtype), np.empty(R if db.size else 0)
+    of_dW, of_db = np.zeros((R, I)), np.zeros(sums.size)  # in float64: what is added up over blocks of steps
+    for k in range(0, K, DEPTH):
         depth = min(DEPTH, K - k)
         turned[:, depth:] = 0  # beyond the last step
         sums[:] = 0
@@ -71,9 +70,12 @@ def outer(rows, steps, dmade, given, dW, db, width):
             copy(row(given, steps[k + t]), row(seen, t))
         multiply(turned, packed(seen, False, width), c, R, width)
         for i in range(R):
-            add(row(c, i), row(dW, rows[i]))
-        for i in range(sums.size):
-            db[rows[i]] += sums[i]
+            add(row(c, i), row(of_dW, i))
+        add(sums, of_db)
+    for i in range(R):
+        copy(row(of_dW, i), row(dW, rows[i]))
+    for i in range(of_db.size):
+        db[rows[i]] = of_db[i]
 
 
 def make_affine(transposed, source):
