@@ -132,7 +132,7 @@ def time_options(time, rng):
 
 
 def against_derivative(layer, host, options, like, kernel):
-    """Return the worst error against finite differences, and its array."""
+    """Return the worst error against finite differences, its array and its call."""
     there = {key: xprnn.backends.move(value, like=like) for key, value in host.items()}
     flags = {k: v if k == "lengths" else xprnn.backends.move(v, like=like) for k, v in options.items()}
     try:
@@ -150,7 +150,7 @@ def against_derivative(layer, host, options, like, kernel):
     except xprnn.testing.GradientError as error:
         print(f"{layer}\n{error}")
         return float("inf"), "see above"
-    return report.worst.error, report.worst.name
+    return report.worst.error, f"{report.worst.name} in {report.worst.call}"
 
 
 def kinked(layer):
