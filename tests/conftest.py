@@ -34,6 +34,13 @@ def pytest_addoption(parser):
         help="how many broken files to read in each fuzz test of checkpoints (300; 10000 is the full run)",
     )
     parser.addoption(
+        "--updates",
+        type=int,
+        default=500,
+        metavar="N",
+        help="how many updates the test of resident memory makes (500; 2000 is the full run)",
+    )
+    parser.addoption(
         "--kills",
         type=int,
         default=3,

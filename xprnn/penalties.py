@@ -79,7 +79,7 @@ def _on_weights(
             return home.xp.zeros_like(w)
         values, slopes = each(w)
         penalty = penalty + factor * xpx.total(values, home.xp)
-        return factor * slopes
+        return factor * xpx.detached(slopes)
 
     gradient = tree.map(derivative, weights)
     return penalty, gradient
@@ -153,5 +153,5 @@ def firing_rate(
     steps = reduced.count(reduce.mask, (*y.shape[:-1], 1), home)
     mean = xpx.sum_time(diff, home.xp) / steps  # of nothing valid 0, whatever the target
     slope = (2.0 * factor / y.shape[-1]) * mean / steps
-    dy = reduce.valid(slope + home.xp.zeros_like(diff))
+    dy = reduce.valid(xpx.detached(slope) + home.xp.zeros_like(diff))
     return factor * xpx.total(mean * mean, home.xp) / y.shape[-1], dy

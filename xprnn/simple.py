@@ -7,6 +7,7 @@ import numpy as np
 from xprnn import init, kernels
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array, Home
 from xprnn.cells import Elman
 from xprnn.cells.elman import StepCache
@@ -107,6 +108,7 @@ class SimpleRNN:
         """Return ½ Σ (y_pred − y_true)², a 0-d array on the device."""
         return half_sum_of_squares(y_pred, y_true)[0]
 
+    @no_grad
     def backward(self, x_seq: Array, h_seq: Array, y_seq: Array, y_true: Array) -> None:
         """Back-propagate ½ Σ (y_seq − y_true)² through time and take a step of gradient descent.
 
@@ -132,6 +134,7 @@ class SimpleRNN:
         cache = Cache(NOTHING, (home.xp.zeros_like(h[0][0, ...]),), states=h, new=h, kept=StepCache())
         self._descend(x_seq, h_seq, y_seq - y_true, (kernels.REFERENCE, cache), home)
 
+    @no_grad
     def train_step(self, x_seq: Array, y_true: Array) -> Array:
         """Run forward, loss and backward once; return the loss before the step."""
         home = self._check("x_seq", x_seq, self.input_dim, "I")

@@ -37,11 +37,11 @@ class BoundReference:
         """Return y_t (B, H) for x_t (B, I)."""
         for layer in self._layers:
             x_t = layer.run(x_t)
-        return self._home.xp.asarray(x_t, copy=True)
+        return xpx.copy(x_t)
 
     def states(self) -> list[States]:
         """Return copies of the states."""
-        return [tuple(self._home.xp.asarray(s, copy=True) for s in layer.state) for layer in self._layers]
+        return [tuple(map(xpx.copy, layer.state)) for layer in self._layers]
 
     def restart(self, rows: Any | None) -> None:
         """Set the states to what a segment begins in, of all rows or of the flagged ones."""
@@ -57,11 +57,11 @@ class _Layer:
 
     def __init__(self, cell: Cell, part: Part, B: int, home: Home) -> None:
         self._xp = xp = home.xp
-        p = {key: xp.asarray(a, copy=True) for key, a in part.p.items()}
+        p = {key: xpx.copy(a) for key, a in part.p.items()}
         self._cell, self._p, self._step = cell, p, cell.forward(p, xp)
         zeros = tuple(xpx.from_host(np.zeros((B, width)), home) for width in widths(cell, p))
         self._fresh = tuple(z + f for z, f in zip(zeros, part.fresh, strict=True)) if part.fresh else zeros
-        self._gate = [None if g is None else xp.asarray(g[0, ...], copy=True) for g in part.gate or ()]
+        self._gate = [None if g is None else xpx.copy(g[0, ...]) for g in part.gate or ()]
         self._residual = part.residual
         begin = part.state and tuple(z + s for z, s in zip(zeros, part.state, strict=True))
         self.state: States = begin or self._fresh

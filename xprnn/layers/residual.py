@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array
 from xprnn.layers.stateless import Steps, steps_of
 from xprnn.protocol import OneLayer, check_layer, widths
@@ -65,6 +66,7 @@ class Residual(OneLayer):
         y, state, inner = self.layer.forward(params, x, state0, **options)
         return self._add(steps, y), state, ResidualCache(self, steps, inner)
 
+    @no_grad
     def backward(
         self, params: Params, cache: ResidualCache, dy: Any, dstate: State = None
     ) -> tuple[Params, Any, State]:
@@ -112,6 +114,7 @@ class ResidualStepper:
     def __init__(self, stepper: Any, check_width: Any) -> None:
         self._stepper, self._check_width = stepper, check_width
 
+    @no_grad
     def __call__(self, x_t: Array) -> Array:
         """Run one step."""
         y_t = self._stepper(x_t)

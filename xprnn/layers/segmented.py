@@ -12,6 +12,7 @@ from typing import Any
 from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.autograd import no_grad
 from xprnn.layers import revolve
 from xprnn.layers.piecewise import Cache, Pieces, Piecewise, Store, total
 from xprnn.layers.truncated import Truncated
@@ -87,6 +88,7 @@ class Segmented(Piecewise):
         run, state = self.layer.memory(-(-T // n), B, itemsize, kernel)
         return run + (n - 1) * state, state
 
+    @no_grad
     def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
         """Back-propagate through time, the last segment first; as the inner layer's `backward`."""
         self._check_cache(cache)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 from xprnn import init, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array
 from xprnn.protocol import check_layer, widths
 from xprnn.recurrent.parameters import Params
@@ -134,6 +135,7 @@ class Sequential:
                 seen[name] = x
         return x, tuple(finals), SequentialCache(self, tuple(caches), seen)
 
+    @no_grad
     def backward(
         self,
         params: Params,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from xprnn import init, kernels, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.autograd import no_grad
 from xprnn._array.layout import Form, read, select
 from xprnn._array.namespace import Array, Home
 from xprnn.random import Key
@@ -93,6 +94,7 @@ class Stateless(ABC):
         y, cache = self._forward(params, x, lengths, mask, key, kernel)
         return y, (), cache
 
+    @no_grad
     def backward(self, params: Params, cache: Any, dy: Any, dstate: State = ()) -> tuple[Params, Any, State]:
         """Return the gradients `dparams`, `dx` and `()` from dy, in the form of y; None is zero."""
         _no_state("dstate", dstate)
@@ -124,6 +126,7 @@ class StatelessStepper:
     def __init__(self, run: Callable[[Array], Array]) -> None:
         self._run = run
 
+    @no_grad
     def __call__(self, x_t: Array) -> Array:
         """Run one step."""
         return self._run(x_t)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xprnn._array import checks
+from xprnn._array.autograd import no_grad
 from xprnn.layers.piecewise import Cache, Pieces, Piecewise, total
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
@@ -50,6 +51,7 @@ class Truncated(Piecewise):
                 f"`k2` must be at least `k1` = {self.k1}, got {self.k2}: outputs older than k2 would have no gradient"
             )
 
+    @no_grad
     def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
         """Back-propagate window by window, the last first; arguments as in the inner layer's `backward`.
 

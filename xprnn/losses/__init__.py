@@ -8,6 +8,8 @@ three makes the loss NaN. A mean divides by the number
 of valid elements, or of valid steps for `softmax_cross_entropy`, not by the sum of the weights; with nothing valid the
 loss is 0.
 
+On PyTorch the loss can be differentiated by autograd; `dpred`, derived by hand, holds no graph.
+
 A target at the last step alone is a matter of the model, not of the loss: the layer `Last` before the readout hands on
 the last valid step of every sequence, and (B, V) are then the steps. Targets at some steps are a mask: False at all
 others, where the target array may hold NaN.

@@ -47,9 +47,9 @@ class Reduction(NamedTuple):
         """Return the same of losses that are weighted already, and 0 where the mask is False."""
         loss = xpx.total(losses, self.home.xp)
         if not self.mean:
-            return loss, dpred
+            return loss, xpx.detached(dpred)
         number = count(self.mask, shape, self.home)
-        return loss / number, dpred / number
+        return loss / number, xpx.detached(dpred) / number
 
 
 def of(name: str, pred: Array, mask: Array | None, weights: Array | None, reduction: str, home: Home) -> Reduction:

@@ -4,6 +4,7 @@
 ``params = apply(params, updates)``. No array is written into; constants under the key "fixed" are left alone. A state
 is a nested dict of arrays and of Python's ints and floats. The learning rate of every optimiser is a number or a
 schedule.
+On PyTorch no result holds a graph, even if parameters record gradients.
 Half types are refused: an update is often below half a unit in the last place of its parameter, and lost. Train float32
 parameters, give the layers a copy of them in the half type, and cast what `backward` returns to float32.
 """
@@ -12,6 +13,7 @@ from typing import Any
 
 from xprnn import tree
 from xprnn._array import checks
+from xprnn._array.autograd import no_grad
 from xprnn.optim.averaging import EMA
 from xprnn.optim.clipping import clip_by_global_norm, clip_by_value
 from xprnn.optim.descent import SGD, Adam, AdamW, RMSprop
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 
+@no_grad
 def apply(params: Tree, updates: Tree) -> Tree:
     """Return `params + updates`; what has no update (constants under "fixed") stays as it is.
 

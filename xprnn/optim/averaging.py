@@ -1,12 +1,11 @@
 """The running average of the parameters, which often predicts better than the last of them."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array
+from xprnn._array.autograd import no_grad
 from xprnn.optim.optimizer import INSTEAD
 from xprnn.tree import Tree
 
@@ -39,11 +38,13 @@ class EMA:
     def __post_init__(self) -> None:
         checks.fraction("decay", self.decay)
 
+    @no_grad
     def init(self, params: Tree) -> Tree:
         """Return the average before the first update: a copy of the parameters, with the constants under "fixed"."""
         checks.floats("params", params, INSTEAD)
-        return tree.map(_copy, params, constant="fixed")
+        return tree.map(xpx.copy, params, constant="fixed")
 
+    @no_grad
     def update(self, average: Tree, params: Tree) -> Tree:
         """Return the new average, with its constants as they are.
 
@@ -58,7 +59,3 @@ class EMA:
         checks.floats("average", average, INSTEAD)
         d = self.decay
         return tree.map(lambda a, p: d * a + (1.0 - d) * p, average, params, constant="fixed")
-
-
-def _copy(a: Any) -> Array:
-    return xpx.namespace(a).asarray(a, copy=True)

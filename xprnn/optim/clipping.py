@@ -5,11 +5,13 @@ import numpy as np
 from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array, Namespace
 from xprnn.optim.optimizer import INSTEAD
 from xprnn.tree import Tree
 
 
+@no_grad
 def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     """Scale all gradients by one factor so that their norm together is at most `max_norm`.
 
@@ -71,6 +73,7 @@ def _clip_any(grads: Tree, leaves: list[Array], max_norm: float, xp: Namespace) 
         return tree.map(lambda g: xp.where(norm <= bound, g, g / scale * factor), grads), norm
 
 
+@no_grad
 def clip_by_value(grads: Tree, limit: float) -> Tree:
     """Move every number of the gradients into [-limit, limit]; NaN stays.
 

@@ -6,6 +6,7 @@ from typing import Any
 from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array
 from xprnn.optim import learning_rate
 from xprnn.optim.learning_rate import Schedule
@@ -52,12 +53,14 @@ class SGD:
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("`nesterov` must be False without momentum, got True and `momentum` 0.0")
 
+    @no_grad
     def init(self, params: Tree) -> Tree:
         """Return the state: the velocities, {} without momentum; with a schedule, the count of updates t."""
         checks.floats("params", params, INSTEAD)
         velocity = {} if self.momentum == 0.0 else {"velocity": zeros(params)}
         return learning_rate.clock(self.lr) | velocity
 
+    @no_grad
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         factor, after = _begin(self.lr, grads, state, ("velocity",) if self.momentum else ())
@@ -119,11 +122,13 @@ class RMSprop:
     def _names(self) -> tuple[str, ...]:
         return ("v", *(("mean",) if self.centered else ()), *(("velocity",) if self.momentum else ()))
 
+    @no_grad
     def init(self, params: Tree) -> Tree:
         """Return the state: the mean squares v, and what else is asked for: mean gradients, velocities, the count t."""
         checks.floats("params", params, INSTEAD)
         return learning_rate.clock(self.lr) | {name: zeros(params) for name in self._names()}
 
+    @no_grad
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         del params
@@ -170,11 +175,13 @@ class Adam:
         checks.fraction("betas[1]", self.betas[1])
         checks.positive("eps", self.eps)
 
+    @no_grad
     def init(self, params: Tree) -> Tree:
         """Return the state: the count of updates t, and the moments m and v."""
         checks.floats("params", params, INSTEAD)
         return {"t": 0, "m": zeros(params), "v": zeros(params)}
 
+    @no_grad
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         del params
@@ -220,6 +227,7 @@ class AdamW(Adam):
         checks.not_negative("weight_decay", self.weight_decay)
         checks.flag("decoupled", self.decoupled)
 
+    @no_grad
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         check_update(grads, state, ("t", "m", "v"))

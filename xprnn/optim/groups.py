@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from xprnn import tree
+from xprnn._array.autograd import no_grad
 from xprnn.optim.optimizer import Optimizer
 from xprnn.tree import Tree
 
@@ -48,6 +49,7 @@ class Groups:
         _check_optimizer("default", self.default)
         object.__setattr__(self, "groups", dict(self.groups))  # a change of the caller's dict is none of ours
 
+    @no_grad
     def init(self, params: Tree) -> Tree:
         """Return the state: of each group its optimiser's, under "0", "1", … in order, and "default".
 
@@ -65,6 +67,7 @@ class Groups:
                 raise ValueError(f"`groups[{pattern!r}]` must match a path that no earlier pattern has, among {paths}")
         return {name: self._optimizer(name).init(part) for name, part in parts.items()}
 
+    @no_grad
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         tree.map(_nothing, grads, params, constant="fixed")  # before any work, as its parts would be named by halves

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xprnn import init, kernels
+from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array, Home
 from xprnn.kernels.plan import Plan
 from xprnn.recurrent import memory, parameters, stack, step
@@ -144,6 +145,7 @@ class Recurrent(Configuration):
         options = {"lengths": lengths, "mask": mask, "reset": reset, "rng": rng, "kernel": kernel}
         return stack.forward(self, params, x, state0, keep=True, **options)
 
+    @no_grad
     def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
         """Back-propagate through time.
 
@@ -171,6 +173,11 @@ class Recurrent(Configuration):
         ------
         TypeError, ValueError
             As `forward`; also a cache of another layer.
+
+        Notes
+        -----
+        On PyTorch the gradients hold no graph, even if parameters record theirs: for second derivatives take
+        `torch.func.jvp` of this method, or autograd's of `forward`.
 
         References
         ----------
@@ -263,6 +270,7 @@ class Recurrent(Configuration):
         """
         return step.step(self, params, x_t, state)
 
+    @no_grad
     def stepper(self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
         """Bind the layer to parameters and a state of its own, for streams: the quick way to run step by step.
 

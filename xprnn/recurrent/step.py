@@ -12,6 +12,7 @@ import numpy as np
 from xprnn import kernels
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.autograd import no_grad
 from xprnn._array.layout import Form
 from xprnn._array.namespace import Array, Home
 from xprnn.cells import States
@@ -70,7 +71,8 @@ class Stepper:
     """
 
     def __init__(self, bound: Bound, width: int, home: Home, batch: int, write: Callable[[list[States]], Any]) -> None:
-        self._bound, self._run, self._write = bound, bound.run, write
+        self._bound, self._write = bound, write
+        self._run = bound.run if home.is_numpy else no_grad(bound.run)
         self._home, self._kind, self._dtype = home, home.kind, home.dtype
         self._shape, self._row = (batch, width), (width,)
 

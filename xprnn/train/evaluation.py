@@ -36,7 +36,7 @@ class Evaluation:
         weighed: list[Any] = []
         count, state = 0, None
         for batch, options, _ in self._batches(place):
-            y, state = self.model(params, batch.x, None if batch.begins else state, **options)
+            y, state = self.model(params, batch.x, None if batch.begins else tree.map(xpx.detached, state), **options)
             masked = {} if batch.mask is None else {"mask": batch.mask}
             if not batch.counted:  # a mean over nothing may be NaN
                 continue

@@ -8,11 +8,13 @@ import numpy as np
 from xprnn import random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array
 from xprnn.protocol import check_layer
 from xprnn.recurrent.parameters import Params
 
 
+@no_grad
 def generate(
     model: Any,
     params: Params,

@@ -126,7 +126,7 @@ class Fitting:
                 share = batch.counted / count
                 value, grads = share * value, tree.map(lambda g, share=share: share * g, grads)
             loss, total = (value, grads) if loss is None else (loss + value, tree.map(_add, total, grads))
-        carried = carried if plan.source.chunk else None
+        carried = tree.map(xpx.detached, carried) if plan.source.chunk else None
         if total is None:  # nothing counts: there is nothing to learn
             return Update(self._report(None, tree.leaves(carried)), at.params, at.opt_state, at.average, carried, 0)
         if plan.penalty is not None:

@@ -28,4 +28,4 @@ def number(name: str, told: Any, place: Home) -> Any:
     if type(told) is not place.kind and xpx.namespace(told) is not place.xp:
         library = xpx.package(xpx.namespace(told))
         raise TypeError(f"`{name}` must return a number beside `params`, {xpx.package(place.xp)}, got {library}")
-    return told
+    return xpx.detached(told)
