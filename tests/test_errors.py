@@ -171,8 +171,8 @@ CALLS = [
     ({"x": X.astype(np.float32)}, TypeError, r"`params\['l0'\]\['W_ih'\]` must be float32 like `x`, got float64"),
     ({"lengths": [4, 5, 1]}, ValueError, "`lengths` must lie in 0 … T = 4, got 5 for row 1"),
     ({"lengths": [4, -1, 1]}, ValueError, "`lengths` must lie in 0 … T = 4, got -1 for row 1"),
-    ({"lengths": [4.0, 1.0, 1.0]}, TypeError, "`lengths` must be integers, got float64"),
-    ({"lengths": [True, False, True]}, TypeError, "`lengths` must be integers, got bool"),
+    ({"lengths": [4.0, 1.0, 1.0]}, TypeError, "`lengths` must be integers, got 4.0"),
+    ({"lengths": [True, False, True]}, TypeError, "`lengths` must be integers, got True"),
     ({"lengths": [4, 1]}, ValueError, r"`lengths` must have shape \(B,\) = \(3,\), got \(2,\)"),
     ({"lengths": 3}, ValueError, r"`lengths` must have shape \(B,\) = \(3,\), got \(\)"),
     ({"mask": np.ones((B, T), bool)}, ValueError, r"`mask` must have shape \(T, B\) = \(4, 3\) like `x`, got \(3, 4\)"),
@@ -298,10 +298,12 @@ def test_bad_steps():
         stepper(X[0, :2])
     with pytest.raises(TypeError, match="`x_t` must be float64 like `params`, got float32"):
         stepper(X[0].astype(np.float32))
-    with pytest.raises(ValueError, match="`rows` must lie in 0 … 2, got 3"):
+    with pytest.raises(ValueError, match=r"`rows\[0\]` must lie in 0 … 2, got 3"):
         stepper.reset(rows=[3])
-    with pytest.raises(TypeError, match="`rows` must be a sequence of row numbers"):
+    with pytest.raises(TypeError, match=r"`rows\[0\]` must be an int, got 0.5"):
         stepper.reset(rows=[0.5])
+    with pytest.raises(TypeError, match="`rows` must be a sequence of row numbers, got 0"):
+        stepper.reset(rows=0)
     both, params = layer_and_params(bidirectional=True)
     for call in (lambda: both.step(params, X[0]), lambda: both.stepper(params)):
         with pytest.raises(ValueError, match="bidirectional=False: the reverse direction begins at the end"):

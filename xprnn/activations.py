@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array, Namespace
 
 Function = Callable[[Array], Array]
@@ -154,13 +155,11 @@ class Activation:
             elif default is None:
                 raise ValueError(f"`{number}` has no meaning for the activation {self.name!r}, which takes none")
             else:
-                checks.finite(number, value)
-                object.__setattr__(self, number, float(value))  # a NumPy number would widen float32
+                checks.field(self, number, checks.finite)  # as a float: a NumPy number would widen float32
         if self.name == "scaled_tanh" and self.alpha == 0.0:
             raise ValueError("`alpha` of the activation 'scaled_tanh' must not be 0")
         if self.clip is not None:
-            checks.positive("clip", self.clip)
-            object.__setattr__(self, "clip", float(self.clip))
+            checks.field(self, "clip", checks.positive)
 
     def __repr__(self) -> str:
         """Return it as it would be typed."""
@@ -217,7 +216,9 @@ class Custom:
         checks.one_of("through", self.through, ("output", "input"))
         for name in ("function", "derivative"):
             if not callable(getattr(self, name)):
-                raise TypeError(f"`{name}` of a custom activation must be callable, got {getattr(self, name)!r}")
+                raise TypeError(
+                    f"`{name}` of a custom activation must be callable, got {short_repr(getattr(self, name))}"
+                )
 
     @property
     def needs_input(self) -> bool:
@@ -245,7 +246,7 @@ def read(name: str, given: Any, clip: float | None = None) -> Activation | Custo
         checks.one_of(name, given, tuple(TABLE))
         return Activation(given, clip=clip)
     if not isinstance(given, Activation | Custom):
-        raise TypeError(f"`{name}` must be a name, an Activation or a Custom, got {given!r}")
+        raise TypeError(f"`{name}` must be a name, an Activation or a Custom, got {short_repr(given)}")
     if clip is None:
         return given
     if isinstance(given, Custom):

@@ -8,6 +8,7 @@ import numpy as np
 from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array, Namespace
 from xprnn.tree import Tree
 
@@ -60,8 +61,8 @@ def load(name: str) -> Namespace:
     >>> xprnn.backends.load("numpy").zeros(2)
     array([0., 0.])
     """
-    if name not in INSTALL:
-        raise ValueError(f"`name` must be one of {', '.join(map(repr, INSTALL))}, got {name!r}")
+    if not isinstance(name, str) or name not in INSTALL:
+        raise ValueError(f"`name` must be one of {', '.join(map(repr, INSTALL))}, got {short_repr(name)}")
     if importlib.util.find_spec(name) is None:
         raise BackendError(f"the backend {name!r} is not installed; install it with: {INSTALL[name]}")
     if name == "cupy" and (fault := _cupy_fault()) is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Home
 
 WEIGHTS = ("uniform", "glorot", "orthogonal", "identity")
@@ -34,11 +35,11 @@ def generator(rng: Any) -> "np.random.Generator":
     """
     if isinstance(rng, np.random.Generator):
         return rng
-    if isinstance(rng, bool) or not isinstance(rng, int | np.integer):
-        raise TypeError(f"`rng` must be an int (a seed) or a numpy.random.Generator, got {rng!r}")
-    if rng < 0:
-        raise ValueError(f"`rng` must be a seed of at least 0, got {rng}")
-    return np.random.default_rng(int(rng))
+    if (seed := checks.index(rng)) is None:
+        raise TypeError(f"`rng` must be an int (a seed) or a numpy.random.Generator, got {short_repr(rng)}")
+    if seed < 0:
+        raise ValueError(f"`rng` must be a seed of at least 0, got {short_repr(seed)}")
+    return np.random.default_rng(seed)
 
 
 def destination(like: Any, *, instead: str = "") -> Home:

@@ -67,9 +67,9 @@ def _on_weights(
     params: Tree, strength: float, matrices_only: bool, each: Callable[[Array], tuple[Array, Array]]
 ) -> tuple[Array, Tree]:
     """Return the sum over the weights of `each`, which is the penalty of every number and its derivative."""
-    checks.not_negative("strength", strength)
+    factor = checks.not_negative("strength", strength)
     checks.flag("matrices_only", matrices_only)
-    weights, factor = tree.trainable(params), float(strength)
+    weights = tree.trainable(params)
     first, home = _one_home(weights)
     penalty = xpx.zeros((), first)
 
@@ -139,14 +139,13 @@ def firing_rate(
     .. [2] Bellec et al. (2018), Long short-term memory and learning-to-learn in networks of spiking neurons, NeurIPS,
        arXiv:1803.09574.
     """
-    checks.not_negative("strength", strength)
-    checks.finite("target", target)
+    factor, target = checks.not_negative("strength", strength), checks.finite("target", target)
     checks.one_of("per", per, ("step", "unit"))
     home = checks.home("y", y, instead=reduced.INSTEAD)
     if len(y.shape) < 1 or y.shape[-1] < 1:
         raise ValueError(f"`y` must have shape (…, H) with H of at least 1, got {tuple(y.shape)}")
     reduce = reduced.of("y", y, mask, None, "mean", home)
-    factor, diff = float(strength), reduce.valid(y - float(target))
+    diff = reduce.valid(y - target)
     if per == "step":
         loss, half_slope = reduce.of_weighted(diff * diff, diff, y.shape)
         return factor * loss, 2.0 * factor * half_slope

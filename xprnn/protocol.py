@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from xprnn._array.checks import short_repr
+
 METHODS = ("init", "forward", "backward", "step", "stepper")
 
 
@@ -15,7 +17,7 @@ def check_layer(name: str, layer: Any) -> None:
         Naming the methods that it must have.
     """
     if isinstance(layer, type) or not all(hasattr(layer, method) for method in METHODS):
-        raise TypeError(f"`{name}` must be a layer, with {', '.join(METHODS)}; got {layer!r}")
+        raise TypeError(f"`{name}` must be a layer, with {', '.join(METHODS)}; got {short_repr(layer)}")
 
 
 def widths(layer: Any) -> tuple[int | None, int | None]:

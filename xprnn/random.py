@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array, Home, Namespace
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -55,7 +57,7 @@ class Key(NamedTuple):
 
     def at(self, step: int) -> "Key":
         """Return the key that draws for `x[step:]` of the same run."""
-        return Key(self.words, self.step + step)
+        return Key(self.words, self.step + checks.integer("step", step, 0))
 
 
 def key(rng: Any) -> Key | None:
@@ -80,13 +82,13 @@ def key(rng: Any) -> Key | None:
         return _checked(rng)
     if isinstance(rng, np.random.Generator):
         rng = rng.integers(1 << 64, dtype=np.uint64)
-    if isinstance(rng, int | np.integer) and not isinstance(rng, bool):
-        if not 0 <= rng < 1 << 64:
-            raise ValueError(f"`rng` must be a seed of at least 0 and below 2**64, got {rng}")
-        return Key((int(rng) & LOW, int(rng) >> 32))
+    if (seed := checks.index(rng)) is not None:
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"`rng` must be a seed of at least 0 and below 2**64, got {short_repr(seed)}")
+        return Key((seed & LOW, seed >> 32))
     expected = "an int (a seed), a numpy.random.Generator, a Key or a uint32 array of shape (2,)"
     if not xpx.is_array(rng):
-        raise TypeError(f"`rng` must be {expected}, got {rng!r}")
+        raise TypeError(f"`rng` must be {expected}, got {short_repr(rng)}")
     if (dtype := xpx.dtype_name(rng.dtype)) != "uint32":
         hint = "; jax.random.key_data gives the array" if dtype.startswith("key<") else ""
         raise TypeError(f"`rng` must be {expected}, got an array of {dtype}{hint}")
@@ -100,13 +102,15 @@ def key(rng: Any) -> Key | None:
 
 def _checked(key: Key) -> Key:
     """Return a key that a user may have made by hand, or raise."""
-    words, step = key
-    two = isinstance(words, tuple) and len(words) == 2
-    if not two or not all(xpx.is_array(word) or (isinstance(word, int) and 0 <= word <= LOW) for word in words):
-        raise ValueError(f"`rng` must be a Key of two words of 0 … 2**32-1, got {words!r}; xprnn.random.key makes one")
-    if not isinstance(step, int) or step < 0:
-        raise ValueError(f"`rng` must be a Key with a step of at least 0, an int, got {step!r}")
-    return key
+    words, step = key.words, checks.index(key.step)
+    found = [word if xpx.is_traced(word) else checks.index(word) for word in words] if isinstance(words, tuple) else []
+    if len(found) != 2 or any(word is None or (isinstance(word, int) and not 0 <= word <= LOW) for word in found):
+        raise ValueError(
+            f"`rng` must be a Key of two words of 0 … 2**32-1, got {short_repr(words)}; xprnn.random.key makes one"
+        )
+    if step is None or step < 0:
+        raise ValueError(f"`rng` must be a Key with a step of at least 0, an int, got {short_repr(key.step)}")
+    return Key((found[0], found[1]), step)
 
 
 def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, Any]:

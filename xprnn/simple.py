@@ -70,10 +70,10 @@ class SimpleRNN:
         rng: Any = None,
         like: Array | None = None,
     ) -> None:
-        for name, value in (("input_dim", input_dim), ("hidden_dim", hidden_dim), ("output_dim", output_dim)):
-            checks.integer(name, value)
-        checks.positive("lr", lr)
-        self.input_dim, self.hidden_dim, self.output_dim, self.lr = input_dim, hidden_dim, output_dim, lr
+        self.input_dim = input_dim = checks.integer("input_dim", input_dim)
+        self.hidden_dim = hidden_dim = checks.integer("hidden_dim", hidden_dim)
+        self.output_dim = output_dim = checks.integer("output_dim", output_dim)
+        self.lr = checks.positive("lr", lr)
         place = init.destination(like, instead="steps of training would be rounded away in it: give a float32 array")
         normal = np.random.randn if rng is None else _normal(init.generator(rng))
         draws = {

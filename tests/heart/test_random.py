@@ -220,11 +220,13 @@ def test_at_adds_steps():
 
 def test_what_a_key_is_made_of():
     assert random.key(None) is None
-    assert random.key(KEY) is KEY
+    assert random.key(KEY) == KEY
     assert random.key(0) == Key((0, 0))
     assert random.key(0x123456789ABCDEF0) == Key((0x9ABCDEF0, 0x12345678))
     assert random.key(2**64 - 1) == random.key(np.uint64(2**64 - 1)) == Key((LOW, LOW))
-    assert all(type(word) is int for word in random.key(np.int64(7)).words)
+    by_hand = Key((np.uint32(3), np.int64(7)), np.uint8(9))
+    for found in (random.key(np.int64(7)), random.key(by_hand), KEY.at(np.int64(3))):
+        assert all(type(number) is int for number in (*found.words, found.step))
 
 
 def test_a_generator_is_drawn_from_once():

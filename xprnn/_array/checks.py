@@ -3,9 +3,11 @@
 A message names the argument, what was expected, what came, and a hint where there is one.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+import operator
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -25,12 +27,80 @@ HOSTS = {dtype: xpx.home(np.empty(0, dtype)) for dtype in FLOATS}
 """Where NumPy arrays of these live."""
 
 
-def integer(name: str, value: Any, least: int = 1) -> None:
-    """Raise unless `value` is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {value}")
+LONGEST = 120
+"""Characters of a value in a message."""
+
+ENTRIES = 12
+"""Entries of a container in a message."""
+
+BRACKETS: dict[type, tuple[str, str]] = {
+    list: ("[", "]"),
+    tuple: ("(", ")"),
+    dict: ("{", "}"),
+    set: ("{", "}"),
+    frozenset: ("frozenset({", "})"),
+}
+
+OBJECTS = reprlib.Repr()
+OBJECTS.maxother = LONGEST
+
+
+def short_repr(value: Any) -> str:
+    """Return a value as it is printed in a message, cut short; of an array type, dtype and shape."""
+    text = _short_repr(value, 2)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _short_repr(value: Any, depth: int) -> str:
+    kind = type(value)
+    if (isinstance(value, np.ndarray) or xpx.is_array(value)) and tuple(value.shape) != ():
+        return f"{_kind(value)} of {xpx.dtype_name(value.dtype)}, shape {_plain(tuple(value.shape))}"
+    if isinstance(value, str | bytes | bytearray):
+        return repr(value) if len(value) <= LONGEST else f"{value[: LONGEST // 2]!r}… of length {len(value)}"
+    if kind is int and value.bit_length() > 256:  # Python itself may refuse to print it
+        return f"an int of {value.bit_length()} bits"
+    if kind not in BRACKETS:
+        return OBJECTS.repr_instance(value, 1)
+    begin, end = BRACKETS[kind]
+    if not value or (depth == 0):
+        return f"{begin}{'…' if value else ''}{end}" if kind not in (set, frozenset) else repr(kind())
+    first = itertools.islice(value.items() if kind is dict else value, ENTRIES)
+    shown = [
+        ": ".join(_short_repr(each, depth - 1) for each in (entry if kind is dict else (entry,))) for entry in first
+    ]
+    more = ["…"] if len(value) > ENTRIES else [""] if kind is tuple and len(value) == 1 else []
+    return f"{begin}{', '.join(shown + more).rstrip(' ')}{end}"
+
+
+def index(value: Any) -> int | None:
+    """Return a value as a Python int by `operator.index`, the one rule for integers; None if it is none, as a bool."""
+    if isinstance(value, bool | np.bool):
+        return None
+    if xpx.is_array(value) and (tuple(value.shape) != () or not xpx.is_integer(value)):
+        return None  # PyTorch takes bools, and one number in any shape
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def integer(name: str, value: Any, least: int = 1) -> int:
+    """Return an integer of at least `least` as a Python int: NumPy's too, and 0-d arrays, but no bool."""
+    if (found := index(value)) is None:
+        raise TypeError(f"`{name}` must be an int, got {short_repr(value)}")
+    if found < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {short_repr(found)}")
+    return found
+
+
+def memory_sizes(T: Any, B: Any, itemsize: Any, width: Any = 0) -> tuple[int, int, int, int]:
+    """Return the sizes of a training step whose memory is asked for, checked."""
+    return integer("T", T), integer("B", B, 0), integer("itemsize", itemsize), integer("width", width, 0)
+
+
+def field(owner: Any, name: str, check: Callable[..., Any], *limits: Any) -> None:
+    """Check a field of a frozen dataclass, and store what the check returns: a configuration is plain Python data."""
+    object.__setattr__(owner, name, check(name, getattr(owner, name), *limits))
 
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
@@ -38,51 +108,67 @@ def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     for a in allowed:
         if value is a or (type(value) is type(a) and value == a):
             return
-    raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {short_repr(value)}")
 
 
-def flag(name: str, value: Any) -> None:
-    """Raise unless `value` is True or False."""
+def flag(name: str, value: Any) -> bool:
+    """Raise unless `value` is True or False; return it."""
     if not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be True or False, got {value!r}")
+        raise TypeError(f"`{name}` must be True or False, got {short_repr(value)}")
+    return value
 
 
-def number(name: str, value: Any) -> None:
-    """Raise unless `value` is a number; NaN is one here."""
-    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers are Real too
-        raise TypeError(f"`{name}` must be a number, got {value!r}")
-
-
-def finite(name: str, value: Any) -> None:
-    """Raise unless `value` is a finite number."""
-    number(name, value)
+def number(name: str, value: Any) -> float:
+    """Return a real number as a Python float: NumPy's too, and 0-d arrays, but no bool; NaN is one here."""
+    if not is_number(value):
+        raise TypeError(f"`{name}` must be a number, got {short_repr(value)}")
     try:
-        is_finite = math.isfinite(value)
+        return float(value)
     except OverflowError:  # an int beyond every float
-        is_finite = False
-    if not is_finite:
-        raise ValueError(f"`{name}` must be finite, got {value}")
+        raise ValueError(f"`{name}` must be finite, got {short_repr(value)}") from None
+    except TypeError:  # a traced array
+        raise TypeError(f"`{name}` must be a number, got {short_repr(value)}") from None
 
 
-def not_negative(name: str, value: Any) -> None:
-    """Raise unless `value` is a finite number of at least 0."""
-    finite(name, value)
-    if value < 0:
-        raise ValueError(f"`{name}` must be at least 0, got {value}")
+def is_number(a: Any) -> bool:
+    """Tell whether `a` is a real number, NumPy's and 0-d arrays among them, but no bool."""
+    if isinstance(a, Real):  # as NumPy's are
+        return not isinstance(a, bool)
+    if not xpx.is_array(a) or tuple(a.shape) != ():
+        return False
+    return xpx.is_integer(a) or xpx.dtype_name(a.dtype) in ("float64", "float32", *xpx.HALF)
 
 
-def fraction(name: str, value: Any) -> None:
-    """Raise unless `value` is a number in [0, 1)."""
-    finite(name, value)
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"`{name}` must lie in [0, 1), got {value}")
+def finite(name: str, value: Any) -> float:
+    """Return a finite number as a Python float, or raise."""
+    found = number(name, value)
+    if not math.isfinite(found):
+        raise ValueError(f"`{name}` must be finite, got {found}")
+    return found
 
 
-def positive(name: str, value: Any) -> None:
-    """Raise unless `value` is a finite number above 0."""
-    finite(name, value)
-    if value <= 0:
-        raise ValueError(f"`{name}` must be above 0, got {value}")
+def not_negative(name: str, value: Any) -> float:
+    """Return a finite number of at least 0 as a Python float, or raise."""
+    found = finite(name, value)
+    if found < 0:
+        raise ValueError(f"`{name}` must be at least 0, got {short_repr(value)}")
+    return found
+
+
+def fraction(name: str, value: Any) -> float:
+    """Return a number in [0, 1) as a Python float, or raise."""
+    found = finite(name, value)
+    if not 0.0 <= found < 1.0:
+        raise ValueError(f"`{name}` must lie in [0, 1), got {short_repr(value)}")
+    return found
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a finite number above 0 as a Python float, or raise."""
+    found = finite(name, value)
+    if found <= 0:
+        raise ValueError(f"`{name}` must be above 0, got {short_repr(value)}")
+    return found
 
 
 def home(name: str, a: Any, kind: str = "float", *, instead: str = "") -> Home:
@@ -240,13 +326,13 @@ def _fit(params: Any, shapes: Shapes, dtype: np.dtype) -> bool:
 def keys(path: str, params: Any, expected: tuple[str, ...]) -> None:
     """Raise unless `params` is a dict with exactly these keys."""
     if not isinstance(params, dict):
-        raise TypeError(f"`{path}` must be a dict with the keys {list(expected)}, got {_kind(params)}")
+        raise TypeError(f"`{path}` must be a dict with the keys {short_repr(list(expected))}, got {_kind(params)}")
     for key in expected:
         if key not in params:
-            raise ValueError(f"`{path}` lacks the key {key!r}; it must have {list(expected)}")
+            raise ValueError(f"`{path}` lacks the key {key!r}; it must have {short_repr(list(expected))}")
     if len(params) > len(expected):
         extra = next(key for key in params if key not in expected)
-        raise ValueError(f"`{path}` has the unknown key {extra!r}; it must have {list(expected)}")
+        raise ValueError(f"`{path}` has the unknown key {short_repr(extra)}; it must have {short_repr(list(expected))}")
 
 
 def _kind(a: Any) -> str:

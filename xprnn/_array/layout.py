@@ -7,6 +7,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array, Home, Namespace
 
 
@@ -229,7 +230,7 @@ def _flags(name: str, flags: Any, form: Form) -> Array:
 def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:
     """Return t < length as (T, B, 1), or None where host lengths say that every row is full."""
     xp = form.home.xp
-    if isinstance(lengths, np.ndarray | np.generic | list | tuple | int):
+    if isinstance(lengths, np.ndarray) or not xpx.is_array(lengths):
         host = _host_lengths(lengths, form)
         if bool((host == form.T).all()):
             return None
@@ -249,17 +250,24 @@ def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:
 def _host_lengths(lengths: Any, form: Form) -> np.ndarray:
     if isinstance(lengths, np.ndarray):
         checks.host("lengths", lengths)
-    host = np.asarray(lengths)
-    if host.size == 0 and host.shape == (form.B,):
-        host = host.astype(np.int64)
-    if host.dtype.kind not in "iu":
-        raise TypeError(f"`lengths` must be integers, got {host.dtype} {np.array2string(host, threshold=5)}")
+    if xpx.is_array(lengths):
+        host = lengths
+        if host.size and host.dtype.kind not in "iu":
+            raise TypeError(f"`lengths` must be integers, got {short_repr(host)}")
+    else:
+        is_list = isinstance(lengths, list | tuple)
+        numbers = [checks.index(n) for n in (lengths if is_list else [lengths])]
+        if None in numbers:
+            wrong = short_repr(lengths[numbers.index(None)] if is_list else lengths)
+            raise TypeError(f"`lengths` must be integers, got {wrong}")
+        host = np.array(numbers, dtype=object).reshape((-1,) if is_list else ())  # objects hold any int
     if host.shape != ((form.B,) if form.batched else ()):
         raise ValueError(_lengths_shape(form, host.shape))
     host = host.reshape(form.B)
-    if bad := [(b, int(n)) for b, n in enumerate(host) if not 0 <= n <= form.T]:
-        raise ValueError(f"`lengths` must lie in 0 … T = {form.T}, got {bad[0][1]} for row {bad[0][0]}")
-    return host
+    for b, n in enumerate(host):
+        if not 0 <= n <= form.T:
+            raise ValueError(f"`lengths` must lie in 0 … T = {form.T}, got {short_repr(int(n))} for row {b}")
+    return np.asarray(host, np.int64)
 
 
 def _lengths_shape(form: Form, shape: tuple[int, ...]) -> str:

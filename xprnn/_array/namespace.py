@@ -168,7 +168,10 @@ def write(a: Array, index: Any, value: Array) -> Array:
 
 def is_integer(a: Array) -> bool:
     """Tell whether an array holds integers."""
-    return not is_half(a.dtype) and bool(namespace(a).isdtype(a.dtype, "integral"))  # CuPy knows no kind of bfloat16
+    xp = namespace(a)
+    if is_namespace_jax(xp):  # whose keys have a dtype of their own, and no kind
+        return bool(xp.issubdtype(a.dtype, xp.integer))
+    return not is_half(a.dtype) and bool(xp.isdtype(a.dtype, "integral"))  # CuPy knows no kind of bfloat16
 
 
 def itemsize(a: Array) -> int:
@@ -355,6 +358,11 @@ def to_numpy(a: Array) -> np.ndarray:
     if package(xp) == "array_api_strict":
         a = a.to_device(xp.__array_namespace_info__().default_device())
     return np.array(a)
+
+
+def is_traced(a: object) -> bool:
+    """Tell whether `a` is an array without a value: one of a function that JAX traces."""
+    return is_array(a) and is_namespace_jax(namespace(a)) and device(a) is None
 
 
 def detached(a: Array) -> Array:

@@ -41,8 +41,7 @@ def gather(checkpoint: Checkpoint, metric: float | None) -> tuple[dict[str, Arra
     TypeError, ValueError
         If something cannot be in a file; the message names its path.
     """
-    checks.integer("step", checkpoint.step, 0)
-    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": checkpoint.step}
+    content: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": checks.integer("step", checkpoint.step, 0)}
     arrays: dict[str, Array] = {}
 
     def keep(a: Any, path: str, inner: Inner) -> dict[str, str]:
@@ -71,7 +70,7 @@ def _check_role(name: str, configuration: Any) -> None:
     if name == "model":
         check_layer(name, configuration)
     elif not hasattr(configuration, "init") or not hasattr(configuration, "update"):
-        raise TypeError(f"`optimizer` must be an optimiser, with init and update; got {configuration!r}")
+        raise TypeError(f"`optimizer` must be an optimiser, with init and update; got {shown(configuration)}")
 
 
 def checked(header: Header) -> tuple[Callable[[Callable[[str], Array]], Checkpoint], int, float | None]:

@@ -36,8 +36,7 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike[str], keep: int = 3) -> None:
-        checks.integer("keep", keep)
-        self.path, self.keep = Path(path), keep
+        self.path, self.keep = Path(path), checks.integer("keep", keep)
 
     def save(
         self,
@@ -75,7 +74,7 @@ class Folder:
         CheckpointError
             If ``best.safetensors`` is broken.
         """
-        checks.integer("step", step, 0)
+        step = checks.integer("step", step, 0)
         if metric is not None:
             metric = _number(metric)
         steps = self._steps()

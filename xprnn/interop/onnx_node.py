@@ -7,6 +7,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array, Home, Namespace
 from xprnn.activations import TABLE, Activation
 from xprnn.interop.gates import ORDERS
@@ -60,7 +61,7 @@ def read(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, Array
             raise TypeError(f"`{name}` must be a mapping of ONNX's names, got {type(given).__name__}")
         for key in given:
             if key not in known:
-                raise ValueError(f"`{name}` has the unknown name {key!r}; {op} takes {', '.join(known)}")
+                raise ValueError(f"`{name}` has the unknown name {short_repr(key)}; {op} takes {', '.join(known)}")
     found, held = _attributes(attributes), {name: a for name, a in inputs.items() if a is not None}
     D = DIRECTIONS[found["direction"]]
     activations, layout = _activations(op, found, D), found["layout"]
@@ -113,7 +114,7 @@ def _check_inputs(op: str, held: dict[str, Array], place: Home, sizes: tuple[int
         told = f"{xpx.dtype_name(lens.dtype)} of shape {tuple(lens.shape)}"
         raise ValueError(f"`sequence_lens` must be integers of shape (B,) = ({B},), got {told}")
     if place.is_numpy and B and not 0 <= int(lens.min()) <= int(lens.max()) <= T:
-        raise ValueError(f"`sequence_lens` must lie in 0 … T = {T}, got {lens.tolist()}")
+        raise ValueError(f"`sequence_lens` must lie in 0 … T = {T}, got {short_repr(lens.tolist())}")
 
 
 def _plain(value: Any) -> Any:
@@ -121,6 +122,8 @@ def _plain(value: Any) -> Any:
     value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     if isinstance(value, tuple | list):
         return [_plain(each) for each in value]
+    if (found := checks.index(value)) is not None:
+        return found
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -134,16 +137,14 @@ def _attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("layout", "linear_before_reset", "input_forget"):
         checks.one_of(name, found[name], (0, 1))
     if found["hidden_size"] is not None:
-        checks.integer("hidden_size", found["hidden_size"])
+        found["hidden_size"] = checks.integer("hidden_size", found["hidden_size"])
     if found["clip"] is not None:
-        checks.not_negative("clip", found["clip"])
-        found["clip"] = float(found["clip"]) or None  # 0 is off
+        found["clip"] = checks.not_negative("clip", found["clip"]) or None  # 0 is off
     for name in ("activations", "activation_alpha", "activation_beta"):
         if not isinstance(found[name], list):
-            raise TypeError(f"`{name}` must be a list, got {found[name]!r}")
+            raise TypeError(f"`{name}` must be a list, got {short_repr(found[name])}")
     for name in ("activation_alpha", "activation_beta"):
-        for k, number in enumerate(found[name]):
-            checks.finite(f"{name}[{k}]", number)
+        found[name] = [checks.finite(f"{name}[{k}]", number) for k, number in enumerate(found[name])]
     return found
 
 
@@ -152,17 +153,20 @@ def _activations(op: str, found: dict[str, Any], D: int) -> list[list[Activation
     n = len(DEFAULTS[op])
     names = found["activations"] or DEFAULTS[op] * D
     if len(names) != n * D:
-        raise ValueError(f"`activations` must be {n} per direction, {n * D} in all, got {len(names)}: {names}")
+        raise ValueError(
+            f"`activations` must be {n} per direction, {n * D} in all, got {len(names)}: {short_repr(names)}"
+        )
     numbers = {"alpha": list(found["activation_alpha"]), "beta": list(found["activation_beta"])}
     made = []
     for name in names:
         if (ours := ACTIVATIONS.get(str(name).lower())) is None:
-            raise ValueError(f"`activations` must be of {', '.join(ACTIVATIONS)}, got {name!r}")
+            raise ValueError(f"`activations` must be of {', '.join(ACTIVATIONS)}, got {short_repr(name)}")
         takes = {key for key in numbers if getattr(TABLE[ours], key) is not None}
         made.append(Activation(ours, **{key: numbers[key].pop(0) for key in takes if numbers[key]}))
     for key, left in numbers.items():
         if left:
             raise ValueError(
-                f"`activation_{key}` has {len(left)} more numbers than the activations {names} take: {left}"
+                f"`activation_{key}` has {len(left)} more numbers than the activations {short_repr(names)} take: "
+                f"{short_repr(left)}"
             )
     return [made[k * n : (k + 1) * n] for k in range(D)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from xprnn._array import checks
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array
 from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Elman
@@ -101,7 +102,7 @@ def _entries(layer: Any) -> list[_Entry]:
         bias = [_Entry("", "b", "bias", ("(V,)", (V,)))] if layer.bias else []
         return [_Entry("", "W", "weight", ("(V, H)", (V, I))), *bias]
     if not isinstance(layer, Recurrent):
-        raise TypeError(f"`layer` must be an RNN, GRU, LSTM or Linear, got {layer!r}")
+        raise TypeError(f"`layer` must be an RNN, GRU, LSTM or Linear, got {short_repr(layer)}")
     _refuse_foreign(layer)
     shaped = zip(layer._names, layer._shapes, strict=True)
     return [_Entry(part, ours, f"{KEYS[ours]}_{part}", of[ours]) for part, of in shaped for ours in of]
@@ -112,9 +113,9 @@ def _refuse_foreign(layer: Recurrent) -> None:
     told = {"its cell": layer.cell not in CELLS, "`tau`": layer.tau is not None}
     told |= {f"`{name}`": bool(getattr(layer, name)) for name in ("residual", "zoneout", "zoneout_c")}
     if different := [what for what, differs in told.items() if differs]:
-        raise ValueError(f"`layer` is no layer of PyTorch's: it differs by {', '.join(different)}: {layer!r}")
+        raise ValueError(f"`layer` is no layer of PyTorch's: it differs by {', '.join(different)}: {short_repr(layer)}")
     if foreign := [key for key in layer._shapes[0] if key not in KEYS]:
-        raise ValueError(f"`layer` has the parameter {foreign[0]!r}, for which PyTorch has none: {layer!r}")
+        raise ValueError(f"`layer` has the parameter {foreign[0]!r}, for which PyTorch has none: {short_repr(layer)}")
     if layer.bias == "input":
         raise ValueError("`layer` has bias='input', and PyTorch's layers have two biases or none")
 

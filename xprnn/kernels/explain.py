@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.layout import form_of
 from xprnn.protocol import parts
 
@@ -59,7 +60,7 @@ def explain(
     """
     recurrent = [each for each in parts(layer) if hasattr(each, "plans")]
     if not recurrent:
-        raise TypeError(f"`layer` must be a recurrent layer or hold one, got {layer!r}")
+        raise TypeError(f"`layer` must be a recurrent layer or hold one, got {short_repr(layer)}")
     first = x[0] if isinstance(x, list | tuple) and len(x) else x
     tokens = xpx.is_array(first) and xpx.is_integer(first)
     form = form_of(x, None, bool(getattr(layer, "batch_first", False)), kind="integer" if tokens else "float")

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Home, Namespace
 from xprnn.cells import Cell
 from xprnn.kernels.half import widened
@@ -33,7 +34,7 @@ def check_name(name: str) -> None:
         Naming the kernels that there are.
     """
     if not isinstance(name, str) or name not in NAMES:
-        raise ValueError(f"`kernel` must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
+        raise ValueError(f"`kernel` must be one of {', '.join(map(repr, NAMES))}, got {short_repr(name)}")
 
 
 class Question(NamedTuple):

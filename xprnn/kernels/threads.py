@@ -80,8 +80,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> kernels.set_num_threads(before)
     """
-    checks.integer("n", n)
-    _pool.n = n
+    _pool.n = checks.integer("n", n)
     _pool.drop()
 
 

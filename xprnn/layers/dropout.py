@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from xprnn import random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import memory_sizes
 from xprnn._array.layout import read
 from xprnn._array.namespace import Array, Home
 from xprnn.layers.stateless import Stateless, Steps, no_params, same, steps_of
@@ -58,8 +59,7 @@ class Dropout(Stateless):
     batch_first: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        checks.fraction("rate", self.rate)
-        object.__setattr__(self, "rate", float(self.rate))  # a NumPy number too: a configuration is plain data
+        checks.field(self, "rate", checks.fraction)
         checks.flag("variational", self.variational)
         checks.flag("batch_first", self.batch_first)
 
@@ -74,6 +74,7 @@ class Dropout(Stateless):
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
         """Tell what a training step takes in bytes, as `RNN.memory`; `width` is x's."""
+        T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         return T * B * width * (5 * itemsize + 8) + 16384, 0
 
     def _forward(

@@ -11,6 +11,7 @@ import numpy as np
 from xprnn import init
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import memory_sizes
 from xprnn._array.layout import Form, flags, form_of, select
 from xprnn._array.namespace import Array, Home
 from xprnn.layers.stateless import Stateless
@@ -62,8 +63,8 @@ class Embedding(Stateless):
     batch_first: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        checks.integer("num_embeddings", self.num_embeddings)
-        checks.integer("embedding_dim", self.embedding_dim)
+        checks.field(self, "num_embeddings", checks.integer)
+        checks.field(self, "embedding_dim", checks.integer)
         checks.flag("batch_first", self.batch_first)
 
     @property
@@ -73,6 +74,7 @@ class Embedding(Stateless):
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
         """Tell what a training step takes in bytes, as `RNN.memory`."""
+        T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         V, D = self.num_embeddings, self.embedding_dim
         return T * B * (5 * D * itemsize + 40) + 3 * V * D * itemsize + 16384, 0
 

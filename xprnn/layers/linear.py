@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from xprnn import init, kernels
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import memory_sizes
 from xprnn._array.layout import select
 from xprnn._array.namespace import Array
 from xprnn.layers.stateless import Stateless, Steps, steps_of
@@ -55,8 +56,8 @@ class Linear(Stateless):
     batch_first: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        checks.integer("in_features", self.in_features)
-        checks.integer("out_features", self.out_features)
+        checks.field(self, "in_features", checks.integer)
+        checks.field(self, "out_features", checks.integer)
         checks.flag("bias", self.bias)
         checks.flag("batch_first", self.batch_first)
 
@@ -67,6 +68,7 @@ class Linear(Stateless):
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
         """Tell what a training step takes in bytes, as `RNN.memory`: x, y and their gradients, and copies of them."""
+        T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         I, V = self.widths
         return (T * B * (3 * I + 4 * V) + 3 * V * (I + 1)) * itemsize + 16384, 0
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from xprnn import kernels, random, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.layout import Form, flags, form_of
 from xprnn._array.namespace import Array
 from xprnn.protocol import OneLayer, check_layer, parts, widths
@@ -131,9 +132,11 @@ class Piecewise(OneLayer, ABC):
         check_layer("layer", self.layer)
         for part in parts(self.layer):
             if getattr(part, "bidirectional", False):
-                raise ValueError(f"{name} needs layers with bidirectional=False, whose state goes on; got {part!r}")
+                raise ValueError(
+                    f"{name} needs layers with bidirectional=False, whose state goes on; got {short_repr(part)}"
+                )
             if not getattr(part, "keeps_time", True):
-                raise ValueError(f"{name} needs layers that keep the time axis; put {part!r} after {name}")
+                raise ValueError(f"{name} needs layers that keep the time axis; put {short_repr(part)} after {name}")
 
     def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
         """Run forward, piece by piece, and keep nothing for a backward pass; parameters as in `forward`."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from xprnn._array.autograd import no_grad
+from xprnn._array.checks import memory_sizes, short_repr
 from xprnn._array.namespace import Array
 from xprnn.layers.stateless import Steps, steps_of
 from xprnn.protocol import OneLayer, check_layer, widths
@@ -42,13 +43,14 @@ class Residual(OneLayer):
     def __post_init__(self) -> None:
         check_layer("layer", self.layer)
         if not getattr(self.layer, "keeps_time", True):
-            raise ValueError(f"`layer` must keep the time axis, to be added to x; {self.layer!r} does not")
+            raise ValueError(f"`layer` must keep the time axis, to be added to x; {short_repr(self.layer)} does not")
         width, out = widths(self.layer)
         if width is not None and out is not None:
             self._check_width(width, out)
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
         """Tell what a training step takes in bytes, as `RNN.memory`."""
+        T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         into = widths(self.layer)[0]
         told = {} if into is not None else {"width": width}
         step, state = self.layer.memory(T, B, itemsize, kernel, **told)
@@ -104,7 +106,7 @@ class Residual(OneLayer):
         if width != out:
             raise ValueError(
                 f"`layer` must give back the width of x, to be added to it: x has {width}, the output of "
-                f"{self.layer!r} has {out}"
+                f"{short_repr(self.layer)} has {out}"
             )
 
 

@@ -13,6 +13,7 @@ from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
+from xprnn._array.checks import memory_sizes, short_repr
 from xprnn.layers import revolve
 from xprnn.layers.piecewise import Cache, Pieces, Piecewise, Store, total
 from xprnn.layers.truncated import Truncated
@@ -72,16 +73,17 @@ class Segmented(Piecewise):
             given = "neither" if self.segments is None else "both"
             raise ValueError(f"give `segments` or `memory_budget`, one of the two; got {given}")
         name = "segments" if self.memory_budget is None else "memory_budget"
-        checks.integer(name, getattr(self, name))
+        checks.field(self, name, checks.integer)
         if self.memory_budget is not None:
             for part in parts(self.layer):
                 if not hasattr(part, "memory"):
                     raise ValueError(
-                        f"`memory_budget` needs layers with a method `memory`; give `segments` for {part!r}"
+                        f"`memory_budget` needs layers with a method `memory`; give `segments` for {short_repr(part)}"
                     )
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto") -> tuple[int, int]:
         """Tell what a training step takes, as `RNN.memory`."""
+        T, B, itemsize, _ = memory_sizes(T, B, itemsize)
         if self.memory_budget is not None:
             return self.memory_budget, self.layer.memory(1, B, itemsize, kernel)[1]
         n = min(self.segments or 1, T)

@@ -9,6 +9,7 @@ from xprnn import init, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
+from xprnn._array.checks import memory_sizes, short_repr
 from xprnn._array.namespace import Array
 from xprnn.protocol import check_layer, widths
 from xprnn.recurrent.parameters import Params
@@ -67,7 +68,7 @@ class Sequential:
             if layout != told[first]:
                 raise ValueError(
                     f"`layers` must all have the same batch_first, got {told[first]} of layers[{first}] = "
-                    f"{layers[first]!r} and {layout} of layers[{k}] = {layers[k]!r}"
+                    f"{short_repr(layers[first])} and {layout} of layers[{k}] = {short_repr(layers[k])}"
                 )
 
     @property
@@ -87,6 +88,7 @@ class Sequential:
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
         """Tell what a training step takes in bytes, as `RNN.memory`: the sum over the layers."""
+        T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         step = state = 0
         for layer in self.layers:
             into, out = widths(layer)
@@ -233,10 +235,15 @@ class Sequential:
     def _asked(self, outputs: Iterable[str]) -> dict[str, Any]:
         """Return the names of layers as keys, or raise unless there are such layers."""
         if isinstance(outputs, str):
-            raise TypeError(f"`outputs` must be a tuple of layers' names, got {outputs!r}; ({outputs!r},) is one")
+            raise TypeError(
+                f"`outputs` must be a tuple of layers' names, got {short_repr(outputs)}; "
+                f"({short_repr(outputs)},) is one"
+            )
         asked = dict.fromkeys(outputs)
         if unknown := [name for name in asked if name not in self._names]:
-            raise ValueError(f"`outputs` must be of the layers' names, {', '.join(self._names)}, got {unknown}")
+            raise ValueError(
+                f"`outputs` must be of the layers' names, {', '.join(self._names)}, got {short_repr(unknown)}"
+            )
         return asked
 
     def _beside(self, cache: SequentialCache, doutputs: Any) -> dict[str, Any]:
@@ -244,9 +251,13 @@ class Sequential:
         if doutputs is None:
             return {}
         if not isinstance(doutputs, dict):
-            raise TypeError(f"`doutputs` must be a dict of gradients, by the names of layers, got {doutputs!r}")
+            raise TypeError(
+                f"`doutputs` must be a dict of gradients, by the names of layers, got {short_repr(doutputs)}"
+            )
         if unknown := [name for name in doutputs if name not in cache.outputs]:
-            raise ValueError(f"`doutputs` has {unknown}; the `outputs` that `forward` kept are {list(cache.outputs)}")
+            raise ValueError(
+                f"`doutputs` has {short_repr(unknown)}; the `outputs` that `forward` kept are {list(cache.outputs)}"
+            )
         for name, d in doutputs.items():
             _check_like(f"doutputs[{name!r}]", d, f"cache.outputs[{name!r}]", cache.outputs[name])
         return doutputs
@@ -256,7 +267,9 @@ class Sequential:
         if state is None:
             return (None,) * len(self.layers)
         if not isinstance(state, tuple | list) or len(state) != len(self.layers):
-            raise TypeError(f"`{name}` must be a tuple with one state per layer, {len(self.layers)}, got {state!r}")
+            raise TypeError(
+                f"`{name}` must be a tuple with one state per layer, {len(self.layers)}, got {short_repr(state)}"
+            )
         return tuple(state)
 
 

@@ -113,7 +113,7 @@ class Stateless(ABC):
     ) -> "StatelessStepper":
         """Bind the layer to its parameters: `step` with them filled in."""
         _no_state("state", state)
-        checks.integer("batch", batch)
+        batch = checks.integer("batch", batch)
         kernels.check_name(kernel)
         return StatelessStepper(lambda x_t: self._step(params, x_t))
 

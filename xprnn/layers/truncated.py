@@ -44,8 +44,8 @@ class Truncated(Piecewise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.integer("k1", self.k1)
-        checks.integer("k2", self.k2)
+        checks.field(self, "k1", checks.integer)
+        checks.field(self, "k2", checks.integer)
         if self.k2 < self.k1:
             raise ValueError(
                 f"`k2` must be at least `k1` = {self.k1}, got {self.k2}: outputs older than k2 would have no gradient"

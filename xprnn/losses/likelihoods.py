@@ -52,7 +52,7 @@ def softmax_cross_entropy(
     .. [1] Szegedy et al. (2016), Rethinking the Inception architecture for computer vision, CVPR, section 7: the
        smoothing.
     """
-    checks.fraction("label_smoothing", label_smoothing)
+    label_smoothing = checks.fraction("label_smoothing", label_smoothing)
     home = checks.home("logits", logits, instead=reduced.INSTEAD)
     xp = home.xp
     if len(logits.shape) < 1 or logits.shape[-1] < 1:
@@ -139,11 +139,11 @@ def binary_cross_entropy(
     TypeError, ValueError
         Naming the argument that does not fit `logits`.
     """
-    checks.positive("pos_weight", pos_weight)
+    pos_weight = checks.positive("pos_weight", pos_weight)
     z, t, reduce = reduced.beside(logits, target, mask, weights, reduction, "logits")
     xp = reduce.home.xp
     t = reduce.within(t, xp.logical_and(t >= 0.0, t <= 1.0), "lie in [0, 1]")
-    yes, no, zero = float(pos_weight) * t, 1.0 - t, xp.zeros_like(z)
+    yes, no, zero = pos_weight * t, 1.0 - t, xp.zeros_like(z)
     small = xp.exp(-xp.abs(z))  # e^z or e^-z, whichever is below 1
     rest = xp.log1p(small)
     losses = yes * (xp.maximum(-z, zero) + rest) + no * (xp.maximum(z, zero) + rest)
@@ -233,7 +233,7 @@ def gaussian_nll(
     ----------
     .. [1] Nix & Weigend (1994), Estimating the mean and variance of the target probability distribution, ICNN.
     """
-    checks.positive("eps", eps)
+    eps = checks.positive("eps", eps)
     home = checks.home("pred", pred, instead=reduced.INSTEAD)
     xp, shape = home.xp, tuple(pred.shape)
     if len(shape) < 1 or shape[-1] % 2:

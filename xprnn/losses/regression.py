@@ -106,10 +106,10 @@ def huber(
     ----------
     .. [1] Huber (1964), Robust estimation of a location parameter, Annals of Mathematical Statistics 35(1).
     """
-    checks.positive("delta", delta)
+    delta = checks.positive("delta", delta)
     pred, target, reduce = reduced.beside(pred, target, mask, weights, reduction)
     diff = pred - target
-    slope = xpx.within(diff, float(delta), reduce.home.xp)
+    slope = xpx.within(diff, delta, reduce.home.xp)
     return reduce.of_elements(slope * (diff - 0.5 * slope), slope, pred.shape)  # d² is never made: it may overflow
 
 
@@ -169,12 +169,13 @@ def _levels(q: float | tuple[float, ...]) -> tuple[float, ...]:
     levels = q if isinstance(q, tuple) else (q,)
     if not levels:
         raise ValueError("`q` must hold at least one number, got ()")
+    found = []
     for k, level in enumerate(levels):
         name = f"q[{k}]" if isinstance(q, tuple) else "q"
-        checks.finite(name, level)
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"`{name}` must lie in (0, 1), got {level}")
-    return tuple(map(float, levels))
+        found.append(checks.finite(name, level))
+        if not 0.0 < found[k] < 1.0:
+            raise ValueError(f"`{name}` must lie in (0, 1), got {found[k]}")
+    return tuple(found)
 
 
 def _pinball(pred: Array, target: Array, q: float) -> tuple[Array, Array]:

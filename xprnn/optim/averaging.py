@@ -36,7 +36,7 @@ class EMA:
     decay: float = 0.999
 
     def __post_init__(self) -> None:
-        checks.fraction("decay", self.decay)
+        checks.field(self, "decay", checks.fraction)
 
     @no_grad
     def init(self, params: Tree) -> Tree:

@@ -36,7 +36,7 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     ----------
     .. [1] Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks, ICML.
     """
-    checks.positive("max_norm", max_norm)
+    max_norm = checks.positive("max_norm", max_norm)
     checks.floats("grads", grads, INSTEAD)
     leaves = tree.leaves(grads)
     if not leaves:
@@ -95,7 +95,7 @@ def clip_by_value(grads: Tree, limit: float) -> Tree:
     ----------
     .. [1] Mikolov (2012), Statistical language models based on neural networks, PhD thesis, section 3.2.2.
     """
-    checks.positive("limit", limit)
+    limit = checks.positive("limit", limit)
     checks.floats("grads", grads, INSTEAD)
 
     def clip(g: Array) -> Array:

@@ -7,6 +7,7 @@ from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array
 from xprnn.optim import learning_rate
 from xprnn.optim.learning_rate import Schedule
@@ -46,10 +47,10 @@ class SGD:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        learning_rate.check("lr", self.lr)
-        checks.fraction("momentum", self.momentum)
+        checks.field(self, "lr", learning_rate.check)
+        checks.field(self, "momentum", checks.fraction)
         checks.flag("nesterov", self.nesterov)
-        checks.not_negative("weight_decay", self.weight_decay)
+        checks.field(self, "weight_decay", checks.not_negative)
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("`nesterov` must be False without momentum, got True and `momentum` 0.0")
 
@@ -113,10 +114,10 @@ class RMSprop:
     centered: bool = False
 
     def __post_init__(self) -> None:
-        learning_rate.check("lr", self.lr)
-        checks.fraction("alpha", self.alpha)
-        checks.positive("eps", self.eps)
-        checks.fraction("momentum", self.momentum)
+        checks.field(self, "lr", learning_rate.check)
+        checks.field(self, "alpha", checks.fraction)
+        checks.field(self, "eps", checks.positive)
+        checks.field(self, "momentum", checks.fraction)
         checks.flag("centered", self.centered)
 
     def _names(self) -> tuple[str, ...]:
@@ -168,12 +169,12 @@ class Adam:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        learning_rate.check("lr", self.lr)
+        checks.field(self, "lr", learning_rate.check)
         if not isinstance(self.betas, tuple) or len(self.betas) != 2:
-            raise TypeError(f"`betas` must be a pair of numbers, got {self.betas!r}")
-        checks.fraction("betas[0]", self.betas[0])
-        checks.fraction("betas[1]", self.betas[1])
-        checks.positive("eps", self.eps)
+            raise TypeError(f"`betas` must be a pair of numbers, got {short_repr(self.betas)}")
+        betas = tuple(checks.fraction(f"betas[{k}]", beta) for k, beta in enumerate(self.betas))
+        object.__setattr__(self, "betas", betas)
+        checks.field(self, "eps", checks.positive)
 
     @no_grad
     def init(self, params: Tree) -> Tree:
@@ -224,7 +225,7 @@ class AdamW(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.not_negative("weight_decay", self.weight_decay)
+        checks.field(self, "weight_decay", checks.not_negative)
         checks.flag("decoupled", self.decoupled)
 
     @no_grad

@@ -6,6 +6,7 @@ from typing import Any
 
 from xprnn import tree
 from xprnn._array.autograd import no_grad
+from xprnn._array.checks import short_repr
 from xprnn.optim.optimizer import Optimizer
 from xprnn.tree import Tree
 
@@ -39,13 +40,13 @@ class Groups:
 
     def __post_init__(self) -> None:
         if not isinstance(self.groups, dict):
-            raise TypeError(f"`groups` must be a dict from patterns to optimisers, got {self.groups!r}")
+            raise TypeError(f"`groups` must be a dict from patterns to optimisers, got {short_repr(self.groups)}")
         if not self.groups:
             raise ValueError("`groups` must have at least one pattern, got {}")
         for pattern, optimizer in self.groups.items():
             if not isinstance(pattern, str):
-                raise TypeError(f"`groups` must have strings as keys, got {pattern!r}")
-            _check_optimizer(f"groups[{pattern!r}]", optimizer)
+                raise TypeError(f"`groups` must have strings as keys, got {short_repr(pattern)}")
+            _check_optimizer(f"groups[{short_repr(pattern)}]", optimizer)
         _check_optimizer("default", self.default)
         object.__setattr__(self, "groups", dict(self.groups))  # a change of the caller's dict is none of ours
 
@@ -64,7 +65,9 @@ class Groups:
         for k, pattern in enumerate(self.groups):
             if str(k) not in parts:
                 paths = ", ".join(path for path, _ in tree.items(tree.trainable(params)))
-                raise ValueError(f"`groups[{pattern!r}]` must match a path that no earlier pattern has, among {paths}")
+                raise ValueError(
+                    f"`groups[{short_repr(pattern)}]` must match a path that no earlier pattern has, among {paths}"
+                )
         return {name: self._optimizer(name).init(part) for name, part in parts.items()}
 
     @no_grad
@@ -116,7 +119,7 @@ class Groups:
 
 def _check_optimizer(name: str, optimizer: Any) -> None:
     if isinstance(optimizer, type) or not isinstance(optimizer, Optimizer):
-        raise TypeError(f"`{name}` must be an optimiser, with init and update, got {optimizer!r}")
+        raise TypeError(f"`{name}` must be an optimiser, with init and update, got {short_repr(optimizer)}")
 
 
 def _nothing(*arrays: Any) -> None:

@@ -16,10 +16,9 @@ Schedule = Callable[[int], float]
 """The learning rate of update 0, 1, …: a schedule of this module, or a function of a user's own."""
 
 
-def check(name: str, lr: float | Schedule) -> None:
-    """Raise unless `lr` is a number above 0 or a schedule."""
-    if isinstance(lr, type) or not callable(lr):
-        checks.positive(name, lr)
+def check(name: str, lr: float | Schedule) -> float | Schedule:
+    """Return `lr`, a number above 0 or a schedule, or raise."""
+    return lr if callable(lr) and not isinstance(lr, type) else checks.positive(name, lr)
 
 
 def clock(lr: float | Schedule) -> dict[str, Any]:
@@ -32,15 +31,14 @@ def at(lr: float | Schedule, t: int) -> float:
     if not callable(lr):
         return lr
     rate = lr(t)
-    if xpx.is_array(rate):  # of a traced t
+    if xpx.is_traced(rate):
         return rate
-    checks.not_negative(f"lr({t})", rate)
-    return float(rate)  # NumPy's float64 would turn float32 arrays into its own type
+    return checks.not_negative(f"lr({t})", rate)  # a float: NumPy's float64 would turn float32 arrays into its own type
 
 
-def _check_step(step: int) -> None:
-    if not xpx.is_array(step):
-        checks.integer("step", step, least=0)
+def _step(step: int) -> int:
+    """Return the number of a step, checked; that of a function that JAX traces as it is."""
+    return step if xpx.is_traced(step) else checks.integer("step", step, least=0)
 
 
 def _within(x: float, low: float, high: float) -> float:
@@ -90,13 +88,13 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.positive("lr", self.lr)
-        checks.integer("steps", self.steps)
-        checks.not_negative("final", self.final)
+        checks.field(self, "lr", checks.positive)
+        checks.field(self, "steps", checks.integer)
+        checks.field(self, "final", checks.not_negative)
 
     def __call__(self, step: int) -> float:
         """Return the rate at `step`, 0-based."""
-        _check_step(step)
+        step = _step(step)
         return _anneal(self.lr, self.final, _within(step / self.steps, 0.0, 1.0))
 
 
@@ -126,13 +124,13 @@ class Step:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        checks.positive("lr", self.lr)
-        checks.integer("every", self.every)
-        checks.positive("factor", self.factor)
+        checks.field(self, "lr", checks.positive)
+        checks.field(self, "every", checks.integer)
+        checks.field(self, "factor", checks.positive)
 
     def __call__(self, step: int) -> float:
         """Return the rate at `step`, 0-based."""
-        _check_step(step)
+        step = _step(step)
         return self.lr * float(self.factor) ** (step // self.every)
 
 
@@ -165,12 +163,12 @@ class Warmup:
     then: float | Schedule
 
     def __post_init__(self) -> None:
-        checks.integer("steps", self.steps)
-        check("then", self.then)
+        checks.field(self, "steps", checks.integer)
+        checks.field(self, "then", check)
 
     def __call__(self, step: int) -> float:
         """Return the rate at `step`, 0-based."""
-        _check_step(step)
+        step = _step(step)
         ramp = _within((step + 1) / (self.steps + 1), 0.0, 1.0)
         since = step - self.steps
         return ramp * at(self.then, (since + abs(since)) // 2)  # max(since, 0), of a traced array too
@@ -213,15 +211,15 @@ class OneCycle:
     final_div_factor: float = 1e4
 
     def __post_init__(self) -> None:
-        checks.positive("lr", self.lr)
-        checks.integer("steps", self.steps, least=2)
-        checks.fraction("pct_start", self.pct_start)
-        checks.positive("div_factor", self.div_factor)
-        checks.positive("final_div_factor", self.final_div_factor)
+        checks.field(self, "lr", checks.positive)
+        checks.field(self, "steps", checks.integer, 2)
+        checks.field(self, "pct_start", checks.fraction)
+        checks.field(self, "div_factor", checks.positive)
+        checks.field(self, "final_div_factor", checks.positive)
 
     def __call__(self, step: int) -> float:
         """Return the rate at `step`, 0-based."""
-        _check_step(step)
+        step = _step(step)
         peak, last = self.pct_start * self.steps - 1.0, self.steps - 1.0  # PyTorch's peak is no whole step
         first = self.lr / self.div_factor
         rate = _anneal(first, self.lr, _within(step / peak, 0.0, 1.0)) if peak > 0.0 else self.lr
@@ -269,8 +267,8 @@ class ReduceOnPlateau:
 
     def __post_init__(self) -> None:
         for name in ("factor", "threshold", "min_scale"):
-            checks.fraction(name, getattr(self, name))
-        checks.integer("patience", self.patience, least=0)
+            checks.field(self, name, checks.fraction)
+        checks.field(self, "patience", checks.integer, 0)
 
     def init(self) -> dict[str, float]:
         """Return the state: the scale, the best metric, and how many since it were no better."""
@@ -279,10 +277,10 @@ class ReduceOnPlateau:
     def update(self, state: dict[str, float], metric: float) -> dict[str, float]:
         """Return the new state, from a metric on the host; NaN is no better than anything."""
         checks.keys("state", state, ("scale", "best", "bad"))
-        checks.number("metric", metric)
+        metric = checks.number("metric", metric)
         scale, best, bad = state["scale"], state["best"], state["bad"]
         if metric < best * (1.0 - self.threshold):
-            return {"scale": scale, "best": float(metric), "bad": 0}
+            return {"scale": scale, "best": metric, "bad": 0}
         if bad < self.patience:
             return {"scale": scale, "best": best, "bad": bad + 1}
         return {"scale": max(scale * self.factor, self.min_scale), "best": best, "bad": 0}

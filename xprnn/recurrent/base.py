@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xprnn import init, kernels
+from xprnn._array import checks
 from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array, Home
 from xprnn.kernels.plan import Plan
@@ -227,6 +228,7 @@ class Recurrent(Configuration):
         state : int
             Bytes of the state.
         """
+        T, B, itemsize, _ = checks.memory_sizes(T, B, itemsize)
         return memory.training_step(self, T, B, itemsize, kernel), memory.state(self, B, itemsize)
 
     def plans(

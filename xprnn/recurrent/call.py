@@ -66,15 +66,17 @@ def read_step(layer: Any, params: Params, x_t: Array, state: State) -> Call:
     return Call(form, form.inward(x_t[None, ...]), None, None, states, None, "auto")
 
 
-def read_binding(layer: Any, params: Params, state: State, batch: int, kernel: str) -> tuple[Home, list[States | None]]:
-    """Check the arguments of `stepper`; return where its arrays live, and the states per layer."""
+def read_binding(
+    layer: Any, params: Params, state: State, batch: int, kernel: str
+) -> tuple[Home, int, list[States | None]]:
+    """Check the arguments of `stepper`; return where its arrays live, its batch, and the states per level."""
     refuse_bidirectional(layer, "stepper")
-    checks.integer("batch", batch)
+    batch = checks.integer("batch", batch)
     kernels.check_name(kernel)
     like = next(iter(tree.leaves(params)), None) if isinstance(params, dict) else None
     home = checks.home("params", like)
     parameters.check(layer, params, home, like="params")
-    return home, states_of.read("state", state, layer._sizes, home, batch, like="params")
+    return home, batch, states_of.read("state", state, layer._sizes, home, batch, like="params")
 
 
 def read_backward(

@@ -34,7 +34,7 @@ class Configuration(Options, ABC):
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size", "num_layers"):
-            checks.integer(name, getattr(self, name))
+            checks.field(self, name, checks.integer)
         checks.one_of("bias", self.bias, (True, "input", False))
         checks.flag("batch_first", self.batch_first)
         checks.flag("bidirectional", self.bidirectional)

@@ -235,7 +235,7 @@ class LSTM(Recurrent):
 
     def _check_projection(self) -> None:
         """Raise where h, P numbers, cannot have what an option gives to units, of which there are H."""
-        checks.integer("proj_size", self.proj_size, least=0)
+        checks.field(self, "proj_size", checks.integer, 0)
         per_unit = {
             "sparsity": self.sparsity > 0.0,
             "autapses": not self.autapses,

@@ -7,12 +7,11 @@ They are configuration: numbers and flags, no arrays. What they do in a call is 
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
-import numpy as np
-
 from xprnn._array import checks
+from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 
 RATES = (
     "dropout",
@@ -54,19 +53,16 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in RATES:
-            checks.fraction(name, getattr(self, name))
-        checks.not_negative("noise", self.noise)
-        checks.positive("dt", self.dt)
-        for name in (*RATES, "noise", "dt"):  # NumPy's numbers as Python's: a configuration is plain data
-            object.__setattr__(self, name, float(getattr(self, name)))
+            checks.field(self, name, checks.fraction)
+        checks.field(self, "noise", checks.not_negative)
+        checks.field(self, "dt", checks.positive)
         for name in FLAGS:
             checks.flag(name, getattr(self, name))
         checks.one_of("noise_on", self.noise_on, ("preactivation", "state"))
         if self.dale is not None:
-            checks.finite("dale", self.dale)
+            checks.field(self, "dale", checks.finite)
             if not 0.0 <= self.dale <= 1.0:
                 raise ValueError(f"`dale` must lie in [0, 1], the share of excitatory units, got {self.dale}")
-            object.__setattr__(self, "dale", float(self.dale))
 
     def _check_combination(self, kind: str, states: int, num_layers: int, hidden_size: int) -> None:
         """Raise where an option has no meaning for the layer, or two contradict each other."""
@@ -111,20 +107,20 @@ def _time_constants(tau: Any, dt: float, hidden_size: int, *, learned: bool) -> 
             name, value = ("learn_tau", True) if learned else ("dt", dt)
             raise ValueError(f"`{name}` is {value} and `tau` is None: give `tau`, in the unit of `dt`")
         return None
-    per_unit = isinstance(tau, list | tuple) or (isinstance(tau, np.ndarray) and tau.ndim == 1)
-    if not per_unit and not isinstance(tau, Real):
-        raise TypeError(f"`tau` must be a number, or a list of one per unit, got {tau!r}")
+    per_unit = isinstance(tau, list | tuple) or (xpx.is_array(tau) and len(tau.shape) == 1)
+    if not per_unit and not checks.is_number(tau):
+        raise TypeError(f"`tau` must be a number, or a list of one per unit, got {short_repr(tau)}")
     values = list(tau) if per_unit else [tau]
     if per_unit and len(values) != hidden_size:
         raise ValueError(f"`tau` must be one number, or H = {hidden_size} of them, got {len(values)}")
     for k, value in enumerate(values):
         name = f"tau[{k}]" if per_unit else "tau"
-        checks.positive(name, value)
+        values[k] = value = checks.positive(name, value)
         if value < dt or (learned and value == dt):
             relation = "above" if learned else "at least"
             why = "a learned leak is σ(·), below 1" if learned else "the leak dt/tau would be above 1"
             raise ValueError(f"`{name}` must be {relation} `dt` = {dt}, got {value}: {why}")
-    return tuple(map(float, values)) if per_unit else float(tau)
+    return tuple(values) if per_unit else float(values[0])
 
 
 def logit(alpha: float) -> float:

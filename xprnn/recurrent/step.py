@@ -4,7 +4,7 @@
 hold here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from xprnn import kernels
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
+from xprnn._array.checks import short_repr
 from xprnn._array.layout import Form
 from xprnn._array.namespace import Array, Home
 from xprnn.cells import States
@@ -34,7 +35,7 @@ def step(layer: Any, params: Params, x_t: Array, state: State = None) -> tuple[A
 
 def stepper(layer: Any, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> "Stepper":
     """Bind the layer to parameters and a state of its own."""
-    home, states = calls.read_binding(layer, params, state, batch, kernel)
+    home, batch, states = calls.read_binding(layer, params, state, batch, kernel)
     form = Form(home, 1, batch, batched=True, batch_first=False)
     levels = [
         level.binding(layer, params[name], begin, form, residual=layer.residual and k > 0)
@@ -106,7 +107,7 @@ class Stepper:
         """A copy of the state, in the form that the layer takes."""
         return self._write(self._bound.states())
 
-    def reset(self, rows: Sequence[int] | None = None) -> None:
+    def reset(self, rows: Any = None) -> None:
         """Set the state to that in which a sequence begins: zeros, or the learned one.
 
         Parameters
@@ -122,17 +123,15 @@ class Stepper:
         if rows is None:
             self._bound.restart(None)
             return
-        chosen: Any = rows
-        if isinstance(chosen, np.ndarray):
-            checks.host("rows", chosen)
-        chosen = np.asarray(chosen)
-        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
-            raise TypeError(f"`rows` must be a sequence of row numbers, got {rows!r}")
+        if not isinstance(rows, list | tuple | range) and not (xpx.is_array(rows) and len(rows.shape) == 1):
+            raise TypeError(f"`rows` must be a sequence of row numbers, got {short_repr(rows)}")
         B = self._shape[0]
-        if bad := [int(row) for row in chosen if not 0 <= row < B]:
-            raise ValueError(f"`rows` must lie in 0 … {B - 1}, got {bad[0]}")
         flags = np.zeros(B, dtype=bool)
-        flags[chosen.astype(np.intp)] = True
+        for k in range(len(rows)):
+            row = checks.integer(f"rows[{k}]", rows[k], 0)
+            if row >= B:
+                raise ValueError(f"`rows[{k}]` must lie in 0 … {B - 1}, got {short_repr(row)}")
+            flags[row] = True
         self._bound.restart(flags)
 
     def _check(self, x_t: Any) -> None:

@@ -95,8 +95,8 @@ def _describe(value: Any, path: str, inner: Inner) -> Any:
 
 def _refusal(value: Any, path: str) -> str:
     if isinstance(value, Custom):
-        return f"`{path}` holds functions of your own, which no file can hold, got {value!r}; {INSTEAD}"
-    return f"`{path}` must be plain data or of xprnn's own classes {', '.join(CLASSES)}, got {value!r}; {INSTEAD}"
+        return f"`{path}` holds functions of your own, which no file can hold, got {shown(value)}; {INSTEAD}"
+    return f"`{path}` must be plain data or of xprnn's own classes {', '.join(CLASSES)}, got {shown(value)}; {INSTEAD}"
 
 
 def build(description: Any, name: str = "description") -> Any:

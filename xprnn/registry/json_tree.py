@@ -7,9 +7,10 @@ None, bool, int, finite floats, text and lists are JSON's own. What JSON lacks i
 import json
 import math
 import re
-import reprlib
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+from xprnn._array.checks import short_repr
 
 LONGEST = 1000
 """Characters of a key: every leaf's path holds those above it."""
@@ -26,13 +27,8 @@ Inner = Callable[[Any, str], Any]
 """Of a branch and its path: what becomes of it."""
 
 
-SHORT = reprlib.Repr()
-SHORT.maxlevel, SHORT.maxstring, SHORT.maxlong, SHORT.maxother = 2, 60, 60, 60
-
-
-def shown(value: Any) -> str:
-    """Return how a value looks, cut short: it comes from a file, and may be long, or too deep to print."""
-    return SHORT.repr(value)
+shown = short_repr
+"""A value comes from a file, and may be long, or too deep to print."""
 
 
 def is_text(text: str) -> bool:
@@ -164,9 +160,9 @@ def parse(text: str | bytes, what: str) -> Any:
 
 def _key(path: str, key: Any) -> str:
     if type(key) is not str:
-        raise TypeError(f"the keys of `{path}` must be str, got {key!r}")
+        raise TypeError(f"the keys of `{path}` must be str, got {shown(key)}")
     if not is_text(key):
-        raise ValueError(f"the keys of `{path}` must be text that UTF-8 can hold, got {key!r}")
+        raise ValueError(f"the keys of `{path}` must be text that UTF-8 can hold, got {shown(key)}")
     return key
 
 

@@ -25,16 +25,15 @@ class Batch(NamedTuple):
     mask: Any = None
 
 
-def drawing(n: Any, rng: Any) -> np.random.Generator:
-    """Return the generator from which n samples are drawn.
+def drawing(n: Any, rng: Any) -> tuple[int, np.random.Generator]:
+    """Return how many samples are drawn, and the generator from which they are.
 
     Raises
     ------
     TypeError, ValueError
         If `n` is not an int of at least 1, or `rng` neither seed nor generator.
     """
-    checks.integer("n", n)
-    return init.generator(rng)
+    return checks.integer("n", n), init.generator(rng)
 
 
 def inputs(name: str, batch: Any, T: int, I: int) -> np.ndarray:

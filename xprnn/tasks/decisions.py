@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from xprnn._array import checks
+from xprnn._array.checks import short_repr
 from xprnn.tasks.batch import Batch, drawing, inputs
 
 
@@ -62,9 +63,9 @@ class DelayedMatchToSample:
 
     def __post_init__(self) -> None:
         for name in ("sample", "test", "response"):
-            checks.integer(name, getattr(self, name))
-        checks.integer("delay", self.delay, 0)
-        checks.not_negative("noise", self.noise)
+            checks.field(self, name, checks.integer)
+        checks.field(self, "delay", checks.integer, 0)
+        checks.field(self, "noise", checks.not_negative)
 
     @property
     def steps(self) -> int:
@@ -90,7 +91,7 @@ class DelayedMatchToSample:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        rng = drawing(n, rng)
+        n, rng = drawing(n, rng)
         first, second = rng.integers(0, 2, (2, n))
         x = self.noise * rng.standard_normal((n, self.steps, 2))
         shown = np.eye(2)[:, None]
@@ -169,15 +170,16 @@ class PerceptualDecision:
 
     def __post_init__(self) -> None:
         for name in ("stimulus", "response"):
-            checks.integer(name, getattr(self, name))
-        checks.integer("delay", self.delay, 0)
-        checks.not_negative("noise", self.noise)
+            checks.field(self, name, checks.integer)
+        checks.field(self, "delay", checks.integer, 0)
+        checks.field(self, "noise", checks.not_negative)
         if not isinstance(self.coherences, tuple):
-            raise TypeError(f"`coherences` must be a tuple of numbers in [0, 1], got {self.coherences!r}")
+            raise TypeError(f"`coherences` must be a tuple of numbers in [0, 1], got {short_repr(self.coherences)}")
         if not self.coherences:
             raise ValueError("`coherences` must hold at least one number, got ()")
+        coherences = tuple(checks.not_negative(f"coherences[{k}]", c) for k, c in enumerate(self.coherences))
+        object.__setattr__(self, "coherences", coherences)
         for k, c in enumerate(self.coherences):
-            checks.not_negative(f"coherences[{k}]", c)
             if c > 1.0:
                 raise ValueError(f"`coherences[{k}]` must lie in [0, 1], got {c}")
 
@@ -205,7 +207,7 @@ class PerceptualDecision:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        rng = drawing(n, rng)
+        n, rng = drawing(n, rng)
         correct = rng.integers(0, 2, n)
         coherence = rng.choice(np.array(self.coherences, dtype=np.float64), n)
         x = self.noise * rng.standard_normal((n, self.steps, 2))

@@ -37,7 +37,7 @@ class Adding:
     T: int = 100
 
     def __post_init__(self) -> None:
-        checks.integer("T", self.T, 2)
+        checks.field(self, "T", checks.integer, 2)
 
     def draw(self, n: int, rng: Any) -> Batch:
         """Draw n samples.
@@ -57,7 +57,7 @@ class Adding:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        rng = drawing(n, rng)
+        n, rng = drawing(n, rng)
         x = np.zeros((n, self.T, 2))
         x[..., 0] = rng.random((n, self.T))
         half, rows = self.T // 2, np.arange(n)
@@ -104,9 +104,9 @@ class CopyMemory:
     length: int = 10
 
     def __post_init__(self) -> None:
-        checks.integer("T", self.T)
-        checks.integer("symbols", self.symbols, 2)
-        checks.integer("length", self.length)
+        checks.field(self, "T", checks.integer)
+        checks.field(self, "symbols", checks.integer, 2)
+        checks.field(self, "length", checks.integer)
 
     def draw(self, n: int, rng: Any) -> Batch:
         """Draw n samples.
@@ -126,7 +126,8 @@ class CopyMemory:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        copied = drawing(n, rng).integers(0, self.symbols, (n, self.length))
+        n, rng = drawing(n, rng)
+        copied = rng.integers(0, self.symbols, (n, self.length))
         seen = np.full((n, self.T + 2 * self.length), self.symbols)
         target = seen.copy()
         seen[:, : self.length] = target[:, -self.length :] = copied
@@ -171,7 +172,8 @@ class TemporalOrder:
     markers: int = 2
 
     def __post_init__(self) -> None:
-        checks.integer("T", self.T, 10)
+        checks.field(self, "T", checks.integer, 10)
+        checks.field(self, "markers", checks.integer)
         checks.one_of("markers", self.markers, (2, 3))
 
     def draw(self, n: int, rng: Any) -> Batch:
@@ -193,7 +195,7 @@ class TemporalOrder:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        rng = drawing(n, rng)
+        n, rng = drawing(n, rng)
         spread = self.T // 10
         first = [spread, *(k * self.T // self.markers for k in range(1, self.markers))]
         places = np.array(first) + rng.integers(0, spread + 1, (n, self.markers))

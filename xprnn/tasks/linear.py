@@ -35,7 +35,7 @@ def baseline(train: Any, test: Any, order: Any, T: int) -> float:
     TypeError, ValueError
         If a batch is not of this task, `order` is not an int in 1 … T, or there are fewer steps than coefficients.
     """
-    checks.integer("order", order)
+    order = checks.integer("order", order)
     if order > T:
         raise ValueError(f"`order` must be at most T = {T}, got {order}")
     rows, target = _windows("train", train, order, T)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from xprnn._array import checks
+from xprnn._array.checks import short_repr
 from xprnn.tasks import linear
 from xprnn.tasks.batch import Batch, drawing
 
@@ -57,10 +58,10 @@ class MackeyGlass:
 
     def __post_init__(self) -> None:
         for name in ("T", "horizon", "substeps"):
-            checks.integer(name, getattr(self, name))
-        checks.integer("washout", self.washout, 0)
+            checks.field(self, name, checks.integer)
+        checks.field(self, "washout", checks.integer, 0)
         for name in ("tau", "beta", "gamma", "exponent", "dt"):
-            checks.positive(name, getattr(self, name))
+            checks.field(self, name, checks.positive)
         step = self.dt / self.substeps
         if self._lag < 1 or not math.isclose(self._lag * step, self.tau, rel_tol=1e-9):
             raise ValueError(f"`tau` must be a whole number of steps dt / substeps = {step}, got {self.tau}")
@@ -93,7 +94,8 @@ class MackeyGlass:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        start = drawing(n, rng).uniform(0.5, 1.5, n)
+        n, rng = drawing(n, rng)
+        start = rng.uniform(0.5, 1.5, n)
         series = self.series(start, self.washout + self.T + self.horizon)[:, self.washout :, None]
         return Batch(series[:, : self.T], series[:, self.horizon :])
 
@@ -111,12 +113,12 @@ class MackeyGlass:
         TypeError, ValueError
             If `start` is not such an array, or `samples` not an int of at least 1.
         """
-        checks.integer("samples", samples)
+        samples = checks.integer("samples", samples)
         checks.host("start", start)
         if start.dtype != np.float64:
             raise TypeError(f"`start` must be float64, got {start.dtype}")
         if start.ndim != 1 or not np.all((start > 0.0) & np.isfinite(start)):
-            raise ValueError(f"`start` must be finite numbers above 0 of shape (N,), got {start}")
+            raise ValueError(f"`start` must be finite numbers above 0 of shape (N,), got {short_repr(start)}")
         m, h = self._lag, self.dt / self.substeps
         delayed = np.broadcast_to(start, (m + 1, start.size))
         middle, blocks = delayed[1:], [start[None]]

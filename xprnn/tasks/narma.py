@@ -45,8 +45,8 @@ class NARMA10:
     washout: int = 50
 
     def __post_init__(self) -> None:
-        checks.integer("T", self.T)
-        checks.integer("washout", self.washout, 10)
+        checks.field(self, "T", checks.integer)
+        checks.field(self, "washout", checks.integer, 10)
 
     def draw(self, n: int, rng: Any) -> Batch:
         """Draw n sequences.
@@ -68,7 +68,7 @@ class NARMA10:
         RuntimeError
             If `T` is so long that a sequence runs away however often it is drawn.
         """
-        rng = drawing(n, rng)
+        n, rng = drawing(n, rng)
         u, y = np.empty((2, n, self.washout + self.T))
         wrong = np.arange(n)
         for _ in range(ATTEMPTS):

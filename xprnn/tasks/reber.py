@@ -91,7 +91,7 @@ class EmbeddedReber:
         TypeError, ValueError
             If `n` is not an int of at least 1, or `rng` neither seed nor generator.
         """
-        rng = drawing(n, rng)
+        n, rng = drawing(n, rng)
         symbol, leads_to = _choices()
         nodes, columns = np.zeros(n, dtype=np.int64), []
         while np.any(nodes < END):

@@ -88,8 +88,7 @@ def check_gradients(
     >>> report.worst.error < 1e-9
     True
     """
-    checks.positive("tol", tol)
-    checks.positive("step", step)
+    tol, step = checks.positive("tol", tol), checks.positive("step", step)
     rng = init.generator(seed)
     if isinstance(options.get("rng"), np.random.Generator):  # else every run would draw something else
         options["rng"] = random.key(options["rng"])

@@ -13,6 +13,7 @@ from typing import Any
 from xprnn import checkpoint, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn.protocol import check_layer
 from xprnn.recurrent.parameters import Params
 from xprnn.train.activity import Activity
@@ -155,7 +156,7 @@ def fit(
     plan = plan_of(given, place)
     at = _resumed(plan, params) if resume else None
     at = at or begin(plan, params, opt_state)
-    shown = bar(progress, plan.source.updates(batch_size, accumulate) * epochs, at.step)
+    shown = bar(progress, plan.source.updates(plan.batch_size, plan.accumulate) * plan.epochs, at.step)
     run, interrupted = Fitting(plan, at, place, shown), False
     try:
         run.run()
@@ -165,7 +166,7 @@ def fit(
         shown.close()
     run.save()
     if interrupted:
-        told = f"training was interrupted in epoch {run.at.epoch} of {epochs}; what there is, is returned"
+        told = f"training was interrupted in epoch {run.at.epoch} of {plan.epochs}; what there is, is returned"
         warnings.warn(told, stacklevel=2)
     best = run.at.best if patience is not None else None
     return (run.at.result if best is None else best.params), run.at.opt_state, run.at.history
@@ -194,8 +195,8 @@ def updates(model: Any, data: Any, *, epochs: int, batch_size: int = 32, accumul
     >>> optimizer = xprnn.optim.Adam(xprnn.optim.OneCycle(1e-2, steps))
     """
     check_layer("model", model)
-    for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1), ("accumulate", accumulate, 1)):
-        checks.integer(name, value, least)
+    epochs, batch_size = checks.integer("epochs", epochs, 0), checks.integer("batch_size", batch_size)
+    accumulate = checks.integer("accumulate", accumulate)
     return epochs * Source(data, model).updates(batch_size, accumulate)
 
 
@@ -236,7 +237,7 @@ def evaluate(
     check_layer("model", model)
     place = checks.home("params", check_params(params)[0])
     check_functions({"loss": loss}, metrics)
-    checks.integer("batch_size", batch_size)
+    batch_size = checks.integer("batch_size", batch_size)
     params = tree.map(xpx.detached, params)
     evaluation = Evaluation(source_of(data, model, place), model, loss, metrics or {}, batch_size, kernel)
     means = evaluation(params)
@@ -260,5 +261,7 @@ def _resumed(plan: Plan, params: Params) -> At | None:
         *((name, told[name], found.more["plan"].get(name)) for name in told),
     ):
         if here != there:
-            raise checkpoint.CheckpointError(f"{path} is of another run: its {name} is {there!r}, here it is {here!r}")
+            raise checkpoint.CheckpointError(
+                f"{path} is of another run: its {name} is {short_repr(there)}, here it is {short_repr(here)}"
+            )
     return from_more(found.params, found.opt_state, found.history, found.more)

@@ -7,6 +7,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Home
 from xprnn.layers.sequential import Sequential
 from xprnn.train.minibatch import Batch
@@ -19,14 +20,16 @@ Activity = dict[str, Callable[..., Any]]
 def check(activity: Any, model: Any) -> None:
     """Raise unless `activity` names layers of a `Sequential` that have an axis of time."""
     if not isinstance(activity, dict):
-        raise TypeError(f"`activity` must be a dict of functions, by the names of layers, got {activity!r}")
+        raise TypeError(f"`activity` must be a dict of functions, by the names of layers, got {short_repr(activity)}")
     if not isinstance(model, Sequential):
         raise ValueError(f"`activity` names layers of a Sequential; the model is a {type(model).__name__}")
     names = [str(k) for k in range(len(model.layers))]
     if unknown := [name for name in activity if name not in names]:
-        raise ValueError(f"`activity` must have layers' names, {', '.join(map(repr, names))}, as keys, got {unknown}")
+        raise ValueError(
+            f"`activity` must have layers' names, {', '.join(map(repr, names))}, as keys, got {short_repr(unknown)}"
+        )
     if untimed := [name for name in activity if not Sequential(*model.layers[: int(name) + 1]).keeps_time]:
-        raise ValueError(f"`activity` must be of layers whose output has an axis of time, got {untimed}")
+        raise ValueError(f"`activity` must be of layers whose output has an axis of time, got {short_repr(untimed)}")
 
 
 def penalise(

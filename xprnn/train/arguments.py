@@ -7,6 +7,7 @@ from typing import Any
 from xprnn import checkpoint, losses, optim, protocol, registry, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Home
 from xprnn.kernels import check_name
 from xprnn.protocol import check_layer
@@ -35,7 +36,7 @@ def check(given: dict[str, Any]) -> Home:
         check_functions({"penalty": given["penalty"]})
     if given["activity"] is not None:
         activity.check(given["activity"], given["model"])
-        check_functions({f"activity[{name!r}]": f for name, f in given["activity"].items()})
+        check_functions({f"activity[{short_repr(name)}]": f for name, f in given["activity"].items()})
     _check_pairs(given)
     if given["accumulate"] > 1 and given["loss"] is losses.half_sum_of_squares:
         raise ValueError(
@@ -52,7 +53,7 @@ def check_params(params: Any) -> list[Any]:
     """Raise unless there are parameters, and all are arrays; return these."""
     leaves = dict(tree.items(params)) if isinstance(params, dict) else {}
     if not leaves:
-        raise TypeError(f"`params` must be the model's parameters, a dict of arrays, got {params!r}")
+        raise TypeError(f"`params` must be the model's parameters, a dict of arrays, got {short_repr(params)}")
     for path, a in leaves.items():
         if not xpx.is_array(a):
             checks.home(f"params.{path}", a)
@@ -61,38 +62,38 @@ def check_params(params: Any) -> list[Any]:
 
 def _check_numbers(given: dict[str, Any]) -> None:
     for name, least in (("epochs", 0), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
-        checks.integer(name, given[name], least)
+        given[name] = checks.integer(name, given[name], least)
     if given["seed"] >= 1 << 64:
-        raise ValueError(f"`seed` must be below 2**64, got {given['seed']}")
+        raise ValueError(f"`seed` must be below 2**64, got {short_repr(given['seed'])}")
     for name, least in (("save_every", 1), ("patience", 1)):
         if given[name] is not None:
-            checks.integer(name, given[name], least)
+            given[name] = checks.integer(name, given[name], least)
     for name in ("clip_norm", "clip_value"):
         if given[name] is not None:
-            checks.positive(name, given[name])
-    checks.not_negative("min_delta", given["min_delta"])
+            given[name] = checks.positive(name, given[name])
+    given["min_delta"] = checks.not_negative("min_delta", given["min_delta"])
 
 
 def _check_pairs(given: dict[str, Any]) -> None:
     """Raise unless what is a pair of functions is one."""
     for name, kind in (("plateau", optim.ReduceOnPlateau), ("average", optim.EMA)):
         if given[name] is not None and not isinstance(given[name], kind):
-            raise TypeError(f"`{name}` must be an optim.{kind.__name__}, got {given[name]!r}")
+            raise TypeError(f"`{name}` must be an optim.{kind.__name__}, got {short_repr(given[name])}")
     optimizer = given["optimizer"]
     whole = all(callable(getattr(optimizer, method, None)) for method in ("init", "update"))
     if not whole or isinstance(optimizer, type | optim.ReduceOnPlateau | optim.EMA):
-        raise TypeError(f"`optimizer` must be one, with the methods init and update, got {optimizer!r}")
+        raise TypeError(f"`optimizer` must be one, with the methods init and update, got {short_repr(optimizer)}")
 
 
 def check_functions(functions: dict[str, Any], metrics: Any = None) -> None:
     """Raise unless all of these are functions, and `metrics` is a dict of such."""
     if metrics is not None and not isinstance(metrics, dict):
-        raise TypeError(f"`metrics` must be a dict of functions, got {metrics!r}")
+        raise TypeError(f"`metrics` must be a dict of functions, got {short_repr(metrics)}")
     if "loss" in (metrics or {}):
         raise ValueError("`metrics` must not have the key 'loss', which the loss has")
-    for name, f in (functions | {f"metrics[{name!r}]": f for name, f in (metrics or {}).items()}).items():
+    for name, f in (functions | {f"metrics[{short_repr(name)}]": f for name, f in (metrics or {}).items()}).items():
         if not callable(f) or isinstance(f, type):
-            raise TypeError(f"`{name}` must be a function, got {f!r}")
+            raise TypeError(f"`{name}` must be a function, got {short_repr(f)}")
 
 
 def _check_folder(folder: checkpoint.Folder, given: dict[str, Any]) -> None:
@@ -136,11 +137,11 @@ def plan_of(given: dict[str, Any], place: Home) -> Plan:
     if isinstance(folder, str | os.PathLike):
         folder = checkpoint.Folder(folder)
     if folder is not None and not isinstance(folder, checkpoint.Folder):
-        raise TypeError(f"`folder` must be a path or a checkpoint.Folder, got {folder!r}")
+        raise TypeError(f"`folder` must be a path or a checkpoint.Folder, got {short_repr(folder)}")
     if sampling is not None and not isinstance(sampling, Sampling):
         sampling = Sampling(sampling)
     if not isinstance(callbacks, list | tuple):
-        raise TypeError(f"`callbacks` must be a list of functions, got {callbacks!r}")
+        raise TypeError(f"`callbacks` must be a list of functions, got {short_repr(callbacks)}")
     callbacks = tuple(callbacks)
     check_functions({f"callbacks[{k}]": f for k, f in enumerate(callbacks)})
     source, judged = source_of(given["data"], given["model"], place), None

@@ -12,6 +12,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Home
 from xprnn.protocol import parts
 from xprnn.random import Key, threefry2x32
@@ -56,7 +57,7 @@ class Stream:
     mask: Any = None
 
     def __post_init__(self) -> None:
-        checks.integer("chunk", self.chunk)
+        checks.field(self, "chunk", checks.integer)
         for name in ("x", "y", "mask"):
             object.__setattr__(self, name, _opened(f"Stream.{name}", getattr(self, name)))
         _check_arrays("Stream.", self.x, self.y, self.mask, timed=True)
@@ -191,12 +192,13 @@ def _opened(name: str, a: Any) -> Any:
     """Return an array, out of PyTorch's graph, a tuple as a list, and the array of a `.npy` file without reading it."""
     if not isinstance(a, str | os.PathLike):
         return list(a) if isinstance(a, tuple) else xpx.detached(a)
+    expected = f"`{name}` must be an array or the path of a .npy file"
     if not os.path.exists(a):
-        raise ValueError(f"`{name}` must be an array or the path of a .npy file, got {str(a)!r}: there is no such file")
+        raise ValueError(f"{expected}, got {short_repr(str(a))}: there is no such file")
     try:
         return np.lib.format.open_memmap(a, mode="r")
     except (OSError, ValueError) as error:
-        raise ValueError(f"`{name}` must be an array or the path of a .npy file, got {str(a)!r}: {error}") from error
+        raise ValueError(f"{expected}, got {short_repr(str(a))}: {error}") from error
 
 
 def _check_arrays(name: str, x: Any, y: Any, mask: Any, timed: bool) -> None:
@@ -242,8 +244,8 @@ def _check_rows(name: str, x: Any, y: Any, mask: Any, timed: bool) -> np.ndarray
             checks.host(f"{name}: {label}[{n}]", row)
             steps = x[n].shape[:1]
             if row.shape[:1] != steps or steps in ((), (0,)) or row.shape[1:] != rows[0].shape[1:]:
-                expected = (*(steps if steps and steps[0] else ("T_n",)), *rows[0].shape[1:])
-                raise ValueError(f"`{name}: {label}[{n}]` must have shape {expected}, got {row.shape}")
+                expected = ", ".join(map(str, (*(steps if steps and steps[0] else ("T_n",)), *rows[0].shape[1:])))
+                raise ValueError(f"`{name}: {label}[{n}]` must have shape ({expected}), got {row.shape}")
             if row.dtype != rows[0].dtype:
                 raise TypeError(f"`{name}: {label}[{n}]` must be {rows[0].dtype} like the first, got {row.dtype}")
     if timed and mask is not None and mask[0].dtype != bool:

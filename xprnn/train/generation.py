@@ -66,8 +66,7 @@ def generate(
     .. [1] The Gumbel-max trick: argmax(logits + Gumbel noise); Maddison, Tarlow & Minka (2014), A* sampling, NeurIPS.
     """
     check_layer("model", model)
-    checks.integer("n", n)
-    checks.not_negative("temperature", temperature)
+    n, temperature = checks.integer("n", n), checks.not_negative("temperature", temperature)
     checks.one_of("keeps_time", getattr(model, "keeps_time", True), (True,))
     first, tokens, batched = _time_first(model, prompt)
     key = random.key(rng)

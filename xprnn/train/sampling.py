@@ -43,16 +43,16 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not callable(self.rate):
-            checks.finite("rate", self.rate)
+            checks.field(self, "rate", checks.finite)
             if not 0.0 <= self.rate <= 1.0:
                 raise ValueError(f"`rate` must lie in [0, 1], got {self.rate}")
 
     def at(self, step: int) -> float:
         """Return the probability of an update."""
-        rate = self.rate(step) if callable(self.rate) else self.rate
+        rate = checks.finite(f"rate({step})", self.rate(step)) if callable(self.rate) else self.rate
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"`rate` must lie in [0, 1], got {rate} at update {step}")
-        return float(rate)
+        return rate
 
 
 def fed_back(
