@@ -8,6 +8,7 @@ import math
 import operator
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
