@@ -85,7 +85,7 @@ def checked(header: Header) -> tuple[Callable[[Callable[[str], Array]], Checkpoi
     step, metric = content["step"], decode(content["metric"], "metric", _refuse)
     if type(step) is not int or step < 0:
         raise ValueError(f"`step` must be an int of at least 0, got {shown(step)}")
-    if metric is not None and type(metric) not in (int, float):
+    if metric is not None and type(metric) is not float:
         raise ValueError(f"`metric` must be a number, got {shown(metric)}")
     built = {}
     for name in ("model", "optimizer"):

@@ -10,10 +10,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from xprnn import checkpoint, tree
+from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
 from xprnn.protocol import check_layer
 from xprnn.recurrent.parameters import Params
 from xprnn.train.activity import Activity
@@ -25,8 +24,9 @@ from xprnn.train.loop import Fitting
 from xprnn.train.metrics import accuracy
 from xprnn.train.nonfinite import NonFiniteError
 from xprnn.train.progress import bar
+from xprnn.train.resume import resumed
 from xprnn.train.sampling import Sampling
-from xprnn.train.state import At, Plan, begin, from_more, settings
+from xprnn.train.state import At, begin
 
 __all__ = ["At", "NonFiniteError", "Sampling", "Stream", "accuracy", "evaluate", "fit", "generate", "updates"]
 
@@ -154,7 +154,7 @@ def fit(
     place = check(given)
 
     plan = plan_of(given, place)
-    at = _resumed(plan, params) if resume else None
+    at = resumed(plan, params) if resume else None
     at = at or begin(plan, params, opt_state)
     shown = bar(progress, plan.source.updates(plan.batch_size, plan.accumulate) * plan.epochs, at.step)
     run, interrupted = Fitting(plan, at, place, shown), False
@@ -244,24 +244,3 @@ def evaluate(
     if not math.isfinite(means["loss"]):
         warnings.warn(f"the loss of `data` is {means['loss']}: {evaluation.locate(params)}", stacklevel=2)
     return means
-
-
-def _resumed(plan: Plan, params: Params) -> At | None:
-    """Return where the newest checkpoint of the plan's folder is, or None where there is none."""
-    path = plan.folder.latest()
-    if path is None:
-        return None
-    found = checkpoint.load(path, like=tree.leaves(params)[0])
-    told = settings(plan)
-    if not isinstance(found.more, dict) or not isinstance(found.more.get("plan"), dict):
-        raise checkpoint.CheckpointError(f"{path} is no checkpoint of `fit`, which could go on from it")
-    for name, here, there in (
-        ("model", plan.model, found.model),
-        ("optimizer", plan.optimizer, found.optimizer),
-        *((name, told[name], found.more["plan"].get(name)) for name in told),
-    ):
-        if here != there:
-            raise checkpoint.CheckpointError(
-                f"{path} is of another run: its {name} is {short_repr(there)}, here it is {short_repr(here)}"
-            )
-    return from_more(found.params, found.opt_state, found.history, found.more)

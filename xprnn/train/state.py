@@ -87,13 +87,6 @@ def to_more(at: At, plan: Plan) -> dict[str, Any]:
     return kept | {"best": None if at.best is None else at.best._asdict(), "plan": settings(plan)}
 
 
-def from_more(params: Any, opt_state: Any, history: dict[str, list[Any]], more: dict[str, Any]) -> At:
-    """Return where a run was, from a checkpoint."""
-    kept = {name: more[name] for name in At._fields if name in more}
-    best = None if kept["best"] is None else Best(**kept["best"])
-    return At(params=params, opt_state=opt_state, history=history, **(kept | {"best": best}))
-
-
 def settings(plan: Plan) -> dict[str, Any]:
     """Return what must be the same for a run to go on as if it had never stopped; functions are not compared."""
     names = ("batch_size", "seed", "accumulate", "clip_norm", "clip_value", "min_delta", "on_nonfinite")
