@@ -149,7 +149,7 @@ def test_cut_anywhere_is_one_run_in_training_too(any_name, noise_on, variational
     given, key = table.given_for(layer, rng, steps=7), random.key(7)
     mask, reset = rng.random((7, table.B)) < 0.8, rng.random((7, table.B)) < 0.2
     whole = table.run(layer, given, rng=key, mask=mask, reset=reset, kernel=kernel)
-    for cut in range(1, 7):
+    for cut in (1, 3, 6):
         spans = {"first": slice(0, cut), "last": slice(cut, 7)}
         begin, runs = given["state0"], []
         for span in spans.values():
