@@ -3,16 +3,30 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from xprnn import backends, kernels, random, tree
+from xprnn import activations, backends, cells, kernels, random, tree
 from xprnn.activations import Activation, Custom
 from xprnn.layers import Dropout, Last, Linear
 from xprnn.layers.embedding import Embedding
 from xprnn.layers.residual import Residual
 from xprnn.layers.sequential import Sequential
-from xprnn.recurrent.layers import GRU, LSTM, RNN
+from xprnn.recurrent import GRU, LSTM, RNN, Recurrent
 
 if TYPE_CHECKING:
-    from xprnn import checkpoint, losses, optim, penalties, plots, registry, tasks, testing, train
+    from xprnn import (
+        checkpoint,
+        init,
+        interop,
+        losses,
+        optim,
+        penalties,
+        plots,
+        protocol,
+        registry,
+        scan,
+        tasks,
+        testing,
+        train,
+    )
     from xprnn.layers import Segmented, Truncated
     from xprnn.simple import SimpleRNN
     from xprnn.train import evaluate, fit, generate
@@ -30,24 +44,31 @@ __all__ = [
     "Embedding",
     "Last",
     "Linear",
+    "Recurrent",
     "Residual",
     "Segmented",
     "Sequential",
     "SimpleRNN",
     "Stream",
     "Truncated",
+    "activations",
     "backends",
+    "cells",
     "checkpoint",
     "evaluate",
     "fit",
     "generate",
+    "init",
+    "interop",
     "kernels",
     "losses",
     "optim",
     "penalties",
     "plots",
+    "protocol",
     "random",
     "registry",
+    "scan",
     "tasks",
     "testing",
     "train",
@@ -77,5 +98,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return all names, imported or not."""
-    return sorted({*globals(), *__all__})
+    """Return the public names, imported or not."""
+    return sorted(__all__)

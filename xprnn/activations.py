@@ -18,6 +18,8 @@ from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array, Namespace
 
+__all__ = ["RELU", "SIGMOID", "TABLE", "TANH", "Activation", "Custom", "Entry", "Function", "needed", "read"]
+
 Function = Callable[[Array], Array]
 
 

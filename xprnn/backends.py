@@ -12,6 +12,8 @@ from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array, Namespace
 from xprnn.tree import Tree
 
+__all__ = ["INSTALL", "WIDE", "BackendError", "available", "device", "dtype_of", "load", "move", "to_numpy"]
+
 INSTALL = {
     "numpy": 'pip install "numpy>=2.1"',
     "cupy": 'pip install "cupy-cuda13x>=14" (or cupy-cuda12x for CUDA 12)',

@@ -16,6 +16,20 @@ from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Home
 
+__all__ = [
+    "BIASES",
+    "WEIGHTS",
+    "bias",
+    "deliver",
+    "destination",
+    "generator",
+    "glorot",
+    "identity",
+    "orthogonal",
+    "uniform",
+    "weight",
+]
+
 WEIGHTS = ("uniform", "glorot", "orthogonal", "identity")
 """Initialisers of a weight; "uniform" is PyTorch's U(±1/√H)."""
 

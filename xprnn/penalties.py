@@ -15,6 +15,8 @@ from xprnn._array.namespace import Array, Home
 from xprnn.losses import reduction as reduced
 from xprnn.tree import Tree
 
+__all__ = ["INSTEAD", "firing_rate", "l1", "l2"]
+
 INSTEAD = "take the float32 parameters that are trained"
 """Of half types, whose sums a penalty would be."""
 

@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 from xprnn._array.checks import short_repr
 
+__all__ = ["METHODS", "OneLayer", "check_layer", "draws", "parts", "widths"]
+
 METHODS = ("init", "forward", "backward", "step", "stepper")
 
 

@@ -21,6 +21,8 @@ from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array, Home, Namespace
 
+__all__ = ["BLOCK", "LOW", "PARITY", "ROTATIONS", "Key", "Word", "gumbel", "keep", "key", "normal", "threefry2x32"]
+
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 LOW = 0xFFFFFFFF

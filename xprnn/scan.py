@@ -15,6 +15,8 @@ from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
 from xprnn.cells import Cell, Params, States
 
+__all__ = ["BLOCK", "NOTHING", "Around", "Cache", "blend", "previous", "scan", "scan_backward"]
+
 BLOCK = 32
 """Steps whose backward factors are made at once: as fast as all at once, and the memory stays bounded."""
 

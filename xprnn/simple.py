@@ -14,6 +14,8 @@ from xprnn.cells.elman import StepCache
 from xprnn.losses import half_sum_of_squares
 from xprnn.scan import NOTHING, Cache
 
+__all__ = ["CELL", "SimpleRNN"]
+
 CELL = Elman()
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from numpy import ndarray
 
+__all__ = ["NODES", "Path", "Tree", "items", "leaves", "map", "rebuilt", "trainable"]
+
 Tree = Any
 """A nested dict or tuple whose leaves are arrays; None is an empty tree."""
 

@@ -133,9 +133,9 @@ def test_a_widened_kernel_hands_out_its_own_cache_and_leaves_flags_alone(rng):
     a, state0 = half.array(rng.standard_normal((T, B, H))), (half.array(rng.standard_normal((B, H))),)
     p = {"W_hh": half.array(rng.standard_normal((H, H)) / H)}
     around = xprnn.scan.Around(mask=rng.random((T, B, 1)) < 0.5, gate=(half.array(np.full((1, 1, 1), 0.5)),))
-    kernel = widened(kernels.REFERENCE)
+    kernel = widened(kernels.REFERENCE, np.dtype("float16"))
     states, final, cache = kernel.scan(cell, a, state0, p, around)
-    assert kernel is widened(kernels.REFERENCE)
+    assert kernel is widened(kernels.REFERENCE, np.dtype("float16"))
     assert {str(s.dtype) for s in tree.leaves((states, final))} == {"float16"}
     assert {str(s.dtype) for s in tree.leaves(tuple(cache)) if s.dtype != bool} == {"float32"}
     assert cache.around.mask is around.mask

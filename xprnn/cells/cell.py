@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from xprnn.cells.layer_norm import Norm
 
+__all__ = ["OPTIONS", "RECURRENT_WEIGHT_OPTIONS", "Cell", "Parameter", "Params", "States", "Step"]
+
 Params = Mapping[str, Array]
 States = tuple[Array, ...]
 Step = Callable[..., tuple[Any, Any]]

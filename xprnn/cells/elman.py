@@ -24,6 +24,8 @@ from xprnn.cells import recurrent_map
 from xprnn.cells.cell import OPTIONS, Cell, Parameter, Params, States, Step
 from xprnn.cells.layer_norm import Norm, NormCache
 
+__all__ = ["Elman", "Factors", "Out", "StepCache"]
+
 
 class StepCache(NamedTuple):
     """What a forward step leaves beside h."""

@@ -27,6 +27,8 @@ from xprnn.cells import recurrent_map
 from xprnn.cells.cell import OPTIONS, Cell, Parameter, Params, States, Step
 from xprnn.cells.layer_norm import Norm, NormCache
 
+__all__ = ["GRU", "Factors", "GRUResetBefore", "Out", "StepCache"]
+
 
 class StepCache(NamedTuple):
     """What a forward step leaves beside h."""

@@ -14,6 +14,8 @@ from xprnn._array.namespace import Array, Namespace
 from xprnn.cells.cell import Cell, Params
 from xprnn.cells.layer_norm import NormCache
 
+__all__ = ["backward", "forward"]
+
 
 def forward(cell: Cell, p: Params, x: Array, xp: Namespace, products: Any = xpx) -> tuple[Array, NormCache | None]:
     """Return a (…, G*H) of x (…, I), and what `backward` needs beside x."""

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
 
+__all__ = ["Norm", "NormCache"]
+
 
 class NormCache(NamedTuple):
     """What the forward pass of a normalisation leaves for the backward one."""

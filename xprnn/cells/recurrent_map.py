@@ -13,6 +13,8 @@ from xprnn._array.namespace import Array, Namespace
 from xprnn.cells.cell import Parameter, Params
 from xprnn.cells.layer_norm import Norm, NormCache
 
+__all__ = ["ALL", "backward", "forward", "gradients", "parameters", "scale"]
+
 ALL = slice(None)
 
 

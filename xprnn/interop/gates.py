@@ -10,6 +10,8 @@ References
 
 from xprnn._array.namespace import Array, Namespace
 
+__all__ = ["ORDERS", "reorder"]
+
 ORDERS = {
     "xprnn": {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo", "P": "ifo"},
     "onnx": {"RNN": "h", "GRU": "zrn", "LSTM": "iofg", "P": "iof"},

@@ -12,6 +12,8 @@ from xprnn._array.namespace import Array, Home, Namespace
 from xprnn.activations import TABLE, Activation
 from xprnn.interop.gates import ORDERS
 
+__all__ = ["ACTIVATIONS", "ATTRIBUTES", "DEFAULTS", "DIRECTIONS", "GATES", "INPUTS", "SHARED", "Node", "read"]
+
 GATES = {kind: len(order) for kind, order in ORDERS["onnx"].items() if kind != "P"}
 DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 ACTIVATIONS = {name.replace("_", ""): name for name in TABLE}

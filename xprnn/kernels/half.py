@@ -5,7 +5,7 @@ the last place, and products over time are sums in float32. Each array is rounde
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 from xprnn import tree
@@ -17,9 +17,9 @@ from xprnn.kernels.registry import Kernel
 from xprnn.scan import NOTHING, Around
 
 
-@cache
-def widened(kernel: Kernel) -> Kernel:
-    """Return a kernel that takes arrays of half types and runs `kernel` in float32.
+@lru_cache(maxsize=64)
+def widened(kernel: Kernel, dtype: Any) -> Kernel:
+    """Return a kernel that takes arrays of a half type and runs `kernel` in float32.
 
     The cache between its two scans is that of `kernel`, so in float32.
     """
@@ -27,21 +27,21 @@ def widened(kernel: Kernel) -> Kernel:
     def scan(
         cell: Cell, a: Array, state0: States, p: Params, around: Around = NOTHING, *, keep: bool = True
     ) -> tuple[States, States, Any]:
-        return _narrow(kernel.scan(cell, *_wide_forward(a, state0, p, around), keep=keep), a.dtype)
+        return _narrow(kernel.scan(cell, *_wide_forward(a, state0, p, around), keep=keep), dtype)
 
     def scan_backward(
         cell: Cell, dstates: Any, dfinal: Any, cache: Any, p: Params, *, want: tuple[str, ...] = ()
     ) -> tuple[Array, States, dict[str, Array], Around]:
         given = _wide_backward(dstates, dfinal, cache, p)
-        return _narrow_backward(kernel.scan_backward(cell, *given, want=want), p["W_hh"].dtype)
+        return _narrow_backward(kernel.scan_backward(cell, *given, want=want), dtype)
 
     def scans(cell: Cell, given: list[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
         done = kernel.scans(cell, [_wide_forward(*each) for each in given], keep=keep)
-        return [_narrow(each, given[0][0].dtype) for each in done]
+        return [_narrow(each, dtype) for each in done]
 
     def scans_backward(cell: Cell, given: list[tuple[Any, ...]], *, want: tuple[str, ...] = ()) -> list[Any]:
         done = kernel.scans_backward(cell, [_wide_backward(*each) for each in given], want=want)
-        return [_narrow_backward(each, given[0][3]["W_hh"].dtype) for each in done]
+        return [_narrow_backward(each, dtype) for each in done]
 
     return kernel._replace(
         scan=scan,

@@ -21,9 +21,8 @@ class Part(NamedTuple):
 
 
 def widths(cell: Cell, p: Params) -> tuple[int, ...]:
-    """Return how wide each state is: h as W_hh has columns, c as a gate has rows."""
-    rows, columns = p["W_hh"].shape
-    return (columns, rows // cell.gates)[: len(cell.states)]
+    """Return the widths of the states."""
+    return cell.widths(p["W_ih"].shape[0] // cell.gates)
 
 
 class BoundReference:

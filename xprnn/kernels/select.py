@@ -112,7 +112,7 @@ def _plan(question: Question) -> Plan:
         fused = None if question.noise else kernel.fused
         takes = fused is not None and fused.takes(question.cell, (T, B, I), H, question.around)
         return Plan(kernel, why, fused if takes else None)
-    wide = widened(kernel)
+    wide = widened(kernel, question.dtype)
     if kernel.narrow:
         return Plan(kernel._replace(bind=wide.bind), why)
     return Plan(wide, f"{why}; {xpx.dtype_name(question.dtype)} is widened to float32")

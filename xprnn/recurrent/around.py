@@ -106,7 +106,7 @@ def make_effects(layer: Any, p: dict[str, Any], call: Call, name: str, *, revers
             fields["noise"] = tuple(turn(draws.noise(f"noise_{state}", scale, n)) for state, n in widths)
         elif layer.noise:
             noise = turn(_input_noise(layer, alpha, draws, xp))
-    factor = constraints.factor(p["W_hh"], p.get("fixed", {}), weight_mask, xp)
+    factor = constraints.factor(p["W_hh"], p.get("fixed", {}), weight_mask, xp) if "W_hh" in p else None
     return Effects(NOTHING._replace(**fields), factor, alpha, zoneout, noise)
 
 

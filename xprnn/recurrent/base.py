@@ -21,7 +21,7 @@ from xprnn.recurrent.state import State
 from xprnn.recurrent.step import Stepper
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)  # the three layers make their own
+@dataclass(frozen=True, repr=False)
 class Recurrent(Configuration):
     """What the three recurrent layers share; see `RNN`, `GRU` or `LSTM`."""
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
+
 from xprnn import init
 from xprnn._array import checks
 from xprnn.cells import OPTIONS, Cell, Parameter
@@ -52,7 +54,7 @@ class Configuration(Options, ABC):
     def _check_cell(self) -> None:
         """Raise unless the cell is one, and every option that is on has a meaning for it."""
         cell: Any = self.cell
-        kind = type(self).__name__
+        kind, H = type(self).__name__, self.hidden_size
         if not (isinstance(cell, Cell) and is_dataclass(type(cell))):
             raise TypeError(
                 f"`cell` of {kind} must be a frozen dataclass that derives from xprnn.cells.Cell, got {cell!r}"
@@ -61,6 +63,12 @@ class Configuration(Options, ABC):
             if getattr(self, name) != getattr(Configuration, name) and name not in cell.options:
                 why = f"its cell {type(cell).__name__} does not support it"
                 raise ValueError(f"`{name}` has no meaning for {kind}: {why}")
+        wide = [f"{n} numbers {state}" for state, n in zip(cell.states, self.state_sizes, strict=True) if n != H]
+        if wide and (self.learn_tau or isinstance(self.tau, list | tuple | np.ndarray)):
+            name = "learn_tau" if self.learn_tau else "tau"
+            raise ValueError(
+                f"`{name}` has no meaning for {kind}: it is given per hidden unit, and there are {wide[0]}"
+            )
         if self.layer_norm and cell.norm is None:
             raise ValueError(f"`layer_norm` is True, and the cell of {kind} was made without `norm`")
         if self.recurrent_init != "uniform" and "W_hh" not in cell.parameters(self.hidden_size, bias=False):

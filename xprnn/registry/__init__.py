@@ -18,6 +18,8 @@ from xprnn.layers.sequential import Sequential
 from xprnn.recurrent.layers import GRU, LSTM, RNN
 from xprnn.registry.json_tree import Inner, decode, encode, shown, step
 
+__all__ = ["CLASSES", "INSTEAD", "build", "describe"]
+
 CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
