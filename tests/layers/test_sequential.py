@@ -298,6 +298,18 @@ def test_a_loss_of_what_layers_inside_put_out(listed, backend, rng):
     assert abs(numeric - sum(float(np.sum(g * d)) for g, d in pairs)) < 1e-8 * abs(numeric)
 
 
+def test_gradients_at_lists_of_outputs_may_be_lists_or_tuples(rng):
+    model = xprnn.Sequential(xprnn.GRU(I, 3), xprnn.Linear(3, V))
+    params, x = model.init(0), [rng.standard_normal((n, I)) for n in LENGTHS]
+    y, _, cache = model.forward(params, x, outputs=("0", "1"))
+    found = [
+        model.backward(params, cache, kind(y), doutputs={name: kind(cache.outputs[name]) for name in ("0", "1")})
+        for kind in (list, tuple)
+    ]
+    for one, other in zip(tree.leaves(found[0][0]), tree.leaves(found[1][0]), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_outputs_are_kept_only_where_they_are_asked_for_and_gradients_fit_them(rng):
     model = model_of(xprnn.GRU)
     params, x = model.init(0), rng.standard_normal((T, B, I))

@@ -277,7 +277,7 @@ def _check_like(name: str, d: Any, like: str, y: Any) -> None:
     """Raise unless a gradient is like what it belongs to: an array, or a list of arrays."""
     if not isinstance(y, list):
         checks.array(name, d, xpx.home(y), "(…)", tuple(y.shape), like)
-    elif not isinstance(d, list) or len(d) != len(y):
+    elif not isinstance(d, list | tuple) or len(d) != len(y):
         raise TypeError(f"`{name}` must be a list of {len(y)} arrays like `{like}`, got {type(d).__name__}")
     else:
         for k, (one, of) in enumerate(zip(d, y, strict=True)):
@@ -286,7 +286,7 @@ def _check_like(name: str, d: Any, like: str, y: Any) -> None:
 
 def _sum(a: Any, b: Any) -> Any:
     """Return the sum of two gradients: arrays, or lists of them."""
-    return [one + other for one, other in zip(a, b, strict=True)] if isinstance(a, list) else a + b
+    return [one + other for one, other in zip(a, b, strict=True)] if isinstance(a, list | tuple) else a + b
 
 
 class SequentialStepper:
