@@ -1,5 +1,6 @@
 """The options of the recurrent layers as a table, which of them go together, and combinations that cover all pairs."""
 
+import functools
 import itertools
 import random
 
@@ -132,14 +133,20 @@ def coverable(name):
 
 
 def _completed(name, fixed):
-    """Return whether `fixed` is part of an allowed combination: with all that is needed on and all else off."""
+    """Return the first allowed combination that holds `fixed`: with what it needs on and all else off; or None."""
     most = {"num_layers": 2, "input_dropout": 0.25, "tau": 3.0, "noise": 0.2, "layer_norm": True, "layer_norm_eps": 0.1}
     off = {option: values[0] for option, values in OPTIONS[name].items()}
-    return any(
-        allowed(off | dict(extra) | fixed)
-        for n in range(len(most) + 1)
-        for extra in itertools.combinations(most.items(), n)
+    found = (
+        off | dict(extra) | fixed for n in range(len(most) + 1) for extra in itertools.combinations(most.items(), n)
     )
+    return next(filter(allowed, found), None)
+
+
+def alone(name, most=None):
+    """Return combinations with no option on, and with one, at (so many of) its values, and no more than it needs."""
+    table = {option: values for option, values in OPTIONS[name].items() if option not in (*CALL, "batch_first")}
+    ones = ({f: v} for f, (_, *values) in table.items() for v in values[:most])
+    return [_completed(name, {}), *(_completed(name, one) for one in ones)]
 
 
 def drawn(name, choice, fixed=()):
@@ -153,6 +160,7 @@ def drawn(name, choice, fixed=()):
             return found
 
 
+@functools.cache
 def pairwise(name, tries=30):
     """Return combinations that together hold every pair: each the best of some random ones, for one pair more."""
     choice, missing, found = random.Random(f"pairs of {name}"), coverable(name), []
