@@ -7,7 +7,7 @@ import numpy as np
 import xprnn
 from tests.support import explicit
 from tests.support.call_shapes import RNGS, SIZES
-from tests.support.scans import RUNNING, kernels_of
+from tests.support.scans import ON_NUMPY, kernels_of
 from xprnn import tree
 
 WIDTH = 3
@@ -119,4 +119,4 @@ def inside_of(layer):
 def kernels_in(layer):
     """Return the kernels that run every recurrent layer in a layer, the reference last."""
     cells = [kernels_of(one) for one in inside_of(layer) if hasattr(one, "cell")]
-    return [name for name in (*RUNNING[:0:-1], "reference") if all(name in names for names in cells)]
+    return [name for name in (*ON_NUMPY[:0:-1], "reference") if all(name in names for names in cells)]
