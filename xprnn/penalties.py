@@ -21,6 +21,7 @@ INSTEAD = "take the float32 parameters that are trained"
 """Of half types, whose sums a penalty would be."""
 
 
+@xpx.no_underflow
 def l1(params: Tree, strength: float, *, matrices_only: bool = True) -> tuple[Array, Tree]:
     """Return strength · Σ |w| over the weights, and its gradient, 0 where a weight is 0.
 
@@ -48,6 +49,7 @@ def l1(params: Tree, strength: float, *, matrices_only: bool = True) -> tuple[Ar
     return _on_weights(params, strength, matrices_only, _absolute)
 
 
+@xpx.no_underflow
 def l2(params: Tree, strength: float, *, matrices_only: bool = True) -> tuple[Array, Tree]:
     """Return strength · Σ w² over the weights, and its gradient 2 · strength · w; otherwise as `l1`.
 
@@ -104,6 +106,7 @@ def _name(path: str) -> str:
     return f"params.{path}" if path else "params"
 
 
+@xpx.no_underflow
 def firing_rate(
     y: Array, strength: float, target: float = 0.0, mask: Array | None = None, *, per: str = "step"
 ) -> tuple[Array, Array]:

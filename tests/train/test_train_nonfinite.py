@@ -40,7 +40,7 @@ def test_the_place_where_it_began_is_named(rng, tmp_path):
         (MODEL, params, x, spoiled(y, (0, 0, 0), 1e200), "the loss is infinite, of a finite output"),
     ]  # fmt: skip
     for model, start, given, target, message in cases:
-        with np.errstate(all="ignore"), pytest.raises(train.NonFiniteError, match=re.escape(message)) as caught:
+        with np.errstate(all="raise"), pytest.raises(train.NonFiniteError, match=re.escape(message)) as caught:
             run(model, (given, target), start)
         assert caught.value.step == 0
         assert "no checkpoint was kept" in str(caught.value)
@@ -54,7 +54,7 @@ def test_the_reverse_direction_begins_at_the_end(rng):
         params["0"][part] |= {"W_ih": scale * np.eye(3), "W_hh": np.eye(3)}
     data = spoiled(x, (2, 5), 1e200), np.zeros((4, 8, 2))
     message = re.escape("l0_reverse.h of layer '0' (RNN) is ") + "(NaN|infinity) at time step 5"
-    with np.errstate(all="ignore"), pytest.raises(train.NonFiniteError, match=message):
+    with np.errstate(all="raise"), pytest.raises(train.NonFiniteError, match=message):
         run(model, data, params)
 
 
@@ -68,7 +68,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_the_last_checkpoint_told(rng
         return value, dy * (1e308 if len(calls) > 2 else 1.0) * (1e10 if len(calls) > 2 else 1.0)
 
     with (
-        np.errstate(all="ignore"),
+        np.errstate(all="raise"),
         pytest.raises(train.NonFiniteError, match="gradient of the loss at the output") as caught,
     ):
         run(MODEL, (x, y), loss=loss, folder=tmp_path, epochs=5)
@@ -82,8 +82,7 @@ def test_an_update_that_is_not_finite_is_passed_over(rng, backend):
     x = spoiled(x, (3, 2, 1), np.nan)
     there = tree.map(backend.asarray, MODEL.init(0))
     options = {"on_nonfinite": "skip", "kernel": backend.kernel, "epochs": 1, "optimizer": optim.Adam()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+    with np.errstate(all="raise"):
         params, state, history = run(MODEL, (x, y), there, **options)
     assert history["skipped"] == [1]
     assert history["step"] == [2]
@@ -102,7 +101,7 @@ def test_huge_finite_gradients_are_no_fault(rng):
         value, dy = losses.mse(pred, target)
         return value, dy * np.float32(1e37)
 
-    with np.errstate(over="ignore"):
+    with np.errstate(all="raise"):
         found, _, history = run(
             MODEL, (x.astype("f4"), y.astype("f4")), params, loss=loss, epochs=1, optimizer=optim.SGD(lr=1e-38)
         )
@@ -123,7 +122,7 @@ def test_what_a_penalty_or_a_step_makes_infinite_is_no_good_update(mode, rng):
         (cut, r"the gradient of the penalty at 0\.l0\.W_ih holds infinity"),
         (lost, "the penalty is NaN"),
     ):
-        with np.errstate(all="ignore"):
+        with np.errstate(all="raise"):
             if mode == "raise":
                 with pytest.raises(train.NonFiniteError, match=message):
                     run(MODEL, data, start, epochs=1, **options)
@@ -149,8 +148,7 @@ def test_a_state_that_is_not_finite_is_seen_where_nothing_counts(rng, backend):
     mask[:, 2:4] = False
     data, there = Stream(spoiled(x, (3, 2, 0), np.nan), y, 2, mask), tree.map(backend.asarray, MODEL.init(0))
     options = {"epochs": 1, "kernel": backend.kernel}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+    with np.errstate(all="raise"):
         with pytest.raises(train.NonFiniteError, match=r"update 1, in epoch 0, .* x holds NaN at time step 0"):
             run(MODEL, data, there, **options)
         _, _, history = run(MODEL, data, there, on_nonfinite="skip", **options)
@@ -177,7 +175,7 @@ def test_a_validation_that_is_not_finite_is_named(value, rng, tmp_path):
         rf"update 2, in epoch 0, .*the loss of `validation` after it is .*: {found}, in a minibatch of the samples"
     )
     data = (spoiled(x, (1, 3, 0), np.nan), y) if np.isnan(value) else (x, spoiled(y, (1, 3, 0), 1e200))
-    with np.errstate(over="ignore"), pytest.raises(train.NonFiniteError, match=message) as caught:
+    with np.errstate(all="raise"), pytest.raises(train.NonFiniteError, match=message) as caught:
         run(MODEL, (x, y), validation=data, patience=2, epochs=9)
     assert (caught.value.step, caught.value.epoch) == (2, 0)
     xs, ys = draw_rows(rng)
@@ -229,7 +227,7 @@ def test_tokens_that_are_sampled_do_not_hide_an_output_that_is_not_finite(rng, b
     params["2"] = {"W": np.zeros((6, 5)), "b": -np.arange(6.0)}  # all others say token 0
     data, there = (np.array([[1, 3, 2, 4]] * 4), np.zeros((4, 4), np.int64)), tree.map(backend.asarray, params)
     options = {"loss": losses.softmax_cross_entropy, "sampling": 1.0, "kernel": backend.kernel, "epochs": 1}
-    with np.errstate(all="ignore"):
+    with np.errstate(all="raise"):
         message = r"l0\.h of layer '1' \(RNN\) is NaN at time step 1"
         with pytest.raises(train.NonFiniteError, match=message):
             run(model, data, there, **options)

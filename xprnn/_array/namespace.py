@@ -55,6 +55,10 @@ NUMPY = np
 """NumPy's namespace: from 2.1 on it is of the standard itself, and array-api-compat's would take as long to import."""
 
 
+no_underflow = np.errstate(under="ignore")
+"""A decorator: what is too small to be told from 0 is 0, however `numpy.seterr` takes it elsewhere."""
+
+
 def namespace(a: Array) -> Namespace:
     """Return the array namespace of one array."""
     return NUMPY if isinstance(a, np.ndarray | np.generic) else compat.array_namespace(a)

@@ -12,6 +12,7 @@ from xprnn.losses import reduction as reduced
 from xprnn.losses.reduction import Reduction
 
 
+@xpx.no_underflow
 def softmax_cross_entropy(
     logits: Array,
     target: Array,
@@ -102,6 +103,7 @@ def classes(target: Array, name: str, pred: Array, home: Home, mask: Array | Non
     return target, inside
 
 
+@xpx.no_underflow
 def binary_cross_entropy(
     logits: Array,
     target: Array,
@@ -152,6 +154,7 @@ def binary_cross_entropy(
     return reduce.of_elements(losses, dlogits, z.shape)
 
 
+@xpx.no_underflow
 def poisson(
     log_rate: Array,
     target: Array,
@@ -193,6 +196,7 @@ def poisson(
     return reduce.of_elements(rate - t * z, rate - t, z.shape)
 
 
+@xpx.no_underflow
 def gaussian_nll(
     pred: Array,
     target: Array,

@@ -6,6 +6,7 @@ from xprnn._array.namespace import Array
 from xprnn.losses import reduction as reduced
 
 
+@xpx.no_underflow
 def half_sum_of_squares(
     pred: Array,
     target: Array,
@@ -40,6 +41,7 @@ def half_sum_of_squares(
     return 0.5 * loss, diff
 
 
+@xpx.no_underflow
 def mse(
     pred: Array,
     target: Array,
@@ -65,6 +67,7 @@ def _squares(
     return reduce.of_weighted(diff * weighted, weighted, pred.shape)
 
 
+@xpx.no_underflow
 def mae(
     pred: Array,
     target: Array,
@@ -82,6 +85,7 @@ def mae(
     return reduce.of_elements(xp.abs(diff), xpx.sign(diff, xp), pred.shape)
 
 
+@xpx.no_underflow
 def huber(
     pred: Array,
     target: Array,
@@ -113,6 +117,7 @@ def huber(
     return reduce.of_elements(slope * (diff - 0.5 * slope), slope, pred.shape)  # d² is never made: it may overflow
 
 
+@xpx.no_underflow
 def quantile(
     pred: Array,
     target: Array,

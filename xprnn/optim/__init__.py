@@ -13,6 +13,7 @@ from typing import Any
 
 from xprnn import tree
 from xprnn._array import checks
+from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn.optim.averaging import EMA
 from xprnn.optim.clipping import clip_by_global_norm, clip_by_value
@@ -43,6 +44,7 @@ __all__ = [
 
 
 @no_grad
+@xpx.no_underflow
 def apply(params: Tree, updates: Tree) -> Tree:
     """Return `params + updates`; what has no update (constants under "fixed") stays as it is.
 

@@ -45,6 +45,7 @@ class EMA:
         return tree.map(xpx.copy, params, constant="fixed")
 
     @no_grad
+    @xpx.no_underflow
     def update(self, average: Tree, params: Tree) -> Tree:
         """Return the new average, with its constants as they are.
 

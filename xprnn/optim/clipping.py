@@ -12,6 +12,7 @@ from xprnn.tree import Tree
 
 
 @no_grad
+@xpx.no_underflow
 def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     """Scale all gradients by one factor so that their norm together is at most `max_norm`.
 

@@ -62,6 +62,7 @@ class SGD:
         return learning_rate.clock(self.lr) | velocity
 
     @no_grad
+    @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         factor, after = _begin(self.lr, grads, state, ("velocity",) if self.momentum else ())
@@ -130,6 +131,7 @@ class RMSprop:
         return learning_rate.clock(self.lr) | {name: zeros(params) for name in self._names()}
 
     @no_grad
+    @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         del params
@@ -183,6 +185,7 @@ class Adam:
         return {"t": 0, "m": zeros(params), "v": zeros(params)}
 
     @no_grad
+    @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         del params
@@ -229,6 +232,7 @@ class AdamW(Adam):
         checks.flag("decoupled", self.decoupled)
 
     @no_grad
+    @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         check_update(grads, state, ("t", "m", "v"))

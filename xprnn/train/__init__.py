@@ -146,6 +146,9 @@ def fit(
 
     Notes
     -----
+    NumPy warns of nothing within an update and an evaluation, nor raises, whatever `numpy.seterr` says: what is not
+    finite is looked at, and named.
+
     A minibatch in which nothing counts is an update in which nothing changes: no penalty and no decay of weights acts.
 
     Ctrl-C ends training with a warning: what there is then is saved in `folder` and returned.

@@ -30,6 +30,7 @@ class Evaluation:
         self.source, self.model, self.loss, self.metrics = source, model, loss, metrics
         self.batch_size, self.kernel = batch_size, kernel
 
+    @nonfinite.unsaid
     def __call__(self, params: Any) -> dict[str, float]:
         """Return the means over all that counts; the host waits for the device once, at the end."""
         place = xpx.home(tree.leaves(params)[0])
@@ -48,6 +49,7 @@ class Evaluation:
         sums = xpx.sum_first(place.xp.stack(weighed), place.xp)  # at the end: a running sum would lose more to rounding
         return dict(zip(("loss", *self.metrics), (to_numpy(sums) / count).tolist(), strict=True))
 
+    @nonfinite.unsaid
     def locate(self, params: Any) -> str:
         """Return where the loss is first not finite, in words: what in which layer, at which step, of which samples."""
         place, state = xpx.home(tree.leaves(params)[0]), None

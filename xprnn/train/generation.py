@@ -72,24 +72,24 @@ def generate(
     key = random.key(rng)
     if tokens and temperature and key is None:
         raise ValueError("`rng` must be given to draw tokens with `temperature` above 0, got None")
-    T, B = int(first.shape[0]), int(first.shape[1])
-    xp = xpx.namespace(first)
-    stepper = model.stepper(params, state, batch=B, kernel=kernel)
-    for t in range(T):
-        y = stepper(first[t, ...])
+    stepper, xp = model.stepper(params, state, batch=int(first.shape[1]), kernel=kernel), xpx.namespace(first)
     chooser = _Chooser(temperature, key, first)
-    follow = chooser if tokens else _same(first)
-    made = []
-    for t in range(n):
-        x = follow(y, t)
-        made.append(x)
-        if t + 1 < n:
-            y = stepper(x)
+    with np.errstate(all="ignore") if tokens else np.errstate(under="ignore"):  # logits are looked at
+        out = xp.stack(_run(stepper, first, n, chooser if tokens else _same(first)))
     chooser.check()
-    out = xp.stack(made)
     if not batched:
         return out[:, 0, ...]
     return xp.permute_dims(out, (1, 0, *range(2, len(out.shape)))) if getattr(model, "batch_first", False) else out
+
+
+def _run(stepper: Any, prompt: Array, n: int, follow: Callable[[Array, int], Array]) -> list[Array]:
+    """Return what follows a prompt (T, B, ·), step by step."""
+    for t in range(int(prompt.shape[0])):
+        y = stepper(prompt[t, ...])
+    found = [follow(y, 0)]
+    for t in range(1, n):
+        found.append(follow(stepper(found[-1]), t))
+    return found
 
 
 def _time_first(model: Any, prompt: Any) -> tuple[Array, bool, bool]:

@@ -112,6 +112,7 @@ class Fitting:
         for k in range(at.taken, len(taken), plan.accumulate):
             yield [(each, plan.source.read(each)) for each in taken[k : k + plan.accumulate]]
 
+    @nonfinite.unsaid
     def _launch(self, group: list[Batch]) -> Update:
         """Compute an update, without waiting for a device."""
         plan, at = self.plan, self.at
@@ -239,6 +240,7 @@ class Fitting:
             )
         self._bar.update(1)
 
+    @nonfinite.unsaid
     def _look(self, group: list[Batch], update: Update, loss: float) -> str | None:
         """Return where a number that is not finite came first in a failing update; None if a sum alone overflowed."""
         plan, carried = self.plan, self.at.carried

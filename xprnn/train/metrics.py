@@ -9,6 +9,7 @@ from xprnn.losses import reduction
 from xprnn.losses.likelihoods import classes
 
 
+@xpx.no_underflow
 def accuracy(pred: Array, target: Array, *, mask: Array | None = None) -> Array:
     """Return the share of steps at which the largest of the V logits or probabilities is that of the target.
 

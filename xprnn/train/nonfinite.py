@@ -14,6 +14,9 @@ from xprnn.layers.sequential import Sequential
 from xprnn.train.minibatch import Batch
 from xprnn.train.user_values import pair
 
+unsaid = np.errstate(all="ignore")
+"""A decorator: NumPy says nothing where numbers get out of range, for whoever called looks at them, and names them."""
+
 
 class NonFiniteError(FloatingPointError):
     """A loss or a gradient was not finite; the message names where that began.
