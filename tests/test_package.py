@@ -2,12 +2,14 @@
 
 import ast
 import doctest
+import functools
 import importlib
 import json
 import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -123,7 +125,7 @@ libraries = {name.partition(".")[0] for name in loaded} - set(sys.stdlib_module_
 assert libraries == {"xprnn", "array_api_compat"}, libraries
 assert "array_api_compat.numpy" not in loaded, "it takes as long as NumPy itself"
 print(*sorted({name.split(".")[1] for name in loaded if name.startswith("xprnn.")}))
-assert set(xprnn.__all__) <= set(dir(xprnn))
+assert dir(xprnn) == sorted(xprnn.__all__)
 assert all(getattr(xprnn, name) is not None for name in xprnn.__all__)
 assert {"fit", "train", "Segmented"} <= set(vars(xprnn)), "asked for once"
 """
@@ -133,6 +135,30 @@ assert {"fit", "train", "Segmented"} <= set(vars(xprnn)), "asked for once"
     assert set(done.stdout.split()) == NEEDED_TO_RUN
     with pytest.raises(AttributeError, match="module 'xprnn' has no attribute 'fitt'"):
         _ = xprnn.fitt
+
+
+README_NAMES = sorted(set(re.findall(r"\bxprnn(?:\.[A-Za-z]\w*)+", (ROOT / "README.md").read_text(encoding="utf-8"))))
+
+
+def test_every_dotted_name_of_the_readme_resolves_after_one_import():
+    code = f"import functools, xprnn; [functools.reduce(getattr, n.split('.')[1:], xprnn) for n in {README_NAMES}]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_module_says_what_is_public():
+    for name in (
+        *xprnn.__all__,
+        "cells.cell",
+        "cells.elman",
+        "cells.gru",
+        "cells.lstm",
+        "interop.torch",
+        "interop.onnx",
+    ):
+        module = functools.reduce(getattr, name.split("."), xprnn)
+        if isinstance(module, types.ModuleType):
+            assert all(hasattr(module, each) for each in module.__all__), name
 
 
 # -- the main job -------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ Axes: T time, B batch, G gates, H hidden units, n a state's width (H).
 """
 
 from collections.abc import Callable, Iterable
-from itertools import repeat, starmap
+from itertools import islice, repeat, starmap
 from typing import Any, NamedTuple
 
 from xprnn import tree
@@ -246,7 +246,7 @@ def _loop(
     for start in reversed(starts) if reverse else starts:
         stop = min(start + BLOCK, T)
         block = prepare(_cut(inputs, start, stop))
-        for step_inputs in _steps(block, stop - start, xp, reverse=reverse):
+        for step_inputs in islice(_steps(block, stop - start, xp, reverse=reverse), stop - start):
             carry, out = body(carry, step_inputs)
             outs.append(out)
     return carry, _stack(outs[::-1] if reverse else outs, xp)
@@ -258,7 +258,7 @@ def _cut(inputs: Any, start: int, stop: int) -> Any:
 
 
 def _steps(inputs: Any, T: int, xp: Namespace, *, reverse: bool) -> Iterable[Any]:
-    """Yield the inputs of each step."""
+    """Yield the inputs of each step; without end where no input has steps."""
     if isinstance(inputs, tuple):
         if not inputs:
             return repeat(())

@@ -194,3 +194,29 @@ def test_what_a_cell_declares_is_what_a_layer_has(rng):
     assert list(trace["l0"]) == ["h", "f", "n"]
     with pytest.raises(ValueError, match=r"`params\['l0'\]` lacks the key 'u'"):
         IndRNN(I, H)({"l0": {"W_ih": np.zeros((H, I)), "b_ih": np.zeros(H)}}, np.zeros((T, B, I)))
+
+
+@dataclass(frozen=True)
+class Sum(Cell):
+    """h_t = h_{t-1} + a_t: no parameters, no cache, no factors."""
+
+    def forward(self, p, xp, inner=None):
+        return lambda a_t, prev, drop_t=None: ((prev[0] + a_t,), ())
+
+    def slopes(self, cache, prev, new, p, drop=None):
+        return ()
+
+    def backward(self, p, xp, inner=None):
+        return lambda dnew, factors: (dnew, dnew)
+
+    def gradients(self, out, cache, prev, new, p, inner=None):
+        return {}
+
+
+def test_a_cell_with_nothing_to_remember_ends_its_backward_pass(rng):
+    layer = type("Sums", (xprnn.Recurrent,), {"cell": Sum()})(I, H)
+    params, x, dstate = layer.init(0), rng.standard_normal((40, B, I)), rng.standard_normal((1, B, H))
+    _, _, cache = layer.forward(params, x)
+    _, dx, dstate0 = layer.backward(params, cache, None, dstate)  # no array of the backward scan has steps
+    assert_close(dx, np.broadcast_to(dstate @ params["l0"]["W_ih"], x.shape))
+    assert_close(dstate0, dstate)
