@@ -124,7 +124,7 @@ class Stepper:
             self._bound.restart(None)
             return
         if isinstance(rows, np.ndarray):
-            checks.host("rows", rows)
+            checks.numbers("rows", rows)
         if not isinstance(rows, list | tuple | range) and not (xpx.is_array(rows) and len(rows.shape) == 1):
             raise TypeError(f"`rows` must be a sequence of row numbers, got {short_repr(rows)}")
         B = self._shape[0]
