@@ -105,3 +105,29 @@ def test_the_command_line_and_the_comparison_with_an_older_run(tmp_path, capsys)
     (tmp_path / "old.json").write_text(json.dumps({"records": [older]}))
     bench.against([record, record | {"what": "a new line"}], tmp_path / "old.json")
     assert capsys.readouterr().out.splitlines()[1].split() == ["training", "a", "line", "xprnn", "0.50"]
+
+
+def test_the_ratio_of_imports_is_that_of_medians_by_turns(monkeypatch, capsys):
+    from benchmarks import import_time
+
+    asked, seconds = [], {"numpy": iter([9.0, 0.1, 0.2, 0.3]), "xprnn": iter([9.0, 0.9, 0.3, 0.2])}
+
+    def of(module, bytecode):
+        asked.append(module)
+        wall = next(seconds[module])
+        return wall, wall / 2
+
+    monkeypatch.setattr(import_time, "seconds", of)
+    import_time.main(["--rounds", "3"])
+    assert asked == ["numpy", "xprnn"] * 4  # the first round fills the bytecode's folder, and does not count
+    assert capsys.readouterr().out.splitlines()[-1] == "xprnn by numpy: 1.50, 1.50 by the CPU (at most 1.6)"
+
+
+def test_an_import_is_timed_with_its_bytecode_written(tmp_path, monkeypatch):
+    from benchmarks import import_time
+
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    wall, cpu = import_time.seconds("json", str(tmp_path))
+    assert wall > 0.0
+    assert cpu >= 0.0
+    assert any(path.name.startswith("decoder.") for path in tmp_path.rglob("*.pyc"))
