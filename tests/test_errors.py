@@ -91,7 +91,7 @@ OPTIONS = [
     ({"tau": [1.0, 2.0]}, ValueError, "`tau` must be one number, or H = 5 of them, got 2"),
     ({"tau": []}, ValueError, "`tau` must be one number, or H = 5 of them, got 0"),
     ({"tau": "10"}, TypeError, f"{TAU}, got '10'"),
-    ({"tau": True}, TypeError, "`tau` must be a number, got True"),
+    ({"tau": True}, TypeError, f"{TAU}, got True"),
     (
         {"tau": 1.0, "learn_tau": True},
         ValueError,

@@ -112,11 +112,6 @@ OPTIMIZERS = {
 }
 
 
-def decays(optimizer):
-    """Tell whether an optimiser makes anything of the parameters."""
-    return bool(getattr(optimizer, "weight_decay", 0.0))
-
-
 def of_optimizer(optimizer):
     """Return what an optimiser is called with, in every position."""
     state = tree.map(lambda a: a + 1.0 if isinstance(a, np.ndarray) else a + 1, optimizer.init(PARAMS))
@@ -124,11 +119,7 @@ def of_optimizer(optimizer):
         "init, params": lambda f: optimizer.init(inside(f, PARAMS)),
         "update, grads": lambda f: optimizer.update(inside(f, PARAMS), state, PARAMS),
         "update, state": lambda f: optimizer.update(PARAMS, inside(f, state), PARAMS),
-        **(
-            {"update, params": lambda f: optimizer.update(PARAMS, state, inside(f, PARAMS))}
-            if decays(optimizer)
-            else {}
-        ),
+        "update, params": lambda f: optimizer.update(PARAMS, state, inside(f, PARAMS)),
     }
 
 
@@ -239,7 +230,7 @@ PLOTS = {
     "hidden_pca, states": lambda f: plots.hidden_pca(f(X)),
 }
 
-HARMLESS = {"tau", "to_numpy, a", "device, a", "move, like", "load, like"}
+HARMLESS = {"tau", "to_numpy, a", "device, a", "load, like"}
 """Where a NumPy array of objects is none of a kind to refuse: nothing is computed in its dtype."""
 
 DOORS = FIT | OPTIM | LOSS | LAYERS | FILES | PLOTS

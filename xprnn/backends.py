@@ -1,13 +1,14 @@
 """Array libraries by the names that users type, and copies between them."""
 
 import importlib.util
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from xprnn import tree
-from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array import tree_checks
 from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array, Namespace
 from xprnn.tree import Tree
@@ -23,6 +24,12 @@ INSTALL = {
 }
 """The backends, and how each is installed."""
 
+
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float64", "float32", "float16", "bfloat16", "complex64", "complex128"),
+)
+"""The dtypes of the standard by their names, and the half types."""
 
 WIDE = ("float64", "int64", "uint64")
 """What JAX would narrow to 32 bits, but for its switch."""
@@ -113,6 +120,10 @@ def dtype_of(name: str, xp: Namespace) -> Any:
     ImportError
         For CuPy's bfloat16, if `ml_dtypes` is not installed: pip install "xprnn[half]".
     """
+    if not isinstance(name, str) or name not in DTYPES:
+        raise TypeError(f"`name` must be the name of a dtype, {', '.join(DTYPES)}, got {short_repr(name)}")
+    if not isinstance(xp, ModuleType):
+        raise TypeError(f"`xp` must be an array namespace, as `load` returns it, got {short_repr(xp)}")
     if name == "bfloat16" and xpx.is_namespace_cupy(xp):  # CuPy computes with it, and leaves its name to ml_dtypes
         return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
     if (found := getattr(xp, name, None)) is None:
@@ -157,8 +168,8 @@ def move(arrays: Tree, like: Array) -> Tree:
     if not xpx.is_array(like):
         raise TypeError(f"`like` must be an array, got {type(like).__name__}")
     place = xpx.home(like)
-    for path, a in tree.items(arrays):
-        checks.numbers(f"arrays.{path}" if path else "arrays", a)
+    for name, given in (("like", like), ("arrays", arrays)):
+        tree_checks.arrays(name, given, DTYPES)
 
     def copy(a: Any) -> Array:
         host = xpx.to_numpy(a)

@@ -37,22 +37,22 @@ BIASES = ("uniform", "zeros")
 """Initialisers of a bias."""
 
 
-def generator(rng: Any) -> "np.random.Generator":
+def generator(rng: Any, name: str = "rng") -> "np.random.Generator":
     """Return the generator of a seed, or the generator itself.
 
     Raises
     ------
     TypeError
-        If `rng` is neither an int nor a `numpy.random.Generator`.
+        If `rng`, `name` in messages, is neither an int nor a `numpy.random.Generator`.
     ValueError
         If the seed is negative.
     """
     if isinstance(rng, np.random.Generator):
         return rng
     if (seed := checks.index(rng)) is None:
-        raise TypeError(f"`rng` must be an int (a seed) or a numpy.random.Generator, got {short_repr(rng)}")
+        raise TypeError(f"`{name}` must be an int (a seed) or a numpy.random.Generator, got {short_repr(rng)}")
     if seed < 0:
-        raise ValueError(f"`rng` must be a seed of at least 0, got {short_repr(seed)}")
+        raise ValueError(f"`{name}` must be a seed of at least 0, got {short_repr(seed)}")
     return np.random.default_rng(seed)
 
 

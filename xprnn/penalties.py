@@ -9,9 +9,10 @@ Each returns the penalty, a 0-d array on the device, and its gradient, to be add
 from collections.abc import Callable
 
 from xprnn import tree
-from xprnn._array import checks
+from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Home
+from xprnn._array.tree_checks import label
 from xprnn.losses import reduction as reduced
 from xprnn.tree import Tree
 
@@ -73,6 +74,7 @@ def _on_weights(
     """Return the sum over the weights of `each`, which is the penalty of every number and its derivative."""
     factor = checks.not_negative("strength", strength)
     checks.flag("matrices_only", matrices_only)
+    tree_checks.floats("params", params, INSTEAD)
     weights = tree.trainable(params)
     first, home = _one_home(weights)
     penalty = xpx.zeros((), first)
@@ -103,7 +105,7 @@ def _one_home(weights: Tree) -> tuple[Array, Home]:
 
 
 def _name(path: str) -> str:
-    return f"params.{path}" if path else "params"
+    return label("params", path)
 
 
 @xpx.no_underflow

@@ -13,6 +13,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn.protocol import check_layer
 from xprnn.train.user_values import pair
 
@@ -51,7 +52,7 @@ def history(history: Any, ax: Any = None) -> "Axes":
         if name == "loss" or name.endswith("_loss")
     }
     if not losses:
-        raise ValueError(f'`history` must have "loss", or a name that ends in "_loss", got {list(rows)}')
+        raise ValueError(f'`history` must have "loss", or a name that ends in "_loss", got {short_repr(list(rows))}')
     length = len(next(iter(losses.values())))
     epochs = _numbers("history['epoch']", rows["epoch"], (1,)) if "epoch" in rows else np.arange(length)
     for name, values in losses.items():
@@ -134,7 +135,7 @@ def gradient_reach(model: Any, params: Any, x: Any, loss: Any, ax: Any = None) -
     if not xpx.is_array(x) or xpx.is_integer(x):
         kind = "integers" if xpx.is_array(x) else type(x).__name__
         raise TypeError(f"`x` must be an array of floats, got {kind}; for tokens give what an Embedding makes of them")
-    if not callable(loss) and not xpx.is_array(loss):
+    if isinstance(loss, type) or not (callable(loss) or xpx.is_array(loss)):
         raise TypeError(f"`loss` must be a function loss(y) -> (loss, dy), or dy, an array, got {type(loss).__name__}")
     y, _, cache = model.forward(params, x)
     dy = pair("loss", loss(y), xpx.home(y))[1] if callable(loss) else loss

@@ -51,7 +51,7 @@ class Key(NamedTuple):
 
         The UTF-8 bytes of `name` are absorbed eight at a time, each block the counter under the words so far.
         """
-        data, words = name.encode(), self.words
+        data, words = checks.text("name", name).encode(), self.words
         for k in range(0, max(len(data), 1), 8):
             block = int.from_bytes(data[k : k + 8], "little")
             words = threefry2x32(words, block & LOW, block >> 32)

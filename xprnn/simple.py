@@ -108,6 +108,8 @@ class SimpleRNN:
 
     def compute_loss(self, y_pred: Array, y_true: Array) -> Array:
         """Return ½ Σ (y_pred − y_true)², a 0-d array on the device."""
+        home = checks.home("y_pred", y_pred)
+        checks.array("y_true", y_true, home, "like `y_pred`", tuple(y_pred.shape), "y_pred")
         return half_sum_of_squares(y_pred, y_true)[0]
 
     @no_grad

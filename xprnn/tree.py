@@ -1,5 +1,6 @@
 """Nested dicts (and tuples) of arrays: map, leaves and paths."""
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,12 @@ Path = tuple[Any, ...]
 """How a branch is reached: the pair of the path before it and its key, () at the root."""
 
 NODES = (dict, tuple)
+
+TOO_DEEP = "`tree` must be nested less deep: Python's recursion ends"
+
+SHORT = reprlib.Repr()
+"""What prints keys in messages: a user's may be many, and long."""
+SHORT.maxlist, SHORT.maxstring, SHORT.maxother = 8, 30, 30
 
 
 def items(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -31,7 +38,10 @@ def items(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
 def leaves(tree: Tree) -> list[Any]:
     """Return the leaves in the order of `items`."""
     found: list[Any] = []
-    _collect((tree,), found)
+    try:
+        _collect((tree,), found)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
     return found
 
 
@@ -55,7 +65,12 @@ def map(f: Callable[..., Any], tree: Tree, *rest: Tree, constant: str | None = N
     ValueError
         If a tree of `rest` is built otherwise; the message names the path.
     """
-    return _map(f, (), constant, tree, rest)
+    if not callable(f):
+        raise TypeError(f"`f` must be a function, got {type(f).__name__}")
+    try:
+        return _map(f, (), constant, tree, rest)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
 
 
 def _map(f: Callable[..., Any], path: Path, constant: str | None, tree: Tree, rest: Sequence[Tree]) -> Tree:
@@ -111,9 +126,9 @@ def _keys_differ(path: Path, constant: str | None, tree: dict[str, Any], other: 
     if not isinstance(other, dict):
         return f"{_where(path)} must be {_kind(tree)}, got {_kind(other)}"
     if missing := [key for key in tree if key not in other]:
-        return f"{_where(path)} lacks the key(s) {missing}"
+        return f"{_where(path)} lacks the key(s) {SHORT.repr(missing)}"
     extra = [key for key in other if key not in tree and key != constant]
-    return f"{_where(path)} has the unknown key(s) {extra}; expected {list(tree)}"
+    return f"{_where(path)} has the unknown key(s) {SHORT.repr(extra)}; expected {SHORT.repr(list(tree))}"
 
 
 def _where(path: Path) -> str:
@@ -121,21 +136,28 @@ def _where(path: Path) -> str:
     while path:
         path, part = path
         steps = (f"[{part}]" if isinstance(part, int) else f".{part}") + steps
-    return f"`{steps.removeprefix('.')}`" if steps else "the tree"
+    return f"`{steps.removeprefix('.')[:120]}`" if steps else "the tree"
 
 
 def _kind(tree: Any) -> str:
     if tree is None:
         return "None"
     if isinstance(tree, dict):
-        return f"a dict with the keys {list(tree)}"
+        return f"a dict with the keys {SHORT.repr(list(tree))}"
     return f"a tuple of {len(tree)}" if isinstance(tree, tuple) else "an array"
 
 
 def trainable(tree: Tree) -> Tree:
     """Return the tree without its constants, which live under the key "fixed" at any depth."""
+    try:
+        return _trainable(tree)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+
+
+def _trainable(tree: Tree) -> Tree:
     if isinstance(tree, tuple):
-        return rebuilt(tree, [trainable(branch) for branch in tree])
+        return rebuilt(tree, [_trainable(branch) for branch in tree])
     if not isinstance(tree, dict):
         return tree
-    return {key: trainable(branch) for key, branch in tree.items() if key != "fixed"}
+    return {key: _trainable(branch) for key, branch in tree.items() if key != "fixed"}

@@ -97,5 +97,5 @@ def test_a_class_that_is_none_makes_the_accuracy_nan_on_a_device(torch):
 @pytest.mark.parametrize("shape", [(1, 3), (3,), (1, 1), (2, 2, 3)])
 def test_updates_do_not_broadcast(shape, backend):
     params, updates = {"a": {"W": backend.asarray(np.ones((2, 3)))}}, {"a": {"W": backend.asarray(np.ones(shape))}}
-    with pytest.raises(ValueError, match=r"`updates\.a\.W` must have the shape of its parameter, \(2, 3\), got"):
+    with pytest.raises(ValueError, match=r"`updates\.a\.W` must have shape \(2, 3\) like `params\.a\.W`, got"):
         optim.apply(params, updates)

@@ -7,14 +7,12 @@ import itertools
 import math
 import operator
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Home
 
@@ -85,12 +83,14 @@ def index(value: Any) -> int | None:
         return None
 
 
-def integer(name: str, value: Any, least: int = 1) -> int:
-    """Return an integer of at least `least` as a Python int: NumPy's too, and 0-d arrays, but no bool."""
+def integer(name: str, value: Any, least: int = 1, bits: int = 63) -> int:
+    """Return an integer from `least` to below 2**bits as a Python int: NumPy's too, and 0-d arrays, but no bool."""
     if (found := index(value)) is None:
         raise TypeError(f"`{name}` must be an int, got {short_repr(value)}")
     if found < least:
         raise ValueError(f"`{name}` must be at least {least}, got {short_repr(found)}")
+    if found >= 1 << bits:
+        raise ValueError(f"`{name}` must be below 2**{bits}, got {short_repr(found)}")
     return found
 
 
@@ -110,6 +110,13 @@ def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         if value is a or (type(value) is type(a) and value == a):
             return
     raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {short_repr(value)}")
+
+
+def text(name: str, value: Any) -> str:
+    """Return `value`, a str, or raise."""
+    if not isinstance(value, str):
+        raise TypeError(f"`{name}` must be a str, got {short_repr(value)}")
+    return value
 
 
 def flag(name: str, value: Any) -> bool:
@@ -215,51 +222,6 @@ def host(name: str, a: Any) -> None:
         hint = "; xprnn.backends.to_numpy copies one to the host" if xpx.is_array(a) else ""
         hint = "; fill it, and give its mask as an argument of its own" if isinstance(a, np.ma.MaskedArray) else hint
         raise TypeError(f"`{name}` must be a NumPy array, got {_kind(a)}{hint}")
-
-
-def numbers(name: str, a: Any) -> None:
-    """Raise unless `a` is an array of numbers or of bools; a NumPy scalar is one."""
-    if not xpx.is_array(a) and not isinstance(a, np.generic):
-        raise TypeError(f"`{name}` must be an array, got {_kind(a)}")
-    if isinstance(a, np.ndarray | np.generic) and a.dtype.kind in "OSUMm":
-        raise TypeError(f"`{name}` must be an array of numbers, got {a.dtype}")
-
-
-def floats(name: str, arrays: Any, instead: str) -> None:
-    """Raise unless the leaves of a tree, but for constants under "fixed", are arrays of float32 or float64.
-
-    A NumPy scalar is one here, since that is what arithmetic makes of an array of no axis. `instead` tells what to do
-    with a half type.
-    """
-    if _all_floats((arrays,)):
-        return
-    for path, a in tree.items(tree.trainable(arrays)):
-        if not _is_float(a):
-            home(f"{name}.{path}" if path else name, a, instead=instead)  # it says what is wrong
-
-
-def _all_floats(branches: Iterable[tree.Tree]) -> bool:
-    for a in branches:
-        if type(a) is np.ndarray:  # most are
-            if a.dtype not in FLOATS:
-                return False
-        elif isinstance(a, tree.NODES):
-            if not _all_floats(a.values() if isinstance(a, dict) else a):
-                return False
-        elif a is not None and not _is_float(a):
-            return False
-    return True
-
-
-def _is_float(a: Any) -> bool:
-    kind: Any = type(a)
-    return (isinstance(a, np.generic) or xpx.is_array(a)) and _is_float_type(kind, a.dtype)
-
-
-@lru_cache
-def _is_float_type(kind: Any, dtype: Any) -> bool:
-    """Tell whether a dtype is float32 or float64; types of two libraries may be equal, so `kind` tells them apart."""
-    return xpx.dtype_name(dtype) in ("float32", "float64")
 
 
 def array(name: str, a: Array, place: Home, letters: str, shape: tuple[int, ...], like: str = "x") -> None:

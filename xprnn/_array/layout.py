@@ -256,6 +256,8 @@ def _host_lengths(lengths: Any, form: Form) -> np.ndarray:
             raise TypeError(f"`lengths` must be integers, got {short_repr(host)}")
     else:
         is_list = isinstance(lengths, list | tuple)
+        if is_list and not (form.batched and len(lengths) == form.B):
+            raise ValueError(_lengths_shape(form, (len(lengths),)))
         numbers = [checks.index(n) for n in (lengths if is_list else [lengths])]
         if None in numbers:
             wrong = short_repr(lengths[numbers.index(None)] if is_list else lengths)

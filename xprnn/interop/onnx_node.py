@@ -30,6 +30,9 @@ INPUTS = {
     "GRU": ("X", "W", "R", "B", "sequence_lens", "initial_h"),
     "LSTM": ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"),
 }
+MOST = 100
+"""Entries of an attribute: a longer one is none of ONNX's, and is refused as it is."""
+
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 
 
@@ -121,8 +124,9 @@ def _check_inputs(op: str, held: dict[str, Array], place: Home, sizes: tuple[int
 
 def _plain(value: Any) -> Any:
     """Return an attribute in Python's own types, whatever a graph's reader gave: bytes, NumPy's numbers, tuples."""
-    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-    if isinstance(value, tuple | list):
+    if isinstance(value, np.ndarray | np.generic) and value.size <= MOST:
+        value = value.tolist()
+    if isinstance(value, tuple | list) and len(value) <= MOST:
         return [_plain(each) for each in value]
     if (found := checks.index(value)) is not None:
         return found

@@ -3,8 +3,9 @@
 from typing import Any, NamedTuple
 
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.checks import flag, short_repr
 from xprnn._array.layout import form_of
+from xprnn.kernels.select import check_name
 from xprnn.protocol import parts
 
 
@@ -58,6 +59,9 @@ def explain(
     >>> xprnn.kernels.explain(xprnn.LSTM(8, 32), np.zeros((5, 2, 8)), kernel="numpy").kernel
     'numpy'
     """
+    check_name(kernel)
+    for name, value in (("training", training), ("mask", mask), ("reset", reset)):
+        flag(name, value)
     recurrent = [each for each in parts(layer) if hasattr(each, "plans")]
     if not recurrent:
         raise TypeError(f"`layer` must be a recurrent layer or hold one, got {short_repr(layer)}")

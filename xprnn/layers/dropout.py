@@ -7,7 +7,7 @@ gradient at the input are 0.
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from xprnn import random
+from xprnn import kernels, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import memory_sizes
@@ -75,6 +75,7 @@ class Dropout(Stateless):
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
         """Tell what a training step takes in bytes, as `RNN.memory`; `width` is x's."""
         T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
+        kernels.check_name(kernel)
         return T * B * width * (5 * itemsize + 8) + 16384, 0
 
     def _forward(

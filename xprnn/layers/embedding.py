@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn import init
+from xprnn import init, kernels
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import memory_sizes
@@ -75,6 +75,7 @@ class Embedding(Stateless):
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
         """Tell what a training step takes in bytes, as `RNN.memory`."""
         T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
+        kernels.check_name(kernel)
         V, D = self.num_embeddings, self.embedding_dim
         return T * B * (5 * D * itemsize + 40) + 3 * V * D * itemsize + 16384, 0
 
@@ -110,6 +111,9 @@ class Embedding(Stateless):
         if len(x_t.shape) > 1:
             raise ValueError(f"`x_t` must have shape (B,) or (), got {tuple(x_t.shape)}")
         return _rows("x_t", W, x_t, None, home, None)[0]
+
+    def _check_params(self, params: Params) -> None:
+        self._weight(params)
 
     def _weight(self, params: Params) -> tuple[Array, Home]:
         """Return W, checked, and where it lives."""

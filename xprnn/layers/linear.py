@@ -69,6 +69,7 @@ class Linear(Stateless):
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
         """Tell what a training step takes in bytes, as `RNN.memory`: x, y and their gradients, and copies of them."""
         T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
+        kernels.check_name(kernel)
         I, V = self.widths
         return (T * B * (3 * I + 4 * V) + 3 * V * (I + 1)) * itemsize + 16384, 0
 
@@ -106,6 +107,11 @@ class Linear(Stateless):
         dy = steps.gradient(dy, "V", self.out_features)
         dW, db, dx = cache.products.affine_gradients(dy, steps.x, params["W"], xp, biased=self.bias)
         return {"W": dW, "b": db} if self.bias else {"W": dW}, steps.outward(dx)
+
+    def _check_params(self, params: Params) -> None:
+        checks.keys("params", params, tuple(self._shapes))
+        home = checks.home("params['W']", params["W"])
+        checks.parameters("params", params, self._shapes, home, like="params['W']")
 
     def _step(self, params: Params, x_t: Array) -> Array:
         home = checks.home("x_t", x_t)

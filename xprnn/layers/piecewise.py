@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from xprnn import kernels, random, tree
-from xprnn._array import checks
+from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
 from xprnn._array.layout import Form, flags, form_of
@@ -180,7 +180,7 @@ class Piecewise(OneLayer, ABC):
         kernel: str = "auto",
     ) -> tuple[Pieces, Key | None, str]:
         kernels.check_name(kernel)
-        checks.floats("params", params, INSTEAD)
+        tree_checks.floats("params", params, INSTEAD)
         return Pieces.of(self.layer, x, lengths=lengths, mask=mask, reset=reset), random.key(rng), kernel
 
     @abstractmethod

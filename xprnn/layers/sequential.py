@@ -239,12 +239,14 @@ class Sequential:
                 f"`outputs` must be a tuple of layers' names, got {short_repr(outputs)}; "
                 f"({short_repr(outputs)},) is one"
             )
-        asked = dict.fromkeys(outputs)
+        if xpx.is_array(outputs) or not isinstance(outputs, Iterable):
+            raise TypeError(f"`outputs` must be a tuple of layers' names, got {short_repr(outputs)}")
+        asked = [checks.text(f"outputs[{k}]", name) for k, name in enumerate(outputs)]
         if unknown := [name for name in asked if name not in self._names]:
             raise ValueError(
                 f"`outputs` must be of the layers' names, {', '.join(self._names)}, got {short_repr(unknown)}"
             )
-        return asked
+        return dict.fromkeys(asked)
 
     def _beside(self, cache: SequentialCache, doutputs: Any) -> dict[str, Any]:
         """Return the gradients at outputs, each of which is like the output."""

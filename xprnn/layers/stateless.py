@@ -43,6 +43,10 @@ class Stateless(ABC):
     def _backward(self, params: Params, cache: Any, dy: Any) -> tuple[Params, Any]:
         """Return dparams and dx."""
 
+    def _check_params(self, params: Params) -> None:
+        """Raise unless `params` are the layer's; most have none."""
+        checks.keys("params", params, ())
+
     @abstractmethod
     def _step(self, params: Params, x_t: Array) -> Array:
         """Return y_t."""
@@ -115,6 +119,7 @@ class Stateless(ABC):
         _no_state("state", state)
         batch = checks.integer("batch", batch)
         kernels.check_name(kernel)
+        self._check_params(params)
         return StatelessStepper(lambda x_t: self._step(params, x_t))
 
 

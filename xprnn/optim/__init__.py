@@ -9,11 +9,11 @@ Half types are refused: an update is often below half a unit in the last place o
 parameters, give the layers a copy of them in the half type, and cast what `backward` returns to float32.
 """
 
-from typing import Any
+from operator import add
 
 from xprnn import tree
-from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array import tree_checks
 from xprnn._array.autograd import no_grad
 from xprnn.optim.averaging import EMA
 from xprnn.optim.clipping import clip_by_global_norm, clip_by_value
@@ -54,22 +54,7 @@ def apply(params: Tree, updates: Tree) -> Tree:
         If `updates` does not mirror the trainable part of `params`, in its keys and in each shape; the message names
         the path.
     TypeError
-        If a leaf is no array of float32 or float64.
+        If a leaf is no array of float32 or float64, or of another dtype or library than its parameter.
     """
-    checks.floats("params", params, INSTEAD)
-    checks.floats("updates", updates, INSTEAD)
-
-    def add(p: Any, u: Any) -> Any:
-        if u.shape != p.shape:  # a sum would broadcast
-            raise ValueError(_misfit(params, updates))
-        return p + u
-
+    tree_checks.like("updates", updates, "params", params, INSTEAD)
     return tree.map(add, params, updates, constant="fixed")
-
-
-def _misfit(params: Tree, updates: Tree) -> str:
-    """Return which update has not the shape of its parameter."""
-    found = dict(tree.items(updates))
-    pairs = ((path, tuple(p.shape), tuple(found[path].shape)) for path, p in tree.items(tree.trainable(params)))
-    path, shape, came = next((path, shape, came) for path, shape, came in pairs if shape != came)
-    return f"`updates.{path}` must have the shape of its parameter, {shape}, got {came}"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from xprnn import tree
-from xprnn._array import checks
+from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn.optim.optimizer import INSTEAD
@@ -41,7 +41,7 @@ class EMA:
     @no_grad
     def init(self, params: Tree) -> Tree:
         """Return the average before the first update: a copy of the parameters, with the constants under "fixed"."""
-        checks.floats("params", params, INSTEAD)
+        tree_checks.floats("params", params, INSTEAD)
         return tree.map(xpx.copy, params, constant="fixed")
 
     @no_grad
@@ -52,11 +52,10 @@ class EMA:
         Raises
         ------
         ValueError
-            If `params` is built otherwise than `average`; the message names the path.
+            If `params` is built otherwise than `average`, in its keys or a shape; the message names the path.
         TypeError
-            If a leaf is no array of float32 or float64.
+            If a leaf is no array of float32 or float64, or of another dtype or library than its average.
         """
-        checks.floats("params", params, INSTEAD)
-        checks.floats("average", average, INSTEAD)
+        tree_checks.like("params", params, "average", average, INSTEAD)
         d = self.decay
         return tree.map(lambda a, p: d * a + (1.0 - d) * p, average, params, constant="fixed")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from xprnn import tree
-from xprnn._array import checks
+from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array, Namespace
@@ -38,7 +38,7 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     .. [1] Pascanu, Mikolov & Bengio (2013), On the difficulty of training recurrent neural networks, ICML.
     """
     max_norm = checks.positive("max_norm", max_norm)
-    checks.floats("grads", grads, INSTEAD)
+    tree_checks.floats("grads", grads, INSTEAD)
     leaves = tree.leaves(grads)
     if not leaves:
         raise ValueError("`grads` must hold at least one array, got none")
@@ -97,7 +97,7 @@ def clip_by_value(grads: Tree, limit: float) -> Tree:
     .. [1] Mikolov (2012), Statistical language models based on neural networks, PhD thesis, section 3.2.2.
     """
     limit = checks.positive("limit", limit)
-    checks.floats("grads", grads, INSTEAD)
+    tree_checks.floats("grads", grads, INSTEAD)
 
     def clip(g: Array) -> Array:
         xp = xpx.namespace(g)

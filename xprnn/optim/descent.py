@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xprnn import tree
-from xprnn._array import checks
+from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.checks import short_repr
@@ -57,7 +57,7 @@ class SGD:
     @no_grad
     def init(self, params: Tree) -> Tree:
         """Return the state: the velocities, {} without momentum; with a schedule, the count of updates t."""
-        checks.floats("params", params, INSTEAD)
+        tree_checks.floats("params", params, INSTEAD)
         velocity = {} if self.momentum == 0.0 else {"velocity": zeros(params)}
         return learning_rate.clock(self.lr) | velocity
 
@@ -65,7 +65,7 @@ class SGD:
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
-        factor, after = _begin(self.lr, grads, state, ("velocity",) if self.momentum else ())
+        factor, after = _begin(self.lr, grads, state, ("velocity",) if self.momentum else (), params)
         if self.weight_decay:
             grads = _decayed(grads, params, self.weight_decay)
         if self.momentum == 0.0:
@@ -127,15 +127,14 @@ class RMSprop:
     @no_grad
     def init(self, params: Tree) -> Tree:
         """Return the state: the mean squares v, and what else is asked for: mean gradients, velocities, the count t."""
-        checks.floats("params", params, INSTEAD)
+        tree_checks.floats("params", params, INSTEAD)
         return learning_rate.clock(self.lr) | {name: zeros(params) for name in self._names()}
 
     @no_grad
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
-        del params
-        factor, after = _begin(self.lr, grads, state, self._names())
+        factor, after = _begin(self.lr, grads, state, self._names(), params)
         α, μ = self.alpha, self.momentum
         spread = after["v"] = tree.map(lambda g, v: α * v + (1.0 - α) * g * g, grads, state["v"])
         if self.centered:
@@ -181,15 +180,14 @@ class Adam:
     @no_grad
     def init(self, params: Tree) -> Tree:
         """Return the state: the count of updates t, and the moments m and v."""
-        checks.floats("params", params, INSTEAD)
+        tree_checks.floats("params", params, INSTEAD)
         return {"t": 0, "m": zeros(params), "v": zeros(params)}
 
     @no_grad
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
-        del params
-        check_update(grads, state, ("t", "m", "v"))
+        check_update(grads, state, ("t", "m", "v"), params)
         β1, β2 = self.betas
         t = state["t"] + 1
         m = tree.map(lambda g, m: β1 * m + (1.0 - β1) * g, grads, state["m"])
@@ -235,7 +233,7 @@ class AdamW(Adam):
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
-        check_update(grads, state, ("t", "m", "v"))
+        check_update(grads, state, ("t", "m", "v"), params)
         if not self.decoupled:
             return super().update(_decayed(grads, params, self.weight_decay), state, params)
         updates, after = super().update(grads, state, params)
@@ -243,18 +241,19 @@ class AdamW(Adam):
         return _decayed(updates, params, -rate * self.weight_decay), after
 
 
-def _begin(lr: float | Schedule, grads: Tree, state: Tree, names: tuple[str, ...]) -> tuple[float, dict[str, Any]]:
+def _begin(
+    lr: float | Schedule, grads: Tree, state: Tree, names: tuple[str, ...], params: Tree
+) -> tuple[float, dict[str, Any]]:
     """Check an update; return what its step is multiplied by, and the next state's count of updates."""
     if not callable(lr):
-        check_update(grads, state, names)
+        check_update(grads, state, names, params)
         return -lr, {}
-    check_update(grads, state, ("t", *names))
+    check_update(grads, state, ("t", *names), params)
     return -learning_rate.at(lr, state["t"]), {"t": state["t"] + 1}
 
 
 def _decayed(grads: Tree, params: Tree, decay: float) -> Tree:
     """Return grads + decay · params."""
-    checks.floats("params", params, INSTEAD)
     return tree.map(lambda g, p: g + decay * p, grads, params, constant="fixed")
 
 

@@ -1,13 +1,15 @@
 """Parameter groups: other optimisers, or another learning rate, for parameters that a pattern of their path names."""
 
+import itertools
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from xprnn import tree
+from xprnn._array import tree_checks
 from xprnn._array.autograd import no_grad
 from xprnn._array.checks import short_repr
-from xprnn.optim.optimizer import Optimizer
+from xprnn.optim.optimizer import INSTEAD, Optimizer
 from xprnn.tree import Tree
 
 
@@ -61,10 +63,12 @@ class Groups:
         ValueError
             If a pattern is met by no parameter, or by none that an earlier pattern left.
         """
+        tree_checks.floats("params", params, INSTEAD)
         parts = self._parts(tree.trainable(params))
         for k, pattern in enumerate(self.groups):
             if str(k) not in parts:
-                paths = ", ".join(path for path, _ in tree.items(tree.trainable(params)))
+                first = itertools.islice(tree.items(tree.trainable(params)), 8)
+                paths = ", ".join(tree_checks.label("", path) for path, _ in first)
                 raise ValueError(
                     f"`groups[{short_repr(pattern)}]` must match a path that no earlier pattern has, among {paths}"
                 )
@@ -73,10 +77,10 @@ class Groups:
     @no_grad
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
-        tree.map(_nothing, grads, params, constant="fixed")  # before any work, as its parts would be named by halves
+        tree_checks.like("grads", grads, "params", params, INSTEAD)  # before any work
         mine, theirs = self._parts(grads), self._parts(tree.trainable(params))
         if not isinstance(state, dict) or state.keys() != mine.keys():
-            came = list(state) if isinstance(state, dict) else type(state).__name__
+            came = short_repr(list(state)) if isinstance(state, dict) else type(state).__name__
             raise ValueError(f"`state` must have the keys {list(mine)}, got {came}")
         found: dict[str, Any] = {}
         after = {}
@@ -120,7 +124,3 @@ class Groups:
 def _check_optimizer(name: str, optimizer: Any) -> None:
     if isinstance(optimizer, type) or not isinstance(optimizer, Optimizer):
         raise TypeError(f"`{name}` must be an optimiser, with init and update, got {short_repr(optimizer)}")
-
-
-def _nothing(*arrays: Any) -> None:
-    """Stand in for a function where only the structure of trees is compared."""

@@ -278,7 +278,8 @@ class ReduceOnPlateau:
         """Return the new state, from a metric on the host; NaN is no better than anything."""
         checks.keys("state", state, ("scale", "best", "bad"))
         metric = checks.number("metric", metric)
-        scale, best, bad = state["scale"], state["best"], state["bad"]
+        scale, best = (checks.number(f"state.{name}", state[name]) for name in ("scale", "best"))
+        bad = checks.integer("state.bad", state["bad"], 0)
         if metric < best * (1.0 - self.threshold):
             return {"scale": scale, "best": metric, "bad": 0}
         if bad < self.patience:

@@ -3,7 +3,7 @@
 from typing import Any, Protocol, runtime_checkable
 
 from xprnn import tree
-from xprnn._array import checks
+from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array
 from xprnn.tree import Tree
@@ -23,13 +23,15 @@ class Optimizer(Protocol):
         """Return the updates, to be added to the parameters, and the new state."""
 
 
-def check_update(grads: Tree, state: Tree, keys: tuple[str, ...]) -> None:
-    """Raise unless gradients and state are float32 or float64, and `state` is of an optimiser with these keys."""
-    checks.floats("grads", grads, INSTEAD)
+def check_update(grads: Tree, state: Tree, keys: tuple[str, ...], params: Tree) -> None:
+    """Raise unless the gradients are like the parameters, and `state` is this optimiser's, of these parameters."""
+    tree_checks.like("grads", grads, "params", params, INSTEAD)
     checks.keys("state", state, keys)
     for key in keys:
         if key != "t":
-            checks.floats(f"state.{key}", state[key], INSTEAD)
+            tree_checks.like(f"state.{key}", state[key], "grads", grads, INSTEAD)
+        elif not xpx.is_traced(state["t"]):
+            checks.integer("state.t", state["t"], 0)
 
 
 def zeros(params: Tree) -> Tree:

@@ -229,6 +229,7 @@ class Recurrent(Configuration):
             Bytes of the state.
         """
         T, B, itemsize, _ = checks.memory_sizes(T, B, itemsize)
+        kernels.check_name(kernel)
         return memory.training_step(self, T, B, itemsize, kernel), memory.state(self, B, itemsize)
 
     def plans(
@@ -299,4 +300,5 @@ class Recurrent(Configuration):
         TypeError, ValueError
             As `step`.
         """
+        checks.keys("params", params, self._names)
         return step.stepper(self, params, state, batch, kernel=kernel)

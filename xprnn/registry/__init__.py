@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from xprnn import optim
+from xprnn._array import checks
 from xprnn.activations import Activation, Custom
 from xprnn.layers import Dropout, Last, Linear, Segmented, Truncated
 from xprnn.layers.embedding import Embedding
@@ -80,6 +81,7 @@ def describe(configuration: Any, name: str = "configuration") -> dict[str, Any]:
     >>> xprnn.registry.describe(xprnn.optim.SGD(0.1))
     {'SGD': {'lr': 0.1, 'momentum': 0.0, 'nesterov': False, 'weight_decay': 0.0}}
     """
+    checks.text("name", name)
     if CLASSES.get(type(configuration).__name__) is not type(configuration):
         raise TypeError(_refusal(configuration, name))
     described: dict[str, Any] = encode(configuration, name, _describe)
@@ -123,6 +125,7 @@ def build(description: Any, name: str = "description") -> Any:
     >>> xprnn.registry.build({"Linear": {"in_features": 3, "out_features": 2}})
     Linear(in_features=3, out_features=2, bias=True, batch_first=False)
     """
+    checks.text("name", name)
     if not isinstance(description, dict) or len(description) != 1 or next(iter(description)) not in CLASSES:
         raise ValueError(f"`{name}` must be one of {', '.join(CLASSES)} over its fields, got {shown(description)}")
     return decode(description, name, _build)

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 
 from xprnn import init, random, tree
-from xprnn._array import checks
+from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
+from xprnn._array.tree_checks import label
 from xprnn.layers import Sequential
 from xprnn.testing.calls import Problem, branch
 from xprnn.testing.differences import rows_of, rows_of_the_other_beginning
@@ -89,7 +91,11 @@ def check_gradients(
     True
     """
     tol, step = checks.positive("tol", tol), checks.positive("step", step)
-    rng = init.generator(seed)
+    rng = init.generator(seed, "seed")
+    if isinstance(layer, type) or not all(hasattr(layer, method) for method in ("forward", "backward")):
+        raise TypeError(f"`layer` must have the methods forward and backward, got {short_repr(layer)}")
+    for name, arrays in (("params", params), ("x", branch(x)), ("state0", state0)):
+        tree_checks.arrays(name, arrays)
     if isinstance(options.get("rng"), np.random.Generator):  # else every run would draw something else
         options["rng"] = random.key(options["rng"])
     if isinstance(layer, Sequential):
@@ -99,9 +105,11 @@ def check_gradients(
         del inputs["x"]
     for path, leaf in tree.items(inputs):
         if not xpx.is_array(leaf) or xpx.dtype_name(leaf.dtype) != "float64":
-            raise TypeError(f"`{path}` must be a float64 array, got {getattr(leaf, 'dtype', type(leaf).__name__)}")
-    problem, arrays = Problem(layer, params, x, options), [path for path, _ in tree.items(inputs)]
-    rows = rows_of(problem, inputs, arrays, rng, step), rows_of_the_other_beginning(problem, inputs, rng, step)
+            argument, _, inside = path.partition(".")
+            came = getattr(leaf, "dtype", type(leaf).__name__)
+            raise TypeError(f"`{label(argument, inside)}` must be a float64 array, got {came}")
+    problem, paths = Problem(layer, params, x, options), [path for path, _ in tree.items(inputs)]
+    rows = rows_of(problem, inputs, paths, rng, step), rows_of_the_other_beginning(problem, inputs, rng, step)
     report = Report((*rows[0], *rows[1]), tol)
     if report.wrong:
         names = ", ".join(f"`{row.name}` in {row.call}" for row in report.wrong)

@@ -61,10 +61,9 @@ def check_params(params: Any) -> list[Any]:
 
 
 def _check_numbers(given: dict[str, Any]) -> None:
-    for name, least in (("epochs", 0), ("batch_size", 1), ("accumulate", 1), ("seed", 0)):
+    given["seed"] = checks.integer("seed", given["seed"], 0, bits=64)
+    for name, least in (("epochs", 0), ("batch_size", 1), ("accumulate", 1)):
         given[name] = checks.integer(name, given[name], least)
-    if given["seed"] >= 1 << 64:
-        raise ValueError(f"`seed` must be below 2**64, got {short_repr(given['seed'])}")
     for name, least in (("save_every", 1), ("patience", 1)):
         if given[name] is not None:
             given[name] = checks.integer(name, given[name], least)

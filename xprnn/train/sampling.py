@@ -42,10 +42,11 @@ class Sampling:
     rate: float | Callable[[int], float]
 
     def __post_init__(self) -> None:
-        if not callable(self.rate):
-            checks.field(self, "rate", checks.finite)
-            if not 0.0 <= self.rate <= 1.0:
-                raise ValueError(f"`rate` must lie in [0, 1], got {self.rate}")
+        if isinstance(self.rate, type) or not callable(self.rate):
+            rate = checks.finite("rate", self.rate)
+            if not 0.0 <= rate <= 1.0:
+                raise ValueError(f"`rate` must lie in [0, 1], got {rate}")
+            object.__setattr__(self, "rate", rate)
 
     def at(self, step: int) -> float:
         """Return the probability of an update."""
