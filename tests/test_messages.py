@@ -226,7 +226,9 @@ CALLS = {
         "T": 20, "tau": 17.0, "beta": 0.2, "gamma": 0.1, "exponent": 10.0, "horizon": 1, "dt": 1.0, "substeps": 10,
         "washout": 5,
     }),
-    "MackeyGlass.series": (MACKEY.series, {"start": np.ones(2), "samples": 5}),
+    "MackeyGlass.series": (tasks.MackeyGlass(20, tau=1.0, substeps=1, washout=0).series, {
+        "start": np.ones(2), "samples": 2,
+    }),
     "MackeyGlass.persistence": (MACKEY.persistence, {"batch": SERIES}),
     "MackeyGlass.baseline": (MACKEY.baseline, {"train": SERIES, "test": SERIES, "order": 3}),
     "NARMA10": (tasks.NARMA10, {"T": 20, "washout": 20}),

@@ -45,9 +45,9 @@ def save(
         Nested dicts (of str), tuples and lists of arrays of any library and of plain data: int, float, str, bool, None.
         Arrays are of bool, integers, or floats, bfloat16 included. A NumPy scalar is an array of no axis.
     model : layer, optional
-        One of xprnn's layers; of your own ones, and of functions of your own, no file can tell.
+        One of xprnn's layers, or of a class that `xprnn.registry.register` was given; of functions no file can tell.
     optimizer : optional
-        One of `xprnn.optim`.
+        One of `xprnn.optim`, or of a registered class.
     step : int
         How many steps of training were done.
 

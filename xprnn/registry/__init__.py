@@ -1,11 +1,13 @@
 """Configuration as plain data, and back: layers, models, activations and optimisers.
 
 A description is JSON: the name of the class over its fields, ``{"SGD": {"lr": 0.1, "momentum": 0.0, …}}``. Classes are
-looked up in `CLASSES`, and nowhere else: no description can make Python import, or run, anything other.
+looked up in `CLASSES`, and nowhere else: no description can make Python import, or run, anything other. `register` adds
+a class of your own.
 """
 
-from dataclasses import MISSING, fields
-from typing import Any
+import inspect
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,7 +21,9 @@ from xprnn.layers.sequential import Sequential
 from xprnn.recurrent.layers import GRU, LSTM, RNN
 from xprnn.registry.json_tree import Inner, decode, encode, shown, step
 
-__all__ = ["CLASSES", "INSTEAD", "build", "describe"]
+__all__ = ["CLASSES", "INSTEAD", "build", "describe", "register"]
+
+T = TypeVar("T")
 
 CLASSES: dict[str, type] = {
     cls.__name__: cls
@@ -53,6 +57,88 @@ CLASSES: dict[str, type] = {
 
 INSTEAD = "leave it out of the file, make it in your program, and load the rest"
 
+TAGS = ("array", "dict", "float", "tuple")
+"""Names that mean something else in a file."""
+
+
+def register(cls: type[T]) -> type[T]:
+    """Register a class of your own, so that `describe`, `build`, checkpoints and `fit(resume=True)` know it.
+
+    Register a layer, a cell, an activation or an optimiser where it is defined, in a module that the program imports
+    before it reads a file. A class of the same module and name, as in a notebook cell that runs again, takes the place
+    of the one before.
+
+    Parameters
+    ----------
+    cls : class
+        A frozen dataclass whose fields are arguments of its constructor. They may hold what `describe` takes.
+
+    Returns
+    -------
+    class
+        `cls` itself, so that `register` is a decorator.
+
+    Raises
+    ------
+    TypeError
+        If `cls` is no such class; the message names what is wrong with it.
+    ValueError
+        If its name is that of another class, or means something else in a file.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import xprnn
+    >>> @xprnn.registry.register
+    ... @dataclass(frozen=True)
+    ... class Sign:
+    ...     lr: float = 0.1
+    ...
+    ...     def init(self, params):
+    ...         return {}
+    ...
+    ...     def update(self, grads, state, params):
+    ...         return xprnn.tree.map(lambda g: -self.lr * (2.0 * (g > 0.0) - 1.0), grads), state
+    >>> xprnn.registry.describe(Sign(0.2))
+    {'Sign': {'lr': 0.2}}
+    >>> xprnn.registry.build({"Sign": {"lr": 0.2}})
+    Sign(lr=0.2)
+    """
+    if not isinstance(cls, type):
+        raise TypeError(f"`cls` must be a class, got {shown(cls)}")
+    _check_fields(cls)
+    name, other = cls.__name__, CLASSES.get(cls.__name__)
+    if name in TAGS:
+        raise ValueError(f"`cls` must have another name: {name!r} means something else in a file")
+    if other is not None and not _is_renewed(cls, other):
+        raise ValueError(
+            f"`cls` must have a name of its own: {other.__module__}.{other.__qualname__} is registered as {name!r}"
+        )
+    CLASSES[name] = cls
+    return cls
+
+
+def _check_fields(cls: type) -> None:
+    """Raise unless a class can be made anew from its fields."""
+    label, params = f"cls = {cls.__qualname__}", vars(cls).get("__dataclass_params__")
+    if params is None or not is_dataclass(cls):
+        raise TypeError(f"`{label}` must be a dataclass: put @dataclass(frozen=True) below @register")
+    if not params.frozen:
+        raise TypeError(f"`{label}` must be a frozen dataclass: put @dataclass(frozen=True) below @register")
+    if cls.__eq__ is object.__eq__:
+        raise TypeError(f"`{label}` must be equal to another of the same fields: leave out eq=False")
+    known = inspect.signature(cls).parameters
+    for f in fields(cls):
+        if f.name not in known or known[f.name].kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise TypeError(f"`{label}` must take its field {f.name!r} in the constructor, by name")
+        if f.default is not MISSING:
+            encode(f.default, f"{cls.__qualname__}.{f.name}", _describe)
+
+
+def _is_renewed(cls: type, other: type) -> bool:
+    """Tell whether a class is another one defined anew."""
+    return (cls.__module__, cls.__qualname__) == (other.__module__, other.__qualname__)
+
 
 def describe(configuration: Any, name: str = "configuration") -> dict[str, Any]:
     """Return a layer, a model, an activation or an optimiser as JSON.
@@ -73,7 +159,7 @@ def describe(configuration: Any, name: str = "configuration") -> dict[str, Any]:
     Raises
     ------
     TypeError
-        If a class is not in the table, as one of your own, or a field holds a function, as `xprnn.Custom` does.
+        If a class is not registered, or a field holds a function, as `xprnn.Custom` does.
 
     Examples
     --------
@@ -98,9 +184,25 @@ def _describe(value: Any, path: str, inner: Inner) -> Any:
 
 
 def _refusal(value: Any, path: str) -> str:
+    cls = type(value)
     if isinstance(value, Custom):
         return f"`{path}` holds functions of your own, which no file can hold, got {shown(value)}; {INSTEAD}"
-    return f"`{path}` must be plain data or of xprnn's own classes {', '.join(CLASSES)}, got {shown(value)}; {INSTEAD}"
+    if (known := CLASSES.get(cls.__name__)) is not None and _is_renewed(cls, known):
+        return f"`{path}` is of a {cls.__name__} that was defined anew since, got {shown(value)}; make it anew"
+    hint = f"xprnn.registry.register the class, or {INSTEAD}" if is_dataclass(value) and cls is not type else INSTEAD
+    return f"`{path}` must be plain data or of a registered class, {_names()}, got {shown(value)}; {hint}"
+
+
+def _names() -> str:
+    """Return the names of the first classes of the table, as messages have them."""
+    first = list(CLASSES)[:8]
+    return f"{', '.join(first)}{', …' if len(CLASSES) > len(first) else ''}"
+
+
+def _hint(tag: Any) -> str:
+    """Return what to do where a file names a class that is not registered."""
+    yours = isinstance(tag, str) and tag.isidentifier() and len(tag) <= 60 and tag not in TAGS
+    return f"; is it yours? xprnn.registry.register({tag}) before" if yours else ""
 
 
 def build(description: Any, name: str = "description") -> Any:
@@ -116,8 +218,8 @@ def build(description: Any, name: str = "description") -> Any:
     Raises
     ------
     TypeError, ValueError
-        If it is no description, a class or a field is unknown, a field that has no default is missing, or the class
-        refuses what it is given.
+        If it is no description, a class is not registered, a field is unknown, a field that has no default is missing,
+        or the class refuses what it is given.
 
     Examples
     --------
@@ -126,14 +228,16 @@ def build(description: Any, name: str = "description") -> Any:
     Linear(in_features=3, out_features=2, bias=True, batch_first=False)
     """
     checks.text("name", name)
-    if not isinstance(description, dict) or len(description) != 1 or next(iter(description)) not in CLASSES:
-        raise ValueError(f"`{name}` must be one of {', '.join(CLASSES)} over its fields, got {shown(description)}")
+    tag = next(iter(description)) if isinstance(description, dict) and len(description) == 1 else None
+    if tag is None or tag not in CLASSES:
+        hint = "" if tag is None else _hint(tag)
+        raise ValueError(f"`{name}` must be one of {_names()} over its fields, got {shown(description)}{hint}")
     return decode(description, name, _build)
 
 
 def _build(tag: str, body: Any, path: str, inner: Inner) -> Any:
     if (cls := CLASSES.get(tag)) is None:
-        raise ValueError(f"`{path}` must be of the classes {', '.join(CLASSES)}, got {shown(tag)}")
+        raise ValueError(f"`{path}` must be of a registered class, {_names()}, got {shown(tag)}{_hint(tag)}")
     if not isinstance(body, dict):
         raise ValueError(f"`{path}` must hold the fields of {tag}, got {shown(body)}")
     known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(cls)}
