@@ -174,6 +174,33 @@ def test_the_memory_of_a_training_step_is_bounded_by_the_formula_and_a_budget_is
 
 
 @own
+def test_it_is_saved_and_read_again(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(xprnn.registry, "CLASSES", dict(xprnn.registry.CLASSES))
+    model = xprnn.Sequential(make(I, H, num_layers=2, tau=3.0), xprnn.Linear(H, 1))
+    with pytest.raises(TypeError, match="register"):
+        xprnn.registry.describe(model)
+    xprnn.registry.register(make)
+    params = model.init(0)
+    xprnn.checkpoint.save(tmp_path / "file.safetensors", params, model=model)
+    found = xprnn.checkpoint.load(tmp_path / "file.safetensors")
+    assert found.model == model
+    assert_close(found.params, params)
+
+
+@own
+def test_a_training_resumes_to_the_same_numbers(make, tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(xprnn.registry, "CLASSES", dict(xprnn.registry.CLASSES))
+    xprnn.registry.register(make)
+    model, x = make(I, H, zoneout=0.2), rng.standard_normal((8, T, I))
+    settings = {"loss": xprnn.losses.mse, "optimizer": xprnn.optim.Adam(), "batch_size": 4}
+    data, params = (x, rng.standard_normal((8, T, H))), model.init(0)
+    whole, _, _ = xprnn.fit(model, params, data, epochs=4, **settings)
+    xprnn.fit(model, params, data, epochs=2, folder=tmp_path, **settings)
+    resumed, _, _ = xprnn.fit(model, params, data, epochs=4, folder=tmp_path, resume=True, **settings)
+    assert_close(resumed, whole)
+
+
+@own
 def test_explain_says_why_no_kernel_takes_it(make):
     found = xprnn.kernels.explain(make(I, H), np.zeros((2, 1, I)))
     assert found.kernel == "reference"

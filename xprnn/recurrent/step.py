@@ -123,9 +123,8 @@ class Stepper:
         if rows is None:
             self._bound.restart(None)
             return
-        if isinstance(rows, np.ndarray):
-            checks.numbers("rows", rows)
-        if not isinstance(rows, list | tuple | range) and not (xpx.is_array(rows) and len(rows.shape) == 1):
+        is_vector = xpx.is_array(rows) and len(rows.shape) == 1 and (rows.shape[0] == 0 or xpx.is_integer(rows))
+        if not isinstance(rows, list | tuple | range) and not is_vector:
             raise TypeError(f"`rows` must be a sequence of row numbers, got {short_repr(rows)}")
         B = self._shape[0]
         flags = np.zeros(B, dtype=bool)

@@ -120,8 +120,9 @@ def register(cls: type[T]) -> type[T]:
 
 def _check_fields(cls: type) -> None:
     """Raise unless a class can be made anew from its fields."""
-    label, params = f"cls = {cls.__qualname__}", vars(cls).get("__dataclass_params__")
-    if params is None or not is_dataclass(cls):
+    label, params = f"cls = {cls.__qualname__}", getattr(cls, "__dataclass_params__", None)
+    decorated = "__dataclass_params__" in vars(cls) or not vars(cls).get("__annotations__")  # or without a new field
+    if params is None or not decorated or not is_dataclass(cls):
         raise TypeError(f"`{label}` must be a dataclass: put @dataclass(frozen=True) below @register")
     if not params.frozen:
         raise TypeError(f"`{label}` must be a frozen dataclass: put @dataclass(frozen=True) below @register")
