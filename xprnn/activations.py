@@ -61,6 +61,22 @@ def _elu(xp: Namespace, alpha: float, beta: float) -> Function:
     return lambda x: xp.where(x <= 0.0, alpha * xp.expm1(xp.where(x <= 0.0, x, xp.zeros_like(x))), x)
 
 
+def _leaky_relu(xp: Namespace, alpha: float, beta: float) -> Function:
+    if alpha == 0.0:  # 0 times infinity is NaN
+        return _relu(xp, alpha, beta)
+    return lambda x: xp.where(x <= 0.0, alpha * x, x)
+
+
+def _softsign(xp: Namespace, alpha: float, beta: float) -> Function:
+    """Return x / (1 + |x|), of infinity as of the largest number."""
+
+    def f(x: Array) -> Array:
+        x = xpx.within(x, float(xp.finfo(x.dtype).max), xp)
+        return x / (1.0 + xp.abs(x))
+
+    return f
+
+
 def _softplus(xp: Namespace, alpha: float, beta: float) -> Function:
     """Return log(1 + eˣ) as max(x, 0) + log(1 + e^-|x|), which overflows nowhere."""
     return lambda x: xp.maximum(x, xp.zeros_like(x)) + xp.log1p(xp.exp(-xp.abs(x)))
@@ -75,7 +91,7 @@ TABLE = {
     "sigmoid": Entry(_sigmoid, lambda y, alpha, beta: y * (1.0 - y)),
     "relu": Entry(_relu, lambda y, alpha, beta: _above(y, 0.0, 1.0, 0.0)),
     "leaky_relu": Entry(
-        lambda xp, alpha, beta: lambda x: xp.where(x <= 0.0, alpha * x, x),
+        _leaky_relu,
         lambda y, alpha, beta: _above(y, alpha, 1.0, 0.0),
         alpha=0.01,
         by_input=lambda alpha: alpha <= 0.0,
@@ -96,7 +112,7 @@ TABLE = {
         slope_by_input=_elu_slope,
     ),
     "softsign": Entry(
-        lambda xp, alpha, beta: lambda x: x / (1.0 + xp.abs(x)),
+        _softsign,
         lambda y, alpha, beta: (1.0 - abs(y)) ** 2,
     ),
     "softplus": Entry(_softplus, lambda y, alpha, beta: -xpx.namespace(y).expm1(-y)),

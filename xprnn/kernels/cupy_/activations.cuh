@@ -35,7 +35,10 @@ struct Relu : Told {
 
 template <Bits alpha> struct LeakyRelu {
   static constexpr bool told = alpha > 0;
-  template <class F> static __device__ F value(F x) { return x <= F(0) ? number<F, alpha>() * x : x; }
+  template <class F> static __device__ F value(F x) {
+    const F slope = number<F, alpha>();
+    return x <= F(0) ? (slope == F(0) ? F(0) : slope * x) : x;  // 0 times infinity is NaN
+  }
   template <class F> static __device__ F slope(F y, F x) {
     return (told ? y : x) <= F(0) ? number<F, alpha>() : F(1);
   }
@@ -59,7 +62,9 @@ template <Bits alpha> struct Elu {
 };
 
 struct Softsign : Told {
-  template <class F> static __device__ F value(F x) { return x / (F(1) + fabs(x)); }
+  template <class F> static __device__ F value(F x) {
+    return isinf(x) ? copysign(F(1), x) : x / (F(1) + fabs(x));
+  }
   template <class F> static __device__ F slope(F y, F) { return (F(1) - fabs(y)) * (F(1) - fabs(y)); }
 };
 

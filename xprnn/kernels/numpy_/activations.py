@@ -123,12 +123,15 @@ def _elu(alpha: np.ndarray, beta: np.ndarray, shape: tuple[int, ...], dtype: Any
 
 
 def _softsign(alpha: np.ndarray, beta: np.ndarray, shape: tuple[int, ...], dtype: Any) -> Function:
-    divisor, one = np.empty(shape, dtype), number(1.0, dtype)
+    """Bind x / (1 + |x|), of infinity as of the largest number."""
+    divisor, one, most = np.empty(shape, dtype), number(1.0, dtype), float(np.finfo(dtype).max)
+    finite = _within(-most, most, dtype)
 
     def f(x: np.ndarray, out: np.ndarray) -> None:
-        absolute(x, divisor)
+        finite(x, out)
+        absolute(out, divisor)
         add(divisor, one, divisor)
-        divide(x, divisor, out)
+        divide(out, divisor, out)
 
     return f
 

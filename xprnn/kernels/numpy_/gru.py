@@ -1,5 +1,6 @@
 """The GRU cell in place; see `cells.py` for the form and `xprnn.cells.gru` for the equations."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from xprnn._array import namespace as xpx
 from xprnn.activations import SIGMOID, TANH, needed
 from xprnn.cells import GRU, GRUResetBefore, Params, States, recurrent_map
 from xprnn.cells.gru import Out, StepCache
-from xprnn.kernels.numpy_.activations import Function, bind, bind_of_halved
+from xprnn.kernels.numpy_.activations import Function, bind, bind_of_halved, number
 from xprnn.kernels.numpy_.cells import Backward, Forward, block, logistic_slope, slopes, steps_of, tanh_slope, weights
 from xprnn.scan import Around
 
@@ -67,7 +68,7 @@ def _step_after(W_hh: np.ndarray, b_n: np.ndarray, gates: _Gates, inner: Any) ->
     _, B, H = n.shape
     W = np.concatenate([weights(W_hh[: 2 * H]) * scale, weights(W_hh[2 * H :])], axis=1)
     u_n, u = np.empty_like(n), np.empty((B, 3 * H), n.dtype)
-    spare, seen = np.empty((B, H), n.dtype), np.empty((B, H), n.dtype)
+    spare, seen, mix = np.empty((B, H), n.dtype), np.empty((B, H), n.dtype), _mix((B, H), n.dtype)
     u_of_rz, u_of_n = u[:, : 2 * H], u[:, 2 * H :]
     steps = list(zip(*steps_of(x_rz, rz), *xpx.split(rz, 2), *steps_of(x_n, n), u_n, strict=True))
 
@@ -81,7 +82,7 @@ def _step_after(W_hh: np.ndarray, b_n: np.ndarray, gates: _Gates, inner: Any) ->
         multiply(r, u_n_k, spare)
         add(x_n_k, spare, x_n_k)
         candidate(x_n_k, n_k)
-        _mix(h_prev, z, n_k if d is None else multiply(n_k, d, spare), h)
+        mix(h_prev, z, n_k if d is None else multiply(n_k, d, spare), h)
 
     return step, (u_n,)
 
@@ -92,6 +93,7 @@ def _step_before(W_hh: np.ndarray, b_n: np.ndarray, gates: _Gates, inner: Any) -
     W_rz, W_n = weights(W_hh[: 2 * H]) * scale, weights(W_hh[2 * H :])
     u_rz = np.empty((B, 2 * H), n.dtype)
     rh, spare, seen = (np.empty((B, H), n.dtype) for _ in range(3))
+    mix = _mix((B, H), n.dtype)
     steps = list(zip(*steps_of(x_rz, rz), *xpx.split(rz, 2), *steps_of(x_n, n), strict=True))
 
     def step(k: int, prev: States, new: States, d: Any = None) -> None:
@@ -105,16 +107,22 @@ def _step_before(W_hh: np.ndarray, b_n: np.ndarray, gates: _Gates, inner: Any) -
         rh.dot(W_n, spare)
         add(x_n_k, spare, x_n_k)
         candidate(x_n_k, n_k)
-        _mix(h_prev, z, n_k if d is None else multiply(n_k, d, spare), h)
+        mix(h_prev, z, n_k if d is None else multiply(n_k, d, spare), h)
 
     return step, ()
 
 
-def _mix(h_prev: np.ndarray, z: np.ndarray, n: np.ndarray, h: np.ndarray) -> None:
-    """Write (1 - z) n + z h_prev as n + z (h_prev - n)."""
-    subtract(h_prev, n, h)
-    multiply(h, z, h)
-    add(h, n, h)
+def _mix(shape: tuple[int, ...], dtype: Any) -> Callable[..., None]:
+    """Bind h = (1 - z) n + z h_prev, exactly h_prev where z is 1."""
+    rest, one = np.empty(shape, dtype), number(1.0, dtype)
+
+    def mix(h_prev: np.ndarray, z: np.ndarray, n: np.ndarray, h: np.ndarray) -> None:
+        subtract(one, z, rest)
+        multiply(rest, n, rest)
+        multiply(z, h_prev, h)
+        add(h, rest, h)
+
+    return mix
 
 
 def backward(cell: AnyGRU, p: Params, kept: States, prev: States, new: States, around: Around) -> Backward:

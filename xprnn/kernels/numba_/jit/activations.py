@@ -42,7 +42,8 @@ def describe(activations: Sequence[Activation]) -> tuple[list[int], list[float]]
     """Return per activation its code and whether its slope needs x; and its α, β and clip, infinite without one."""
     codes, numbers = [], []
     for f in activations:
-        codes += [CODES[f.name], int(f.needs_input)]
+        cut = f.name == "leaky_relu" and f.alpha == 0.0  # 0 times infinity is NaN
+        codes += [RELU if cut else CODES[f.name], int(f.needs_input)]
         numbers += [f.alpha or 0.0, f.beta or 0.0, np.inf if f.clip is None else f.clip]
     return codes, numbers
 
@@ -79,7 +80,9 @@ def _activate_other(code, alpha, beta, clip, x, out):
         for j in range(out.size):
             out[j] = alpha * of.expm1(out[j]) if out[j] <= zero else out[j]
     elif code == SOFTSIGN:
+        most = of.pick(alpha, float(np.finfo(np.float64).max), float(np.finfo(np.float32).max))
         for j in range(out.size):
+            out[j] = of.within(out[j], -most, most)  # infinity by infinity is NaN
             out[j] /= one + abs(out[j])
     elif code == SOFTPLUS:
         for j in range(out.size):

@@ -88,7 +88,7 @@ def gru_gated(a_n, u_n, gates, x_n):
 
 @njit(**MERGED)
 def gru_mix(choice, number, x_n, d, h_prev, h, gates, x):
-    """Write n of its pre-activations, and h = (1 - z) d n + z h_prev as d n + z (h_prev - d n)."""
+    """Write n of its pre-activations, and h = (1 - z) d n + z h_prev, exactly h_prev where z is 1."""
     H = h.size
     z, n = part(gates, H, H), part(gates, 2 * H, H)
     if x.size:
@@ -97,7 +97,7 @@ def gru_mix(choice, number, x_n, d, h_prev, h, gates, x):
     copy(n, h)
     times(d, h)
     for j in range(H):
-        h[j] += z[j] * (h_prev[j] - h[j])
+        h[j] = (like(h[j], 1.0) - z[j]) * h[j] + z[j] * h_prev[j]
 
 
 @njit(**MERGED)

@@ -6,7 +6,8 @@ of r² (Cephes, `exp`, Moshier 1989),
     eˣ = 2ⁿ (q + p) / (q - p)
 
 and one division is left in each function made of it. All are exact to a few units in the last place, relatively: tanh
-near 0 too. NaN comes out as NaN.
+near 0 too; what is below the normal numbers may be 0. NaN comes out as NaN, and -0.0 of what is odd as -0.0: 0 is
+subtracted from p there, and -0.0 - 0.0 is -0.0.
 
 The functions are generic in the float type. A literal of Python is a float64, beside which a float32 would be widened,
 so constants are spelled `like(x, 1.0)`. No reassociation of sums may be allowed here: 2ⁿ is made by one.
@@ -98,8 +99,8 @@ def parts_of_exp(x):
     magic = pick(x, 6755399441055744.0, 12582912.0)
     shifted = x * like(x, 1.4426950408889634) + magic
     n = shifted - magic
-    r = x - n * pick(x, 6.93145751953125e-1, 0.693359375)
-    r = r - n * pick(x, 1.42860682030941723212e-6, -2.12194440e-4)
+    r = x - n * like(x, 6.93145751953125e-1)  # ln 2 to 15 bits: the product is exact, in float32 too
+    r = r - n * like(x, 1.42860682030941723212e-6)
     rr = r * r
     p = like(x, 1.26177193074810590878e-4) * rr + like(x, 3.02994407707441961300e-2)
     p = r * (p * rr + like(x, 9.99999999999999999910e-1))
@@ -116,13 +117,13 @@ def tanh(x):
     one = like(x, 1.0)
     below = q - p
     p = like(x, 2.0) * p * s
-    return (p + (s - one) * below) / (p + (s + one) * below)
+    return (p - (one - s) * below) / (p + (s + one) * below)
 
 
 @njit(**EXACT)
 def sigmoid(x):
-    """Return 1 / (1 + e^-x)."""
-    s, p, q = parts_of_exp(within(-x, pick(x, -708.0, -87.0), pick(x, 708.0, 87.0)))
+    """Return 1 / (1 + e^-x); at the upper end s is infinite, and σ 0: a gate is shut."""
+    s, p, q = parts_of_exp(within(-x, pick(x, -708.0, -87.0), pick(x, 710.0, 89.0)))
     below = q - p
     return below / (below + s * (q + p))
 
@@ -131,7 +132,7 @@ def sigmoid(x):
 def expm1(x):
     """Return eˣ - 1 of x ≤ 0."""
     s, p, q = parts_of_exp(within(x, pick(x, -708.0, -87.0), like(x, 0.0)))
-    return like(x, 2.0) * s * p / (q - p) + (s - like(x, 1.0))
+    return like(x, 2.0) * s * p / (q - p) - (like(x, 1.0) - s)
 
 
 @njit(**EXACT)
@@ -140,9 +141,9 @@ def log1p_of_exp(x):
 
     With y = eˣ ≤ 1: log(1 + y), or above √2 - 1 log 2 + log(1 + ½(y - 1)), by 2 artanh z, z = w / (2 + w), |z| < 0.172.
     """
-    s, p, q = parts_of_exp(within(x, pick(x, -708.0, -87.0), like(x, 0.0)))
-    one, two, zero = like(x, 1.0), like(x, 2.0), like(x, 0.0)
-    y = s * (q + p) / (q - p)
+    one, two, zero, end = like(x, 1.0), like(x, 2.0), like(x, 0.0), pick(x, -708.0, -87.0)
+    s, p, q = parts_of_exp(within(x, end, zero))
+    y = zero if x < end else s * (q + p) / (q - p)
     large = y > like(x, 0.41421356237309503)
     w = like(x, 0.5) * (y - one) if large else y
     z = w / (two + w)

@@ -62,7 +62,7 @@ def outer(rows, steps, dmade, given, dW, db, width):
     of_dW, of_db = np.zeros((R, I)), np.zeros(sums.size)  # in float64: what is added up over blocks of steps
     for k in range(0, K, DEPTH):
         depth = min(DEPTH, K - k)
-        turned[:, depth:] = 0  # beyond the last step
+        turned[:, depth:], seen[depth:] = 0, 0  # beyond the last step
         sums[:] = 0
         c[:] = 0
         _turn(dmade, steps, k, depth, rows[0], turned, sums)
