@@ -94,6 +94,7 @@ class SimpleRNN:
     b_h: Array
     b_y: Array
 
+    @xpx.quiet
     def forward(self, x_seq: Array) -> tuple[Array, Array]:
         """Run over a sequence x_seq (T, I); return h_seq (T, H) and y_seq (T, O).
 
@@ -113,6 +114,7 @@ class SimpleRNN:
         return half_sum_of_squares(y_pred, y_true)[0]
 
     @no_grad
+    @xpx.quiet
     def backward(self, x_seq: Array, h_seq: Array, y_seq: Array, y_true: Array) -> None:
         """Back-propagate ½ Σ (y_seq − y_true)² through time and take a step of gradient descent.
 
@@ -139,6 +141,7 @@ class SimpleRNN:
         self._descend(x_seq, h_seq, y_seq - y_true, (kernels.REFERENCE, cache), home)
 
     @no_grad
+    @xpx.quiet
     def train_step(self, x_seq: Array, y_true: Array) -> Array:
         """Run forward, loss and backward once; return the loss before the step."""
         home = self._check("x_seq", x_seq, self.input_dim, "I")

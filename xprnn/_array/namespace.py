@@ -58,6 +58,13 @@ NUMPY = np
 no_underflow = np.errstate(under="ignore")
 """A decorator: what is too small to be told from 0 is 0, however `numpy.seterr` takes it elsewhere."""
 
+quiet = np.errstate(under="ignore", over="ignore", invalid="ignore")
+"""Decorates what a user calls of a layer, so that `numpy.seterr` has no effect in there.
+
+On every library, and in machine code, what is too small becomes 0, what is too large infinite, and of what has no value
+NaN; NumPy alone would warn, or raise, and of half of its functions only.
+"""
+
 
 def namespace(a: Array) -> Namespace:
     """Return the array namespace of one array."""
@@ -246,8 +253,7 @@ def _outer_in_blocks(da: Array, x: Array) -> Array:
     if 4 * size > R:
         return da.T.dot(x)
     of_da, of_x = (_of_blas(a)[:n].reshape(-1, size, a.shape[1]) for a in (da, x))
-    with np.errstate(all="ignore"):  # the method `dot` looks at no flag either
-        found = sum_first(np.matmul(np.swapaxes(of_da, 1, 2), of_x), NUMPY)
+    found = sum_first(np.matmul(np.swapaxes(of_da, 1, 2), of_x), NUMPY)
     return found if n == R else found + da[n:].T.dot(x[n:])
 
 

@@ -32,6 +32,7 @@ class BoundReference:
         self._home = home
         self._layers = [_Layer(cell, part, B, home) for part in parts]
 
+    @xpx.quiet
     def run(self, x_t: Array) -> Array:
         """Return y_t (B, H) for x_t (B, I)."""
         for layer in self._layers:

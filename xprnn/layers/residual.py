@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.checks import memory_sizes, short_repr
 from xprnn._array.namespace import Array
@@ -56,12 +57,14 @@ class Residual(OneLayer):
         step, state = self.layer.memory(T, B, itemsize, kernel, **told)
         return step + 5 * T * B * (into or width) * itemsize, state
 
+    @xpx.quiet
     def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
         """Run forward and keep nothing for a backward pass; parameters as in `forward`."""
         steps = self._steps(x, options)
         y, state = self.layer(params, x, state0, **options)
         return self._add(steps, y), state
 
+    @xpx.quiet
     def forward(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State, ResidualCache]:
         """Run the layer inside and add x; arguments are the layer's, and so is the state."""
         steps = self._steps(x, options)
@@ -69,6 +72,7 @@ class Residual(OneLayer):
         return self._add(steps, y), state, ResidualCache(self, steps, inner)
 
     @no_grad
+    @xpx.quiet
     def backward(
         self, params: Params, cache: ResidualCache, dy: Any, dstate: State = None
     ) -> tuple[Params, Any, State]:
@@ -82,6 +86,7 @@ class Residual(OneLayer):
             dx = steps.outward(around + (dx if steps.form is None else steps.form.inward(dx)))
         return dparams, dx, dstate0
 
+    @xpx.quiet
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
         """Run one time step."""
         y_t, state = self.layer.step(params, x_t, state)
@@ -117,6 +122,7 @@ class ResidualStepper:
         self._stepper, self._check_width = stepper, check_width
 
     @no_grad
+    @xpx.quiet
     def __call__(self, x_t: Array) -> Array:
         """Run one step."""
         y_t = self._stepper(x_t)

@@ -91,6 +91,7 @@ class Segmented(Piecewise):
         return run + (n - 1) * state, state
 
     @no_grad
+    @xpx.quiet
     def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
         """Back-propagate through time, the last segment first; as the inner layer's `backward`."""
         self._check_cache(cache)

@@ -138,6 +138,7 @@ class Sequential:
         return x, tuple(finals), SequentialCache(self, tuple(caches), seen)
 
     @no_grad
+    @xpx.quiet
     def backward(
         self,
         params: Params,

@@ -56,6 +56,7 @@ class Stateless(ABC):
         y, state, _ = self.forward(params, x, state0, **options)
         return y, state
 
+    @xpx.quiet
     def forward(
         self,
         params: Params,
@@ -99,6 +100,7 @@ class Stateless(ABC):
         return y, (), cache
 
     @no_grad
+    @xpx.quiet
     def backward(self, params: Params, cache: Any, dy: Any, dstate: State = ()) -> tuple[Params, Any, State]:
         """Return the gradients `dparams`, `dx` and `()` from dy, in the form of y; None is zero."""
         _no_state("dstate", dstate)
@@ -107,6 +109,7 @@ class Stateless(ABC):
             raise ValueError("`cache` must come from this layer's `forward`")
         return *self._backward(params, cache, dy), ()
 
+    @xpx.quiet
     def step(self, params: Params, x_t: Array, state: State = ()) -> tuple[Array, State]:
         """Run one time step, in evaluation."""
         _no_state("state", state)
@@ -132,6 +135,7 @@ class StatelessStepper:
         self._run = run
 
     @no_grad
+    @xpx.quiet
     def __call__(self, x_t: Array) -> Array:
         """Run one step."""
         return self._run(x_t)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xprnn._array import checks
+from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn.layers.piecewise import Cache, Pieces, Piecewise, total
 from xprnn.random import Key
@@ -52,6 +53,7 @@ class Truncated(Piecewise):
             )
 
     @no_grad
+    @xpx.quiet
     def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
         """Back-propagate window by window, the last first; arguments as in the inner layer's `backward`.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from xprnn import init, kernels
 from xprnn._array import checks
+from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array, Home
 from xprnn.kernels.plan import Plan
@@ -67,6 +68,7 @@ class Recurrent(Configuration):
 
     # -- forward and backward -------------------------------------------------------------------------------
 
+    @xpx.quiet
     def __call__(self, params: Params, x: Array, state0: State = None, **options: Any) -> tuple[Array, State]:
         """Run forward and keep nothing for a backward pass; parameters as in `forward`.
 
@@ -77,6 +79,7 @@ class Recurrent(Configuration):
         y, state, _ = stack.forward(self, params, x, state0, keep=False, **options)
         return y, state
 
+    @xpx.quiet
     def forward(
         self,
         params: Params,
@@ -147,6 +150,7 @@ class Recurrent(Configuration):
         return stack.forward(self, params, x, state0, keep=True, **options)
 
     @no_grad
+    @xpx.quiet
     def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
         """Back-propagate through time.
 
@@ -186,6 +190,7 @@ class Recurrent(Configuration):
         """
         return stack.backward(self, params, cache, dy, dstate)
 
+    @xpx.quiet
     def trace(
         self,
         params: Params,
@@ -251,6 +256,7 @@ class Recurrent(Configuration):
 
     # -- one step -------------------------------------------------------------------------------------------
 
+    @xpx.quiet
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
         """Run one time step: pure and validated; `stepper` is the quick one.
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xprnn._array import namespace as xpx
 from xprnn._array.checks import FLOATS
 from xprnn.activations import Custom
 from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore, Params, States
@@ -236,6 +237,7 @@ class Bound:
     def __init__(self, cell: Cell, parts: list[Part], B: int, home: Any) -> None:
         self._layers = [_BoundLayer(cell, part, B, home.dtype) for part in parts]
 
+    @xpx.quiet
     def run(self, x_t: Any) -> Any:
         """Return y_t (B, H) for x_t (B, I)."""
         for layer in self._layers:
