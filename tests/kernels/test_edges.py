@@ -5,8 +5,9 @@ import pytest
 
 import xprnn
 from tests.kernels.test_cpu_twins import FUNCTIONS
+from tests.support import backends
 from tests.support.close import error
-from tests.support.scans import ON_NUMPY, needs_cupy, run
+from tests.support.scans import ON_NUMPY, run
 from xprnn import tree
 from xprnn.activations import Activation
 from xprnn.cells import Elman
@@ -31,7 +32,7 @@ LIMITS = {
 
 KINKED = {name: f for name, f in FUNCTIONS.items() if f.clip is None}
 FLOATS = pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
-KERNELS = [*ON_NUMPY, pytest.param("cupy_stepwise", marks=needs_cupy)]
+KERNELS = [*ON_NUMPY, *(() if backends.why_not("cupy") else ["cupy_stepwise"])]
 """The other CuPy kernel has the same functions; each takes the emulator a second."""
 
 ODD = [Activation("tanh"), Activation("softsign"), Activation("scaled_tanh", 1.7, 0.6)]

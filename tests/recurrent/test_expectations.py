@@ -207,8 +207,8 @@ def test_input_masks_are_independent_and_one_per_sequence_where_variational(rng)
 def test_masks_of_hidden_states_and_weights_are_independent(rng):
     layer = xprnn.LSTM(4, 16, 2, bidirectional=True, hidden_dropout=P, weight_drop=P)
     _, _, cache = layer.forward(layer.init(rng), np.ones((2, 256, 4)), rng=5)
-    hidden = [part.scan.around.inner != 0.0 for part in cache.parts]
-    weights = [part.made.factor != 0.0 for part in cache.parts]
+    hidden = [around.inner != 0.0 for level in cache.levels for around in level.arounds]
+    weights = [effects.weight_factor != 0.0 for level in cache.levels for effects in level.effects]
     for masks in (hidden, weights):
         for mask in masks:
             assert abs(mask.mean() - (1.0 - P)) <= 5.0 * np.sqrt(P * (1.0 - P) / mask.size)

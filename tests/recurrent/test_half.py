@@ -3,13 +3,15 @@
 The judge is the same layer in float64 on NumPy, given the same rounded inputs and parameters.
 """
 
+import sys
+
 import numpy as np
 import pytest
 
 import xprnn
 from tests.support.close import error
 from tests.support.halves import BOUND, B, H, I, T, given_for, kernels_of, run
-from xprnn import kernels, tree
+from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn.cells import LSTM
 
@@ -122,7 +124,8 @@ def test_a_memory_adds_up_and_so_do_gradients_over_time(half):
 def test_a_plain_half_scan_is_seen_to_lose_them(half, monkeypatch):
     if half.backend.package == "cupy":
         pytest.skip("on CuPy the reference's own operations widen bfloat16, and the twins take half types themselves")
-    monkeypatch.setattr(kernels, "widened", lambda kernel: kernel)
+    monkeypatch.setattr(sys.modules["xprnn.kernels.select"], "widened", lambda kernel, dtype: kernel)
+    monkeypatch.setattr(sys.modules["xprnn.kernels.select"], "remembered", sys.modules["xprnn.kernels.select"]._plan)
     kernel = "numpy" if half.backend.name == "numpy" else half.backend.kernel  # not by machine code for float32
     layer, params, x, state0, expected = slow_leak(half)
     _, state = layer(params, x, state0, kernel=kernel)

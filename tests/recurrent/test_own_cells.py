@@ -53,7 +53,7 @@ def check(layer, rng, **options):
 @pytest.mark.parametrize("options", AROUND.values(), ids=AROUND)
 def test_gradients_are_derivatives_with_every_option_around_a_step(make, options, rng):
     if make is Memory and (options.get("learn_tau") or isinstance(options.get("tau"), tuple)):
-        with pytest.raises(ValueError, match="has no meaning for Memory: it is per hidden unit, and there are 2"):
+        with pytest.raises(ValueError, match="has no meaning for Memory: it is given per hidden unit, and there are 2"):
             make(I, H, **options)
         options = {"tau": 3.0, "noise": 0.2, "noise_on": "state"}
     check(make(I, H, **options), rng, **flags(rng))

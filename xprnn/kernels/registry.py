@@ -105,6 +105,11 @@ def _numpy_memory(cell: Cell, H: int) -> Memory:
     return Memory(((3 if one else 6) + 2 * (not plain)) * H, 0 if plain else slopes * H, 1500)
 
 
+def _numpy_worth(cell: Cell, dtype: Any, shape: tuple[int, ...], directions: int) -> str | None:
+    """Return that its buffers take longer to make than a single step, or None."""
+    return "a single step is quicker without buffers" if shape[0] == 1 else None
+
+
 def _numba_memory(cell: Cell, H: int) -> Memory:
     """Pre-activations and their gradients; slopes are made row by row, and take nothing."""
     return Memory(((4 if cell.gates == 1 else 8) + 2 * (not is_plain(cell))) * H, 0, 0)
@@ -115,7 +120,13 @@ def _numpy() -> Kernel:
     from xprnn.kernels.numpy_ import scan as numpy_scan
 
     return Kernel(
-        "numpy", numpy_scan.scan, numpy_scan.scan_backward, numpy_scan.takes, numpy_scan.Bound, memory=_numpy_memory
+        "numpy",
+        numpy_scan.scan,
+        numpy_scan.scan_backward,
+        numpy_scan.takes,
+        numpy_scan.Bound,
+        worth=_numpy_worth,
+        memory=_numpy_memory,
     )
 
 
