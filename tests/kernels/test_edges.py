@@ -133,9 +133,9 @@ def test_an_odd_number_in_x_gives_the_same_in_every_kernel(name, kernel, dtype, 
 @FLOATS
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_an_update_gate_that_is_shut_carries_the_state_bit_for_bit(kernel, dtype, rng):
-    from xprnn.cells import GRU
+    from xprnn.cells import GRU, GRUResetBefore
 
-    for cell in (GRU(candidate=Activation("relu")), GRU(reset_after=False, candidate=Activation("relu"))):
+    for cell in (GRU(candidate=Activation("relu")), GRUResetBefore(candidate=Activation("relu"))):
         a = rng.standard_normal((3, 2, 12)).astype(dtype)
         a[..., 4:8] = 1e4  # z = 1
         a[..., 8:] = 1e30  # n
