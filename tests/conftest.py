@@ -115,6 +115,17 @@ def counter():
     return pytest.importorskip("cupy_on_cpu", reason="counts are those of the emulated driver")
 
 
+@pytest.fixture(autouse=True)
+def _plans_of_a_patched_world(request):
+    """Forget the plans that were made before and within a test that changes what they depend on."""
+    if "monkeypatch" not in request.fixturenames:
+        yield
+        return
+    remembered.cache_clear()
+    yield
+    remembered.cache_clear()
+
+
 @pytest.fixture
 def without_numba(monkeypatch):
     """As if numba were not installed."""

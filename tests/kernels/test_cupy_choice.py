@@ -17,6 +17,7 @@ from tests.support.scans import (
 )
 from xprnn import kernels
 from xprnn.cells import GRU, LSTM, Elman, GRUResetBefore
+from xprnn.kernels.select import remembered
 
 skip_module_without_cupy()
 
@@ -81,6 +82,7 @@ def test_cupy_select_chooses_by_shape_and_device_and_says_why(monkeypatch):
     def explain(H, B, layer=xprnn.LSTM, dtype=cupy.float32, **options):
         return kernels.explain(layer(8, H, **options), cupy.empty((10, B, 8), dtype))
 
+    remembered.cache_clear()
     monkeypatch.setattr(passes, "limits", lambda: limits_of("sm_90"))
     assert explain(64, 32).kernel == "cupy_persistent"
     assert explain(64, 32, noise=0.1, noise_on="state").kernel == "cupy_persistent"
@@ -92,6 +94,7 @@ def test_cupy_select_chooses_by_shape_and_device_and_says_why(monkeypatch):
     assert chosen.kernel == "cupy_stepwise"
     assert "W_hh takes 262144 KiB, which do not fit" in chosen.why
     assert explain(600, 4).kernel == explain(600, 4, bidirectional=True).kernel == "cupy_persistent"
+    remembered.cache_clear()  # a plan is made once per device, whose limits do not change but here
     monkeypatch.setattr(passes, "limits", lambda: limits_of("sm_90")._replace(cooperative=False))
     chosen = explain(1024, 4)
     assert chosen.kernel == "cupy_stepwise"

@@ -181,7 +181,8 @@ def is_integer(a: Array) -> bool:
     """Tell whether an array holds integers."""
     xp = namespace(a)
     if is_namespace_jax(xp):  # whose keys have a dtype of their own, and no kind
-        return bool(xp.issubdtype(a.dtype, xp.integer))
+        jnp = sys.modules["jax"].numpy
+        return bool(jnp.issubdtype(a.dtype, jnp.integer))
     return not is_half(a.dtype) and bool(xp.isdtype(a.dtype, "integral"))  # CuPy knows no kind of bfloat16
 
 
