@@ -187,14 +187,26 @@ class Twin(NamedTuple):
     @property
     def lacks(self) -> str | None:
         """Why it cannot be loaded, or None."""
-        if self.needs is None or _is_installed(self.needs):
+        if self.needs is None:
             return None
-        return f"{self.needs} is not installed (pip install 'xprnn[fast]')"
+        if not _is_installed(self.needs):
+            return f"{self.needs} is not installed (pip install 'xprnn[fast]')"
+        return _why_not_compiled()
 
 
 @cache
 def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
+
+
+@cache
+def _why_not_compiled() -> str | None:
+    """Return why numba, which is installed, compiles nothing, or None."""
+    try:
+        from numba import config
+    except ImportError as error:  # as beside a NumPy that it does not know
+        return f"numba cannot be imported: {error}"
+    return "numba compiles nothing, as NUMBA_DISABLE_JIT is set" if config.DISABLE_JIT else None
 
 
 TWINS = {

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from xprnn.kernels.numba_.code_cache import CodeCache
 from xprnn.kernels.numba_.jit.activations import WHOLE
 from xprnn.kernels.numba_.jit.backward import make_backward
 from xprnn.kernels.numba_.jit.forward import KINDS, make_forward
@@ -48,7 +49,7 @@ def compiled(name: str, kind: int, dtype: np.dtype) -> Any:
     """Return the machine code of one of `MAKE` for a kind of cell, of "affine" whether W is transposed, and a dtype."""
     function: Any = njit(**WHOLE)(MAKE[name](kind, _source()))
     try:
-        function.enable_caching()
+        function._cache = CodeCache(function.py_func)  # as `enable_caching` does with numba's own
     except RuntimeError:  # no folder can be written: it is compiled in every process
         kept = "in memory alone, as no folder of numba's cache can be written"
     else:
