@@ -6,7 +6,7 @@ Which kernels: `stepwise.py` and `persistent.py`. Axes: T time, B batch, G gates
 import math
 import re
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +76,7 @@ def source(name: str) -> str:
     return re.sub(r'#include "(\w+\.cuh)"', lambda found: source(found[1]).replace("#pragma once", ""), text)
 
 
-@cache
+@lru_cache(maxsize=256)
 def compiled(file: str, names: tuple[str, ...], *, cooperative: bool = False) -> list[Any]:
     """Return kernels, instances of templates in `file`, compiled when they are first asked for.
 

@@ -8,7 +8,7 @@ Axes: T time, B batch, G gates, H hidden units.
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cupy
@@ -71,7 +71,7 @@ def shape_of(cell: Cell, dtype: Any, B: int, H: int, D: int, *, backward: bool) 
     return Shape(widths, depths, slot, itemsize, real, B, H, D)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def plan(shape: Shape, limits: Limits) -> Plan | None:
     """Return how a pass is laid out on a device, or None if it does not fit.
 
@@ -213,7 +213,7 @@ def _launch(name: str, cell: Cell, made: Sequence[Any], h: Any) -> None:
     kernel(grid, (laid_out.threads,), (both, tiling, exchange), shared_mem=laid_out.shared)
 
 
-@cache
+@lru_cache(maxsize=256)
 def _kernel(name: str, device: int, shared: int, threads: int, blocks: int, spread: bool) -> Any:
     """Return a kernel whose blocks may have their memory and, where they wait for each other, can all run at once.
 

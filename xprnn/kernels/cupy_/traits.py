@@ -6,7 +6,7 @@ as the bits of a double.
 
 import struct
 from collections.abc import Iterable
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 from xprnn.activations import Activation, Custom
@@ -49,7 +49,7 @@ def refusal(cell: Cell) -> str | None:
     return None
 
 
-@cache
+@lru_cache(maxsize=256)
 def traits(cell: Cell) -> Traits:
     """Return the traits of a cell that is not refused."""
     assert isinstance(cell, SHIPPED), cell

@@ -1,6 +1,6 @@
 """What the machine code takes: cells and surroundings as arrays, contiguous and writable, those that are off empty."""
 
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ class Told(NamedTuple):
     resets_after: bool  # whether r multiplies the product
 
 
-@cache
+@lru_cache(maxsize=256)
 def told_of(cell: Cell, dtype: np.dtype) -> Told:
     """Return a cell as the loops take it."""
     codes, numbers = describe([getattr(cell, name) for name in ACTIVATIONS[type(cell)]])
