@@ -134,3 +134,9 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(rng, tmp_pat
     for left in (tmp_path / "run").glob("step-*"):
         left.unlink()
     assert not list((tmp_path / "run").glob("step-*"))
+
+
+def test_a_shape_in_a_message_has_no_quotes():
+    x = [np.ones((4, 3)), np.ones((0, 3))]
+    with pytest.raises(ValueError, match=r"`data: x\[1\]` must have shape \(T_n, 3\), got \(0, 3\)"):
+        run(MODEL, (x, [np.ones((4, 2)), np.ones((0, 2))]))
