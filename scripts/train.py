@@ -227,7 +227,8 @@ def main(argv=None):
 def train(args, like):
     """Train the main job's net, or a stack of layers, and print what came of it."""
     name = f"{args.cell} x {args.layers}" if args.cell else "SimpleRNN"
-    kernel = str(xprnn.kernels.explain(real_data.CELLS[args.cell or "rnn"](1, 1), like))
+    x = xprnn.backends.move(np.zeros((2, 1, 1)), like)  # any sequence: a single step would be another's
+    kernel = str(xprnn.kernels.explain(real_data.CELLS[args.cell or "rnn"](1, 1), x))
     title = f"{name} on {args.task}, {args.backend} {args.dtype}"
     print(f"{title}; device {xprnn.backends.device(like)}; kernel {kernel}")
     start = time.perf_counter()

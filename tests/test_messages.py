@@ -1,5 +1,6 @@
 """Errors of all public calls: named and short whatever comes in, before any work, with no warning ahead."""
 
+import importlib.util
 import re
 import warnings
 
@@ -296,6 +297,11 @@ ACCEPTED = {
     "a complex array": {"a", "backends.move.arrays", "backends.move.like", "moved: W.value", "moved: b.value"},
 }  # fmt: skip
 """What is right to give, by call and argument, or by argument alone."""
+
+
+if importlib.util.find_spec("matplotlib") is None:
+    for name in ("history", "predictions", "gradient_reach", "hidden_states", "hidden_pca"):
+        del CALLS[name]  # nothing to draw with
 
 
 @pytest.mark.parametrize("name", CALLS)
