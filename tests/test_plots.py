@@ -128,6 +128,8 @@ def test_gradient_reach_is_the_norm_of_finite_differences(model, shape, time, rn
 
 
 def test_gradient_reach_of_a_linear_net_falls_by_its_weight(backend):
+    if backend.name == "numpy:readonly":
+        pytest.skip("a picture runs by the kernel that `select` chooses, which writes in place")
     layer, w = xprnn.RNN(1, 1, bias=False, nonlinearity=xprnn.Activation("affine", 1.0, 0.0)), 0.5
     params = backend.asarrays({"l0": {"W_ih": np.ones((1, 1)), "W_hh": np.full((1, 1), w)}})
     dy = np.zeros((20, 1, 1))

@@ -30,7 +30,8 @@ def ours(job, kernel="auto"):
     """Return xprnn's candidate, under the name of the kernel it takes; "auto" has no second side for the same one."""
     model, params, x, target = start_of(job)
     layer = model.layers[0]
-    taken = xprnn.kernels.explain(layer, x[None] if job.kind == "stream" else x).kernel
+    stepper = layer.stepper(params["0"], batch=x.shape[0]) if job.kind == "stream" else None
+    taken = stepper.kernel if stepper else xprnn.kernels.explain(layer, x).kernel
     if kernel != "auto" and taken == kernel:
         raise Refused("what xprnn takes here itself")
     name = taken if kernel == "auto" else kernel

@@ -6,7 +6,7 @@ import pytest
 from tests.support.close import assert_close
 from tests.support.recurrents import LAYERS, H, I, by_torch, call, draw
 from tests.support.scans import ON_NUMPY
-from xprnn import tree
+from xprnn import kernels, tree
 
 
 @pytest.fixture(params=LAYERS)
@@ -194,3 +194,11 @@ def test_configurations_are_frozen_and_equal_by_value(name):
     assert layer != LAYERS[name](I, H, 2)
     with pytest.raises(AttributeError):
         layer.hidden_size = 7
+
+
+def test_a_stepper_runs_by_a_kernel_made_for_steps(name):
+    """A scan of one step goes by the reference, which needs no buffers; a stream has no end, and they pay for it."""
+    layer = LAYERS[name](I, H)
+    stepper = layer.stepper(layer.init(0))
+    assert stepper.kernel == next(each for each in ("numba", "numpy") if not kernels.TWINS[each].lacks)
+    assert layer.stepper(layer.init(0), kernel="reference").kernel == "reference"

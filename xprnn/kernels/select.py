@@ -49,6 +49,7 @@ class Question(NamedTuple):
     shape: tuple[int, ...]  # (T, B, I, H)
     directions: int
     kernel: str
+    stream: bool  # whether steps are bound for a stream, of which T says nothing
 
     @property
     def scan_shape(self) -> tuple[int, int, int]:
@@ -66,6 +67,7 @@ def select(
     *,
     directions: int = 1,
     noise: bool = False,
+    stream: bool = False,
 ) -> Plan:
     """Choose the plan of a level.
 
@@ -83,6 +85,8 @@ def select(
         How many directions the level has, which a kernel may run side by side.
     noise : bool
         Whether noise is added to the pre-activations.
+    stream : bool
+        Whether the plan is for a `Stepper`, whose steps have no end.
 
     Returns
     -------
@@ -99,7 +103,7 @@ def select(
     """
     present = around if around is NOTHING else Around(*[None if field is None else PRESENT for field in around])
     device = home.device.id if xpx.is_namespace_cupy(home.xp) else None
-    question = Question(cell, present, noise, home.xp, home.dtype, device, shape, directions, kernel)
+    question = Question(cell, present, noise, home.xp, home.dtype, device, shape, directions, kernel, stream)
     return remembered(question) if cell.is_hashable else _plan(question)
 
 
@@ -152,7 +156,7 @@ def _refusal(kernel: Kernel, question: Question, *, free: bool) -> str | None:
     if xpx.is_half(dtype) and not kernel.narrow:
         dtype = question.xp.float32
     refusal = kernel.takes(question.cell, question.around, dtype, question.scan_shape)
-    if refusal is None and free and kernel.worth is not None:
+    if refusal is None and free and kernel.worth is not None and not question.stream:
         refusal = kernel.worth(question.cell, dtype, question.scan_shape, question.directions)
     return refusal
 

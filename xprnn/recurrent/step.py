@@ -42,9 +42,9 @@ def stepper(layer: Any, params: Params, state: State = None, batch: int = 1, *, 
         for k, (name, begin) in enumerate(zip(layer._names, states, strict=True))
     ]
     shape, around = (1, batch, layer.input_size, layer.hidden_size), Around(gate=levels[0].gate)
-    plan = kernels.select(layer.cell, around, home, shape, kernel)
-    bound = plan.kernel.bind(layer.cell, levels, batch, home)
-    return Stepper(bound, layer.input_size, home, batch, lambda states: states_of.write(states, form))
+    chosen = kernels.select(layer.cell, around, home, shape, kernel, stream=True).kernel
+    bound = chosen.bind(layer.cell, levels, batch, home)
+    return Stepper(bound, chosen.name, layer.input_size, home, batch, lambda states: states_of.write(states, form))
 
 
 class Bound(Protocol):
@@ -69,9 +69,14 @@ class Stepper:
     ----------
     state : array (L, B, H), for LSTM the pair (h, c)
         A copy of the state.
+    kernel : str
+        The name of the kernel that runs the steps.
     """
 
-    def __init__(self, bound: Bound, width: int, home: Home, batch: int, write: Callable[[list[States]], Any]) -> None:
+    def __init__(
+        self, bound: Bound, kernel: str, width: int, home: Home, batch: int, write: Callable[[list[States]], Any]
+    ) -> None:
+        self.kernel = kernel
         self._bound, self._write = bound, write
         self._run = bound.run if home.is_numpy else no_grad(bound.run)
         self._home, self._kind, self._dtype = home, home.kind, home.dtype

@@ -119,7 +119,7 @@ def scan_backward(
     load, back, written, finish = BACKWARD[type(cell)](cell, p, kept, prev, new, around)
     T = len(new[0])
     carry = tuple(
-        np.zeros_like(s[0]) if d is None else np.array(d, order="C") for d, s in zip(dfinal, track, strict=True)
+        np.zeros(s.shape[1:], s.dtype) if d is None else np.array(d, order="C") for d, s in zip(dfinal, track, strict=True)
     )
     dfresh = tuple(np.zeros(s.shape[1:]) for s in track) if "fresh" in want else ()  # float64: a running sum over time
     dgate = _changes(around.gate, prev, new) if "gate" in want else ()
