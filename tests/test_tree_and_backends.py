@@ -136,8 +136,8 @@ def test_to_numpy_and_move_keep_type_and_values(dtype, shape, backend, rng):
     back = backends.to_numpy(there)
     assert type(back) is np.ndarray
     moved = backends.move({"a": host, "b": (host, None)}, there)
-    home = backends.move(moved, np.zeros(1))
-    for a in (back, *tree.leaves(backend.to_numpy(moved)), *tree.leaves(home)):
+    spec = backends.move(moved, np.zeros(1))
+    for a in (back, *tree.leaves(backend.to_numpy(moved)), *tree.leaves(spec)):
         assert a.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(a, host)
     assert moved["b"][1] is None

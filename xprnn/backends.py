@@ -143,8 +143,8 @@ def device(a: Array) -> str:
     """
     if not xpx.is_array(a):
         raise TypeError(f"`a` must be an array, got {type(a).__name__}")
-    place = xpx.device(a)
-    return f"cuda:{place.id}" if xpx.package(xpx.namespace(a)) == "cupy" else str(place)
+    device = xpx.device(a)
+    return f"cuda:{device.id}" if xpx.package(xpx.namespace(a)) == "cupy" else str(device)
 
 
 def move(arrays: Tree, like: Array) -> Tree:
@@ -167,12 +167,12 @@ def move(arrays: Tree, like: Array) -> Tree:
     """
     if not xpx.is_array(like):
         raise TypeError(f"`like` must be an array, got {type(like).__name__}")
-    place = xpx.home(like)
+    spec = xpx.spec_of(like)
     for name, given in (("like", like), ("arrays", arrays)):
         tree_checks.arrays(name, given, DTYPES)
 
     def copy(a: Any) -> Array:
         host = xpx.to_numpy(a)
-        return xpx.from_host(host, place._replace(dtype=dtype_of(xpx.dtype_name(a.dtype), place.xp)))
+        return xpx.from_host(host, spec._replace(dtype=dtype_of(xpx.dtype_name(a.dtype), spec.xp)))
 
     return tree.map(copy, arrays)

@@ -14,7 +14,7 @@ from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
-from xprnn._array.namespace import Home
+from xprnn._array.namespace import ArraySpec
 
 __all__ = [
     "BIASES",
@@ -56,9 +56,9 @@ def generator(rng: Any, name: str = "rng") -> "np.random.Generator":
     return np.random.default_rng(seed)
 
 
-def destination(like: Any, *, instead: str = "") -> Home:
-    """Return where new parameters go: beside `like`, or NumPy float64 for None; `instead` as in `checks.home`."""
-    return xpx.home(np.empty(0)) if like is None else checks.home("like", like, instead=instead)
+def destination(like: Any, *, instead: str = "") -> ArraySpec:
+    """Return where new parameters go: beside `like`, or NumPy float64 for None; `instead` as in `checks.spec_of`."""
+    return xpx.spec_of(np.empty(0)) if like is None else checks.spec_of("like", like, instead=instead)
 
 
 def uniform(rng: "np.random.Generator", shape: tuple[int, ...], bound: float) -> np.ndarray:
@@ -98,7 +98,7 @@ def bias(name: str, rng: "np.random.Generator", n: int, bound: float) -> np.ndar
     return uniform(rng, (n,), bound) if name == "uniform" else np.zeros(n)
 
 
-def deliver(drawn: dict[str, Any], place: Home) -> dict[str, Any]:
-    """Return the drawn host arrays, a nested dict, as arrays that live at `place`."""
-    moved: dict[str, Any] = tree.map(lambda a: xpx.from_host(a, place), drawn)
+def deliver(drawn: dict[str, Any], spec: ArraySpec) -> dict[str, Any]:
+    """Return the drawn host arrays, a nested dict, as arrays of `spec`."""
+    moved: dict[str, Any] = tree.map(lambda a: xpx.from_host(a, spec), drawn)
     return moved

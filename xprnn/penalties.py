@@ -11,7 +11,7 @@ from collections.abc import Callable
 from xprnn import tree
 from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn._array.tree_checks import label
 from xprnn.losses import reduction as reduced
 from xprnn.tree import Tree
@@ -76,32 +76,32 @@ def _on_weights(
     checks.flag("matrices_only", matrices_only)
     tree_checks.floats("params", params, INSTEAD)
     weights = tree.trainable(params)
-    first, home = _one_home(weights)
+    first, spec = _one_home(weights)
     penalty = xpx.zeros((), first)
 
     def derivative(w: Array) -> Array:
         nonlocal penalty
         if matrices_only and len(w.shape) < 2:
-            return home.xp.zeros_like(w)
+            return spec.xp.zeros_like(w)
         values, slopes = each(w)
-        penalty = penalty + factor * xpx.total(values, home.xp)
+        penalty = penalty + factor * xpx.total(values, spec.xp)
         return factor * xpx.detached(slopes)
 
     gradient = tree.map(derivative, weights)
     return penalty, gradient
 
 
-def _one_home(weights: Tree) -> tuple[Array, Home]:
+def _one_home(weights: Tree) -> tuple[Array, ArraySpec]:
     """Return the first array and where it lives, or raise unless all others are like it."""
     found = list(tree.items(weights))
     if not found:
         raise ValueError("`params` must hold at least one array, got none")
     path, first = found[0]
-    home = checks.home(_name(path), first, instead=INSTEAD)
+    spec = checks.spec_of(_name(path), first, instead=INSTEAD)
     for other, w in found[1:]:
-        checks.home(_name(other), w, instead=INSTEAD)
-        checks.beside(_name(other), w, home, home.dtype, _name(path))
-    return first, home
+        checks.spec_of(_name(other), w, instead=INSTEAD)
+        checks.beside(_name(other), w, spec, spec.dtype, _name(path))
+    return first, spec
 
 
 def _name(path: str) -> str:
@@ -148,16 +148,16 @@ def firing_rate(
     """
     factor, target = checks.not_negative("strength", strength), checks.finite("target", target)
     checks.one_of("per", per, ("step", "unit"))
-    home = checks.home("y", y, instead=reduced.INSTEAD)
+    spec = checks.spec_of("y", y, instead=reduced.INSTEAD)
     if len(y.shape) < 1 or y.shape[-1] < 1:
         raise ValueError(f"`y` must have shape (…, H) with H of at least 1, got {tuple(y.shape)}")
-    reduce = reduced.of("y", y, mask, None, "mean", home)
+    reduce = reduced.of("y", y, mask, None, "mean", spec)
     diff = reduce.valid(y - target)
     if per == "step":
         loss, half_slope = reduce.of_weighted(diff * diff, diff, y.shape)
         return factor * loss, 2.0 * factor * half_slope
-    steps = reduced.count(reduce.mask, (*y.shape[:-1], 1), home)
-    mean = xpx.sum_time(diff, home.xp) / steps  # of nothing valid 0, whatever the target
+    steps = reduced.count(reduce.mask, (*y.shape[:-1], 1), spec)
+    mean = xpx.sum_time(diff, spec.xp) / steps  # of nothing valid 0, whatever the target
     slope = (2.0 * factor / y.shape[-1]) * mean / steps
-    dy = reduce.valid(xpx.detached(slope) + home.xp.zeros_like(diff))
-    return factor * xpx.total(mean * mean, home.xp) / y.shape[-1], dy
+    dy = reduce.valid(xpx.detached(slope) + spec.xp.zeros_like(diff))
+    return factor * xpx.total(mean * mean, spec.xp) / y.shape[-1], dy

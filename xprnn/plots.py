@@ -138,8 +138,8 @@ def gradient_reach(model: Any, params: Any, x: Any, loss: Any, ax: Any = None) -
     if isinstance(loss, type) or not (callable(loss) or xpx.is_array(loss)):
         raise TypeError(f"`loss` must be a function loss(y) -> (loss, dy), or dy, an array, got {type(loss).__name__}")
     y, _, cache = model.forward(params, x)
-    dy = pair("loss", loss(y), xpx.home(y))[1] if callable(loss) else loss
-    checks.array("loss(y)[1]" if callable(loss) else "loss", dy, xpx.home(y), "like `y`", tuple(y.shape), "y")
+    dy = pair("loss", loss(y), xpx.spec_of(y))[1] if callable(loss) else loss
+    checks.array("loss(y)[1]" if callable(loss) else "loss", dy, xpx.spec_of(y), "like `y`", tuple(y.shape), "y")
     dx = _numbers("dx", model.backward(params, cache, dy)[1], (2, 3))
     if dx.ndim == 3 and getattr(model, "batch_first", False):
         dx = dx.swapaxes(0, 1)

@@ -19,7 +19,7 @@ import numpy as np
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
-from xprnn._array.namespace import Array, Home, Namespace
+from xprnn._array.namespace import Array, ArraySpec, Namespace
 
 __all__ = ["BLOCK", "LOW", "PARITY", "ROTATIONS", "Key", "Word", "gumbel", "keep", "key", "normal", "threefry2x32"]
 
@@ -158,7 +158,7 @@ def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, A
     return low(x0), x1
 
 
-def _words(n: int, like: Home) -> Array:
+def _words(n: int, like: ArraySpec) -> Array:
     """Return 0, …, n-1 beside `like` as 32-bit words: uint32, whose sums wrap round, but int64 on PyTorch.
 
     PyTorch's uint32 lacks sums and shifts; there the caller drops what is above 32 bits.
@@ -172,61 +172,61 @@ def _word(k: int, xp: Namespace) -> Any:
     return np.uint32(k) if xpx.is_namespace_jax(xp) else k
 
 
-def keep(key: Key, p: float, T: int, B: int, n: int, home: Home, *, scale: bool = True) -> Array:
+def keep(key: Key, p: float, T: int, B: int, n: int, spec: ArraySpec, *, scale: bool = True) -> Array:
     """Return a dropout mask (T, B, n): 0 with probability p, else 1/(1-p), or 1 without `scale`.
 
     Which elements are dropped is decided in integers: the same on every backend and in every dtype.
     """
     limit, kept_as = min(round(p * 2**32), LOW), 1.0 / (1.0 - p) if scale else 1.0
-    if xpx.is_namespace_cupy(home.xp):
+    if xpx.is_namespace_cupy(spec.xp):
         from xprnn._array import cupy_random
 
-        return cupy_random.keep(_on_host(key).words, key.step, (T, B, n), home.dtype, limit, kept_as)
-    threshold = _word(limit, home.xp)
+        return cupy_random.keep(_on_host(key).words, key.step, (T, B, n), spec.dtype, limit, kept_as)
+    threshold = _word(limit, spec.xp)
 
     def kept(*words: Array) -> list[Array]:
-        masks = [home.xp.astype(word >= threshold, home.dtype) for word in words]
+        masks = [spec.xp.astype(word >= threshold, spec.dtype) for word in words]
         return [mask * kept_as for mask in masks] if scale else masks
 
-    return _draw(key, T, B, n, home, kept)
+    return _draw(key, T, B, n, spec, kept)
 
 
-def normal(key: Key, T: int, B: int, n: int, home: Home) -> Array:
+def normal(key: Key, T: int, B: int, n: int, spec: ArraySpec) -> Array:
     """Return standard normal numbers (T, B, n), by Box & Muller [2]_: the same on every backend but for rounding.
 
     None is larger than √(66 ln 2) = 6.8 in magnitude: the logarithm's argument is a multiple of 2**-33.
     """
-    xp = home.xp
+    xp = spec.xp
     if xpx.is_namespace_cupy(xp):
         from xprnn._array import cupy_random
 
-        return cupy_random.normal(_on_host(key).words, key.step, (T, B, n), home.dtype)
-    real = xp.float64 if home.dtype == xp.float64 else xp.float32  # a narrower dtype cannot hold an angle
+        return cupy_random.normal(_on_host(key).words, key.step, (T, B, n), spec.dtype)
+    real = xp.float64 if spec.dtype == xp.float64 else xp.float32  # a narrower dtype cannot hold an angle
 
     def box_muller(first: Array, second: Array) -> list[Array]:
         radius = xp.sqrt(-2.0 * xp.log((xp.astype(first, real) + 0.5) * 2.0**-32))  # + 0.5: never log 0
         angle = xp.astype(second, real) * (2.0 * math.pi * 2.0**-32)
-        return [xp.astype(radius * wave(angle), home.dtype) for wave in (xp.cos, xp.sin)]
+        return [xp.astype(radius * wave(angle), spec.dtype) for wave in (xp.cos, xp.sin)]
 
-    return _draw(key, T, B, n, home, box_muller)
+    return _draw(key, T, B, n, spec, box_muller)
 
 
-def gumbel(key: Key, T: int, B: int, n: int, home: Home) -> Array:
+def gumbel(key: Key, T: int, B: int, n: int, spec: ArraySpec) -> Array:
     """Return numbers (T, B, n) of the standard Gumbel distribution, −log(−log u): the same everywhere but for rounding.
 
     The argument of the inner logarithm is an odd multiple of 2**-33 in float64; in float32 the largest may round to 1,
     so at most 1 − 2**-24 is taken.
     """
-    xp = home.xp
-    real = xp.float64 if home.dtype == xp.float64 else xp.float32
-    most = 1.0 - 2.0 ** (-53 if home.dtype == xp.float64 else -24)
+    xp = spec.xp
+    real = xp.float64 if spec.dtype == xp.float64 else xp.float32
+    most = 1.0 - 2.0 ** (-53 if spec.dtype == xp.float64 else -24)
 
     def finish(*words: Array) -> list[Array]:
         us = [(xp.astype(word, real) + 0.5) * 2.0**-32 for word in words]
         us = [xp.where(u > most, xp.full_like(u, most), u) for u in us]
-        return [xp.astype(-xp.log(-xp.log(u)), home.dtype) for u in us]
+        return [xp.astype(-xp.log(-xp.log(u)), spec.dtype) for u in us]
 
-    return _draw(key, T, B, n, home, finish)
+    return _draw(key, T, B, n, spec, finish)
 
 
 def _on_host(key: Key) -> Key:
@@ -234,24 +234,24 @@ def _on_host(key: Key) -> Key:
     return Key((int(key.words[0]), int(key.words[1])), key.step)
 
 
-def _draw(key: Key, T: int, B: int, n: int, home: Home, finish: Callable[[Array, Array], list[Array]]) -> Array:
+def _draw(key: Key, T: int, B: int, n: int, spec: ArraySpec, finish: Callable[[Array, Array], list[Array]]) -> Array:
     """Return (T, B, n), along n what `finish` makes of the first words, then of the second.
 
     Element (t, b) counts from (step + t, b*m), m = ceil(n/2), so that T and B do not matter to it.
     """
-    xp, m = home.xp, (n + 1) // 2
+    xp, m = spec.xp, (n + 1) // 2
     if not xpx.is_namespace_jax(xp):
         key = _on_host(key)
 
     def block(t: int, b: int, steps: int, rows: int) -> list[Array]:
-        x0 = _words(steps, home) + _word((key.step + t) & LOW, xp)
-        x1 = _words(rows * m, home) + _word((b * m) & LOW, xp)
+        x0 = _words(steps, spec) + _word((key.step + t) & LOW, xp)
+        x1 = _words(rows * m, spec) + _word((b * m) & LOW, xp)
         words = threefry2x32(key.words, *xp.broadcast_arrays(x0[:, None], x1[None, :]))
         return finish(*(xp.reshape(word, (steps, rows, m)) for word in words))
 
-    if not home.is_numpy:
+    if not spec.is_numpy:
         return xp.concat(block(0, 0, T, B), axis=2)[..., :n]
-    out = np.empty((T, B, n), dtype=home.dtype)
+    out = np.empty((T, B, n), dtype=spec.dtype)
     rows = max(1, min(B, BLOCK // max(m, 1)))
     steps = max(1, BLOCK // max(rows * m, 1))
     for t in range(0, T, steps):

@@ -8,7 +8,7 @@ from xprnn import init, kernels
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.cells import Elman
 from xprnn.cells.elman import StepCache
 from xprnn.losses import half_sum_of_squares
@@ -76,7 +76,7 @@ class SimpleRNN:
         self.hidden_dim = hidden_dim = checks.integer("hidden_dim", hidden_dim)
         self.output_dim = output_dim = checks.integer("output_dim", output_dim)
         self.lr = checks.positive("lr", lr)
-        place = init.destination(like, instead="steps of training would be rounded away in it: give a float32 array")
+        spec = init.destination(like, instead="steps of training would be rounded away in it: give a float32 array")
         normal = np.random.randn if rng is None else _normal(init.generator(rng))
         draws = {
             "W_xh": 0.01 * normal(input_dim, hidden_dim),
@@ -85,7 +85,7 @@ class SimpleRNN:
             "b_h": np.zeros(hidden_dim),
             "b_y": np.zeros(output_dim),
         }
-        for name, array in init.deliver(draws, place).items():
+        for name, array in init.deliver(draws, spec).items():
             setattr(self, name, array)
 
     W_xh: Array
@@ -103,14 +103,14 @@ class SimpleRNN:
         TypeError, ValueError
             If x_seq has another shape, dtype, library or device than the weights.
         """
-        home = self._check("x_seq", x_seq, self.input_dim, "I")
-        h_seq, _ = self._scan(x_seq, home, keep=False)
-        return h_seq, self._readout(h_seq, home)
+        spec = self._check("x_seq", x_seq, self.input_dim, "I")
+        h_seq, _ = self._scan(x_seq, spec, keep=False)
+        return h_seq, self._readout(h_seq, spec)
 
     def compute_loss(self, y_pred: Array, y_true: Array) -> Array:
         """Return ½ Σ (y_pred − y_true)², a 0-d array on the device."""
-        home = checks.home("y_pred", y_pred)
-        checks.array("y_true", y_true, home, "like `y_pred`", tuple(y_pred.shape), "y_pred")
+        spec = checks.spec_of("y_pred", y_pred)
+        checks.array("y_true", y_true, spec, "like `y_pred`", tuple(y_pred.shape), "y_pred")
         return half_sum_of_squares(y_pred, y_true)[0]
 
     @no_grad
@@ -130,51 +130,53 @@ class SimpleRNN:
         TypeError, ValueError
             If an array does not fit the others.
         """
-        home = self._check("x_seq", x_seq, self.input_dim, "I")
+        spec = self._check("x_seq", x_seq, self.input_dim, "I")
         T = x_seq.shape[0]
-        checks.array("h_seq", h_seq, home, "(T, H)", (T, self.hidden_dim), "x_seq")
-        checks.array("y_seq", y_seq, home, "(T, O)", (T, self.output_dim), "x_seq")
-        checks.array("y_true", y_true, home, "(T, O)", (T, self.output_dim), "x_seq")
+        checks.array("h_seq", h_seq, spec, "(T, H)", (T, self.hidden_dim), "x_seq")
+        checks.array("y_seq", y_seq, spec, "(T, O)", (T, self.output_dim), "x_seq")
+        checks.array("y_true", y_true, spec, "(T, O)", (T, self.output_dim), "x_seq")
         # an Elman cell keeps nothing but its states, so h_seq is the cache of the reference scan
         h = (h_seq[:, None, :],)
-        cache = Cache(NOTHING, (home.xp.zeros_like(h[0][0, ...]),), states=h, new=h, kept=StepCache())
-        self._descend(x_seq, h_seq, y_seq - y_true, (kernels.REFERENCE, cache), home)
+        cache = Cache(NOTHING, (spec.xp.zeros_like(h[0][0, ...]),), states=h, new=h, kept=StepCache())
+        self._descend(x_seq, h_seq, y_seq - y_true, (kernels.REFERENCE, cache), spec)
 
     @no_grad
     @xpx.quiet
     def train_step(self, x_seq: Array, y_true: Array) -> Array:
         """Run forward, loss and backward once; return the loss before the step."""
-        home = self._check("x_seq", x_seq, self.input_dim, "I")
-        checks.array("y_true", y_true, home, "(T, O)", (x_seq.shape[0], self.output_dim), "x_seq")
-        h_seq, scanned = self._scan(x_seq, home, keep=True)
-        loss, dy = half_sum_of_squares(self._readout(h_seq, home), y_true)
-        self._descend(x_seq, h_seq, dy, scanned, home)
+        spec = self._check("x_seq", x_seq, self.input_dim, "I")
+        checks.array("y_true", y_true, spec, "(T, O)", (x_seq.shape[0], self.output_dim), "x_seq")
+        h_seq, scanned = self._scan(x_seq, spec, keep=True)
+        loss, dy = half_sum_of_squares(self._readout(h_seq, spec), y_true)
+        self._descend(x_seq, h_seq, dy, scanned, spec)
         return loss
 
-    def _check(self, name: str, seq: Any, width: int, letter: str) -> Home:
-        home = xpx.home(self.W_hh)
-        checks.beside(name, seq, home, home.dtype, "like")
+    def _check(self, name: str, seq: Any, width: int, letter: str) -> ArraySpec:
+        spec = xpx.spec_of(self.W_hh)
+        checks.beside(name, seq, spec, spec.dtype, "like")
         if len(seq.shape) != 2 or seq.shape[1] != width or seq.shape[0] == 0:
             raise ValueError(
                 f"`{name}` must have shape (T, {letter}) with T of at least 1 and {letter} = {width}, "
                 f"got {tuple(seq.shape)}"
             )
-        return home
+        return spec
 
-    def _scan(self, x_seq: Array, home: Home, *, keep: bool) -> tuple[Array, tuple[kernels.Kernel, Any]]:
+    def _scan(self, x_seq: Array, spec: ArraySpec, *, keep: bool) -> tuple[Array, tuple[kernels.Kernel, Any]]:
         """Return h_seq (T, H), and the kernel with its cache."""
-        xp = home.xp
+        xp = spec.xp
         a = (x_seq @ self.W_xh + self.b_h)[:, None, :]
         p = {"W_hh": xp.matrix_transpose(self.W_hh)}
-        kernel = kernels.select(CELL, NOTHING, home, (a.shape[0], 1, self.input_dim, self.hidden_dim)).kernel
+        kernel = kernels.select(CELL, NOTHING, spec, (a.shape[0], 1, self.input_dim, self.hidden_dim)).kernel
         (h,), _, cache = kernel.scan(CELL, a, (xp.zeros_like(a[0, ...]),), p, keep=keep)
         return h[:, 0, :], (kernel, cache)
 
-    def _readout(self, h_seq: Array, home: Home) -> Array:
+    def _readout(self, h_seq: Array, spec: ArraySpec) -> Array:
         return h_seq @ self.W_hy + self.b_y
 
-    def _descend(self, x_seq: Array, h_seq: Array, dy: Array, scanned: tuple[kernels.Kernel, Any], home: Home) -> None:
-        xp = home.xp
+    def _descend(
+        self, x_seq: Array, h_seq: Array, dy: Array, scanned: tuple[kernels.Kernel, Any], spec: ArraySpec
+    ) -> None:
+        xp = spec.xp
         kernel, cache = scanned
         dh = (dy @ xp.matrix_transpose(self.W_hy))[:, None, :]
         p = {"W_hh": xp.matrix_transpose(self.W_hh)}

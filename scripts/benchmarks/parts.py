@@ -232,12 +232,12 @@ def draws():
         if not has(name):
             continue
         like = xprnn.backends.load(name).zeros(1, dtype=xprnn.backends.load(name).float32)
-        place = xprnn.random.key(0), xprnn._array.namespace.home(like)
+        spec = xprnn.random.key(0), xprnn._array.namespace.spec_of(like)
         sides = {
-            "keep": lambda key, home: xprnn.random.keep(key, 0.1, T, B, n, home),
-            "normal": lambda key, home: xprnn.random.normal(key, T, B, n, home),
+            "keep": lambda key, spec: xprnn.random.keep(key, 0.1, T, B, n, spec),
+            "normal": lambda key, spec: xprnn.random.normal(key, T, B, n, spec),
         }
-        sides = {side: functools.partial(draw, *place) for side, draw in sides.items()}
+        sides = {side: functools.partial(draw, *spec) for side, draw in sides.items()}
         times = alternate(sides)
         records.append(record("draws", f"{name} {(T, B, n)}", times))
         print(f"  {name:6} " + "   ".join(f"{side} {1e9 * t / (T * B * n):6.1f}" for side, t in times.items()))

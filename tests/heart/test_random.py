@@ -27,7 +27,7 @@ KNOWN = [
 ]
 """Key, counter and words of Random123's known-answer tests (kat_vectors, threefry2x32 20)."""
 
-HOST = {dtype: xpx.home(np.zeros(1, dtype)) for dtype in ("float32", "float64")}
+HOST = {dtype: xpx.spec_of(np.zeros(1, dtype)) for dtype in ("float32", "float64")}
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def jax():
     return pytest.importorskip("jax", reason="jax, whose threefry is the judge here, is not installed")
 
 
-def home(backend, dtype="float64"):
-    return xpx.home(backend.asarray(np.zeros(1, dtype)))
+def spec_of(backend, dtype="float64"):
+    return xpx.spec_of(backend.asarray(np.zeros(1, dtype)))
 
 
 def words_of(backend, values):
@@ -97,7 +97,7 @@ def test_a_mask_is_its_definition_on_every_backend(backend, dtype, n, step):
     key, p = KEY._replace(step=step), 0.3
     kept = elements(key, T, B, n) >= round(p * 2**32)
     for scale, value in ((True, np.dtype(dtype).type(1.0 / 0.7)), (False, 1.0)):
-        mask = random.keep(key, p, T, B, n, home(backend, dtype), scale=scale)
+        mask = random.keep(key, p, T, B, n, spec_of(backend, dtype), scale=scale)
         assert xpx.dtype_name(mask.dtype) == dtype
         np.testing.assert_array_equal(backend.to_numpy(mask), np.where(kept, value, 0.0).astype(dtype))
 
@@ -109,7 +109,7 @@ def test_normals_are_their_definition_on_every_backend(backend, dtype, n):
     first, second = (elements(KEY, T, B, 2 * m)[..., part] for part in (slice(m), slice(m, None)))
     radius, angle = np.sqrt(-2.0 * np.log((first + 0.5) / 2.0**32)), 2.0 * np.pi * second / 2.0**32
     expected = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=2)[..., :n]
-    z = random.normal(KEY, T, B, n, home(backend, dtype))
+    z = random.normal(KEY, T, B, n, spec_of(backend, dtype))
     assert xpx.dtype_name(z.dtype) == dtype
     assert error(backend.to_numpy(z), expected) <= {"float32": 1e-6, "float64": 1e-12}[dtype]
     assert error(backend.to_numpy(z), random.normal(KEY, T, B, n, HOST[dtype])) <= {"float32": 1e-6}.get(dtype, 1e-12)
@@ -117,39 +117,39 @@ def test_normals_are_their_definition_on_every_backend(backend, dtype, n):
 
 @pytest.mark.parametrize("draw", [lambda *a: random.keep(a[0], 0.5, *a[1:]), random.normal], ids=["keep", "normal"])
 def test_neither_segments_nor_the_batch_nor_blocks_change_a_draw(backend, draw, monkeypatch):
-    place = home(backend)
-    whole = backend.to_numpy(draw(KEY, T, B, N, place))
-    parts = [draw(KEY.at(t), steps, B, N, place) for t, steps in ((0, 2), (2, 1), (3, 2))]
+    spec = spec_of(backend)
+    whole = backend.to_numpy(draw(KEY, T, B, N, spec))
+    parts = [draw(KEY.at(t), steps, B, N, spec) for t, steps in ((0, 2), (2, 1), (3, 2))]
     np.testing.assert_array_equal(np.concatenate([backend.to_numpy(a) for a in parts]), whole)
-    np.testing.assert_array_equal(backend.to_numpy(draw(KEY, T, 2, N, place)), whole[:, :2])
-    assert not np.array_equal(backend.to_numpy(draw(KEY._replace(step=9), T, B, N, place)), whole)
+    np.testing.assert_array_equal(backend.to_numpy(draw(KEY, T, 2, N, spec)), whole[:, :2])
+    assert not np.array_equal(backend.to_numpy(draw(KEY._replace(step=9), T, B, N, spec)), whole)
     for size in (1, 5, 9, 30):
         monkeypatch.setattr(random, "BLOCK", size)
-        np.testing.assert_array_equal(backend.to_numpy(draw(KEY, T, B, N, place)), whole)
+        np.testing.assert_array_equal(backend.to_numpy(draw(KEY, T, B, N, spec)), whole)
 
 
 def test_no_rows_and_extreme_probabilities(backend):
-    place = home(backend)
-    for a in (random.keep(KEY, 0.5, T, 0, N, place), random.normal(KEY, T, 0, N, place)):
+    spec = spec_of(backend)
+    for a in (random.keep(KEY, 0.5, T, 0, N, spec), random.normal(KEY, T, 0, N, spec)):
         assert backend.to_numpy(a).shape == (T, 0, N)
-    assert np.all(backend.to_numpy(random.keep(KEY, 0.0, T, B, N, place)) == 1.0)
+    assert np.all(backend.to_numpy(random.keep(KEY, 0.0, T, B, N, spec)) == 1.0)
     last = 1.0 - 2.0**-53  # rounds to 2**32, which no word can hold
-    assert not np.any(backend.to_numpy(random.keep(KEY, last, T, B, N, place, scale=False)))
+    assert not np.any(backend.to_numpy(random.keep(KEY, last, T, B, N, spec, scale=False)))
 
 
 def test_a_word_is_kept_from_the_threshold_on(backend):
     for t, b, j in ((0, 0, 0), (1, 2, 6), (4, 1, 3)):
         word = element(KEY, t, b, j, N)
         for p, kept in ((word / 2**32, 1.0), ((word + 1) / 2**32, 0.0)):
-            mask = random.keep(KEY, p, T, B, N, home(backend, "float32"), scale=False)
+            mask = random.keep(KEY, p, T, B, N, spec_of(backend, "float32"), scale=False)
             assert backend.to_numpy(mask)[t, b, j] == kept
 
 
 def test_a_normal_is_finite_at_the_smallest_and_largest_word(monkeypatch):
     ends = np.array([[0, 0, LOW, LOW]], np.uint32), np.array([[0, LOW, 0, LOW]], np.uint32)
     monkeypatch.setattr(random, "threefry2x32", lambda *_: ends)
-    for place in HOST.values():
-        z = random.normal(KEY, 1, 1, 8, place)
+    for spec in HOST.values():
+        z = random.normal(KEY, 1, 1, 8, spec)
         assert np.abs(z).max() == pytest.approx(math.sqrt(66 * math.log(2)))
 
 
@@ -241,7 +241,7 @@ def test_an_array_of_two_words_is_a_key(backend):
     made = random.key(backend.asarray(np.array(KEY.words, np.uint32)))
     assert tuple(map(int, made.words)) == KEY.words
     assert backend.package == "jax" or made == KEY
-    mask = random.keep(made.fold("l0"), 0.5, T, B, N, home(backend))
+    mask = random.keep(made.fold("l0"), 0.5, T, B, N, spec_of(backend))
     expected = random.keep(KEY.fold("l0"), 0.5, T, B, N, HOST["float64"])
     np.testing.assert_array_equal(backend.to_numpy(mask), expected)
 
@@ -280,7 +280,7 @@ def test_a_typed_jax_key_is_refused_with_the_way_out(jax):
 def test_a_key_of_jax_arrays_draws_for_every_library(jax, backend):
     key = random.key(jax.numpy.asarray(KEY.words, dtype=jax.numpy.uint32)).fold("l0")
     expected = random.keep(KEY.fold("l0"), 0.5, T, B, N, HOST["float64"])
-    np.testing.assert_array_equal(backend.to_numpy(random.keep(key, 0.5, T, B, N, home(backend))), expected)
+    np.testing.assert_array_equal(backend.to_numpy(random.keep(key, 0.5, T, B, N, spec_of(backend))), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -288,8 +288,8 @@ def test_a_traced_key_draws_what_an_eager_one_draws(jax, dtype):
     jax.config.update("jax_enable_x64", True)
 
     def draws(words, x):
-        key, place = random.key(words).fold("l0").at(3), xpx.home(x)
-        return random.keep(key, 0.3, T, B, N, place), random.normal(key, T, B, N, place)
+        key, spec = random.key(words).fold("l0").at(3), xpx.spec_of(x)
+        return random.keep(key, 0.3, T, B, N, spec), random.normal(key, T, B, N, spec)
 
     words, x = jax.numpy.asarray(KEY.words, dtype=jax.numpy.uint32), jax.numpy.zeros(1, dtype)
     traced, eager = jax.jit(draws)(words, x), draws(words, x)
@@ -306,7 +306,7 @@ assert not jax.config.jax_enable_x64
 x, words = jax.numpy.zeros(1), jax.numpy.asarray(np.array([0xDEADBEEF, 0x9E3779B9], np.uint32))
 def draw(key, x):
     key = key.fold("l0")._replace(step=2**32 - 2)
-    return random.keep(key, 0.9, 5, 3, 7, xpx.home(x)), random.normal(key, 5, 3, 7, xpx.home(x))
+    return random.keep(key, 0.9, 5, 3, 7, xpx.spec_of(x)), random.normal(key, 5, 3, 7, xpx.spec_of(x))
 keys = random.Key((0xDEADBEEF, 0x9E3779B9)), random.key(words)
 for keep, normal in (*(draw(key, x) for key in keys), jax.jit(lambda w, x: draw(random.key(w), x))(words, x)):
     assert keep.dtype == normal.dtype == np.float32
@@ -331,11 +331,11 @@ def test_jax_draws_the_same_without_64_bits():
 def test_a_draw_on_cupy_copies_nothing_and_waits_for_nothing():
     counter = pytest.importorskip("cupy_on_cpu", reason="counts are those of the emulated driver")
     cupy = backends.load("cupy")
-    place = xpx.home(cupy.zeros(1))
+    spec = xpx.spec_of(cupy.zeros(1))
     before = dict(counter.stats())
     key = random.key(5).fold("l0")
-    random.keep(key, 0.3, T, B, N, place)
-    random.normal(key, T, B, N, place)
+    random.keep(key, 0.3, T, B, N, spec)
+    random.normal(key, T, B, N, spec)
     after = counter.stats()
     assert after["launches"] > before["launches"]
     assert {key: after[key] - before[key] for key in ("h2d", "d2h", "syncs")} == {"h2d": 0, "d2h": 0, "syncs": 0}

@@ -254,7 +254,7 @@ def test_with_options_bound_steps_and_a_scan_that_keeps_nothing_are_the_same(twi
     states, final, _ = chosen.scan(*arguments)
     unkept, last, nothing = chosen.scan(*arguments, keep=False)
     assert nothing is None
-    bound = chosen.bind(cell, [as_part(cell, given)], B, xpx.home(given["a"]))
+    bound = chosen.bind(cell, [as_part(cell, given)], B, xpx.spec_of(given["a"]))
     for t, a_t in enumerate(given["a"]):
         assert_close(bound.run(a_t), states[0][t])
     for other in (last, bound.states()[0]):

@@ -144,10 +144,10 @@ def test_cupy_both_directions_are_one_launch_where_they_fit(how, launches, count
 def test_cupy_draws_are_one_launch_each(counter):
     import cupy
 
-    home = xprnn._array.namespace.home(cupy.zeros(1))
+    spec = xprnn._array.namespace.spec_of(cupy.zeros(1))
     for draw_one in (
-        lambda key: xprnn.random.keep(key, 0.5, 3, 2, 5, home),
-        lambda key: xprnn.random.normal(key, 3, 2, 5, home),
+        lambda key: xprnn.random.keep(key, 0.5, 3, 2, 5, spec),
+        lambda key: xprnn.random.normal(key, 3, 2, 5, spec),
     ):
         draw_one(xprnn.random.key(1))
         with counted(counter) as found:

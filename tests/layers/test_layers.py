@@ -166,9 +166,9 @@ def test_dropout_scales_what_it_keeps_the_same_on_every_backend(variational, bac
     assert set(np.unique(factor)) == {0.0, np.round(1 / 0.7, 12)}
     assert_close(dx, dy * factor)
     assert variational == np.array_equal(factor, np.broadcast_to(factor[:1], factor.shape))
-    home = xprnn._array.namespace.home(x)  # on NumPy, from the definition
+    spec = xprnn._array.namespace.spec_of(x)  # on NumPy, from the definition
     own = key.fold("dropout")._replace(step=0 if variational else 2)
-    assert_close(factor, np.broadcast_to(xprnn.random.keep(own, 0.3, 1 if variational else T, B, 7, home), x.shape))
+    assert_close(factor, np.broadcast_to(xprnn.random.keep(own, 0.3, 1 if variational else T, B, 7, spec), x.shape))
     rest = backend.to_numpy(layer({}, backend.asarray(x[2:]), rng=key.at(2))[0])
     assert_close(rest, y[2:], tol=0.0)  # draws are by absolute step
 

@@ -45,10 +45,10 @@ def run(layer, params, x, weights=None, state0=None, **options):
     """Return every value and gradient as one tree; outputs are weighted by fixed random numbers."""
     y, state, cache = layer.forward(params, x, state0, **options)
     draw = np.random.default_rng(5)
-    place = xprnn._array.namespace.home(tree.leaves(y)[0] if not isinstance(y, list) else y[0])
+    spec = xprnn._array.namespace.spec_of(tree.leaves(y)[0] if not isinstance(y, list) else y[0])
 
     def weight(a):
-        return xprnn._array.namespace.from_host(draw.standard_normal(tuple(a.shape)), place)
+        return xprnn._array.namespace.from_host(draw.standard_normal(tuple(a.shape)), spec)
 
     dy = [weight(a) for a in y] if isinstance(y, list) else weight(y)
     dparams, dx, dstate0 = layer.backward(params, cache, dy, tree.map(weight, state))

@@ -52,10 +52,10 @@ def by_scan(cell, x, parts, reset):
 
 
 def bind(backend, cell, parts, kernel):
-    home = xpx.home(backend.asarray(parts[0].p["W_hh"]))
+    spec = xpx.spec_of(backend.asarray(parts[0].p["W_hh"]))
     there = [Part(*backend.asarrays(tuple(part[:-1])), part.residual) for part in parts]
-    plan = kernels.select(cell, Around(), home, (1, B, H, H), kernel)
-    return plan.kernel.bind(cell, there, B, home), there
+    plan = kernels.select(cell, Around(), spec, (1, B, H, H), kernel)
+    return plan.kernel.bind(cell, there, B, spec), there
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -14,7 +14,7 @@ import numpy as np
 from xprnn import random, tree
 from xprnn._array import namespace as xpx
 
-HOME = xpx.home(np.zeros(1))
+HOME = xpx.spec_of(np.zeros(1))
 
 
 class Run(NamedTuple):

@@ -41,7 +41,7 @@ def widths(layer):
 
 def draws(layer, key, T, B):
     """Return every random number of a training pass: per layer the input's mask, per part {kind: array}."""
-    home, H, D = xpx.home(np.zeros(1)), layer.hidden_size, 2 if layer.bidirectional else 1
+    spec, H, D = xpx.spec_of(np.zeros(1)), layer.hidden_size, 2 if layer.bidirectional else 1
     G, states = gates(layer), dict(zip(STATES[type(layer).__name__], widths(layer), strict=True))
     P = states["h"]
     found = {}
@@ -50,22 +50,22 @@ def draws(layer, key, T, B):
         own = key.fold(f"l{k}")
         found[f"l{k} input"] = None
         if rate and layer.variational:
-            found[f"l{k} input"] = random.keep(random.Key(own.fold("input").words), rate, 1, B, width, home).repeat(
+            found[f"l{k} input"] = random.keep(random.Key(own.fold("input").words), rate, 1, B, width, spec).repeat(
                 T, 0
             )
         elif rate:
-            found[f"l{k} input"] = random.keep(own.fold("input"), rate, T, B, width, home)
+            found[f"l{k} input"] = random.keep(own.fold("input"), rate, T, B, width, spec)
         for name in (f"l{k}", f"l{k}_reverse")[:D]:
             part = key.fold(name)
             once = {kind: random.Key(part.fold(kind).words) for kind in ("hidden", "weight")}
-            made = {"candidate": random.keep(part.fold("candidate"), layer.candidate_dropout, T, B, H, home)}
-            made["hidden"] = random.keep(once["hidden"], layer.hidden_dropout, 1, B, P, home)[0]
-            made["weight"] = random.keep(once["weight"], layer.weight_drop, 1, G * H, P, home)[0]
-            made["noise"] = random.normal(part.fold("noise"), T, B, G * H, home)
+            made = {"candidate": random.keep(part.fold("candidate"), layer.candidate_dropout, T, B, H, spec)}
+            made["hidden"] = random.keep(once["hidden"], layer.hidden_dropout, 1, B, P, spec)[0]
+            made["weight"] = random.keep(once["weight"], layer.weight_drop, 1, G * H, P, spec)[0]
+            made["noise"] = random.normal(part.fold("noise"), T, B, G * H, spec)
             for s, n in states.items():
                 rate = layer.zoneout_c if s == "c" else layer.zoneout
-                made[f"zoneout_{s}"] = random.keep(part.fold(f"zoneout_{s}"), rate, T, B, n, home, scale=False)
-                made[f"noise_{s}"] = random.normal(part.fold(f"noise_{s}"), T, B, n, home)
+                made[f"zoneout_{s}"] = random.keep(part.fold(f"zoneout_{s}"), rate, T, B, n, spec, scale=False)
+                made[f"noise_{s}"] = random.normal(part.fold(f"noise_{s}"), T, B, n, spec)
             found[name] = made
     return found
 

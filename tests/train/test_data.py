@@ -15,7 +15,7 @@ from xprnn.train.minibatch import ahead
 MODEL = Sequential(RNN(3, 4), Linear(4, 2))
 LAST = Sequential(RNN(3, 4), Last(), Linear(4, 2))
 BATCH_FIRST = Sequential(RNN(3, 4, batch_first=True), Linear(4, 2, batch_first=True))
-HOST = xpx.home(np.zeros(1))
+HOST = xpx.spec_of(np.zeros(1))
 
 
 def draw(rng, N=11, T=6):
@@ -194,11 +194,11 @@ def test_a_thread_reads_files_and_the_caller_places_what_it_read(stream, device,
 
 def test_minibatches_are_made_beside_the_parameters(backend, rng):
     x, y = draw(rng)
-    place = xpx.home(backend.asarray(np.zeros(1)))
+    spec = xpx.spec_of(backend.asarray(np.zeros(1)))
     source = Source((x, y), MODEL)
-    batch = source.batch(source.plan(4, random.key(1))[0], place)
-    assert xpx.namespace(batch.x) is place.xp
-    there = Source((backend.asarray(x), backend.asarray(y)), MODEL).batch(source.plan(4, random.key(1))[0], place)
+    batch = source.batch(source.plan(4, random.key(1))[0], spec)
+    assert xpx.namespace(batch.x) is spec.xp
+    there = Source((backend.asarray(x), backend.asarray(y)), MODEL).batch(source.plan(4, random.key(1))[0], spec)
     for a, b in zip(batch[:2], there[:2], strict=True):
         np.testing.assert_array_equal(backend.to_numpy(a), backend.to_numpy(b))
 
@@ -282,7 +282,7 @@ def test_no_library_takes_a_files_memory_as_its_own(torch, rng, tmp_path):
     """A stream of one row is in time's order in the file already, which is open to be read alone."""
     np.save(tmp_path / "x.npy", rng.standard_normal((1, 6, 3)))
     source = Source(Stream(tmp_path / "x.npy", rng.standard_normal((1, 6, 2)), 4), MODEL)
-    batch = source.batch(source.plan(1, None)[0], xpx.home(torch.zeros(1)))
+    batch = source.batch(source.plan(1, None)[0], xpx.spec_of(torch.zeros(1)))
     batch.x[0, 0, 0] = 1e9
     assert np.load(tmp_path / "x.npy")[0, 0, 0] != 1e9
 

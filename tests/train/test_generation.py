@@ -92,7 +92,7 @@ def test_tokens_are_drawn_from_the_softmax(temperature):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_gumbel_numbers_have_the_mean_and_the_variance_of_their_distribution(dtype):
-    drawn = random.gumbel(random.key(0), 300, 40, 25, xpx.home(np.zeros(1, dtype))).astype(np.float64)
+    drawn = random.gumbel(random.key(0), 300, 40, 25, xpx.spec_of(np.zeros(1, dtype))).astype(np.float64)
     n, variance = drawn.size, np.pi**2 / 6
     assert np.isfinite(drawn).all()
     assert abs(drawn.mean() - np.euler_gamma) < 5 * np.sqrt(variance / n)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 
 Shapes = Mapping[str, Any]
 """Per parameter, its shape in axis letters and in numbers, ``("(G*H,)", (12,))``; "fixed" has such a mapping."""
@@ -22,7 +22,7 @@ Shapes = Mapping[str, Any]
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
 """NumPy's, as dtypes: against the scalar types a comparison takes ten times as long."""
 
-HOSTS = {dtype: xpx.home(np.empty(0, dtype)) for dtype in FLOATS}
+HOSTS = {dtype: xpx.spec_of(np.empty(0, dtype)) for dtype in FLOATS}
 """Where NumPy arrays of these live."""
 
 
@@ -179,7 +179,7 @@ def positive(name: str, value: Any) -> float:
     return found
 
 
-def home(name: str, a: Any, kind: str = "float", *, instead: str = "") -> Home:
+def spec_of(name: str, a: Any, kind: str = "float", *, instead: str = "") -> ArraySpec:
     """Return where the array `a` lives, or raise unless it is an array of floats, or of integers.
 
     Floats are float64, float32, and the half types that the library has; with `instead`, which tells what to do
@@ -189,31 +189,31 @@ def home(name: str, a: Any, kind: str = "float", *, instead: str = "") -> Home:
         return known
     if not xpx.is_array(a):
         raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
-    place = xpx.home(a)
-    if (current := xpx.elsewhere(place)) is not None:
+    spec = xpx.spec_of(a)
+    if (current := xpx.elsewhere(spec)) is not None:
         raise ValueError(
-            f"`{name}` is on CUDA device {place.device.id}, and the current device is {current}; call within "
-            f"`with cupy.cuda.Device({place.device.id}):`"
+            f"`{name}` is on CUDA device {spec.device.id}, and the current device is {current}; call within "
+            f"`with cupy.cuda.Device({spec.device.id}):`"
         )
     if kind == "integer":
         if not xpx.is_integer(a):
-            raise TypeError(f"`{name}` must be of integers, got {xpx.dtype_name(place.dtype)}; cast it first")
-        return place
-    if place.dtype in (FLOATS if place.is_numpy else (place.xp.float32, place.xp.float64)):
-        return place
-    halves, came = () if instead else _halves(place), xpx.dtype_name(place.dtype)
+            raise TypeError(f"`{name}` must be of integers, got {xpx.dtype_name(spec.dtype)}; cast it first")
+        return spec
+    if spec.dtype in (FLOATS if spec.is_numpy else (spec.xp.float32, spec.xp.float64)):
+        return spec
+    halves, came = () if instead else _halves(spec), xpx.dtype_name(spec.dtype)
     if came not in halves:
         *some, last = ["float32", "float64", *halves]
         hint = instead if instead and came in xpx.HALF else "cast it first"
         raise TypeError(f"`{name}` must be {', '.join(some)} or {last}, got {came}; {hint}")
-    return place
+    return spec
 
 
-def _halves(place: Home) -> tuple[str, ...]:
+def _halves(spec: ArraySpec) -> tuple[str, ...]:
     """Return the names of the half types that a library computes with."""
-    if place.is_numpy:
+    if spec.is_numpy:
         return xpx.HALF[:1]  # of ml_dtypes' bfloat16 it does not know that it is a float
-    return xpx.HALF if xpx.is_namespace_cupy(place.xp) or hasattr(place.xp, "bfloat16") else ()
+    return xpx.HALF if xpx.is_namespace_cupy(spec.xp) or hasattr(spec.xp, "bfloat16") else ()
 
 
 def host(name: str, a: Any) -> None:
@@ -224,52 +224,52 @@ def host(name: str, a: Any) -> None:
         raise TypeError(f"`{name}` must be a NumPy array, got {_kind(a)}{hint}")
 
 
-def array(name: str, a: Array, place: Home, letters: str, shape: tuple[int, ...], like: str = "x") -> None:
+def array(name: str, a: Array, spec: ArraySpec, letters: str, shape: tuple[int, ...], like: str = "x") -> None:
     """Raise unless `a` has this shape and lives where `like` lives."""
-    if fits(a, place, shape):
+    if fits(a, spec, shape):
         return
-    beside(name, a, place, place.dtype, like)
+    beside(name, a, spec, spec.dtype, like)
     if tuple(a.shape) != shape:
         hint = "; is it transposed?" if shape != shape[::-1] and tuple(a.shape) == shape[::-1] else ""
         raise ValueError(f"`{name}` must have shape {letters} = {_plain(shape)}, got {_plain(tuple(a.shape))}{hint}")
 
 
-def fits(a: Any, place: Home, shape: tuple[int, ...]) -> bool:
+def fits(a: Any, spec: ArraySpec, shape: tuple[int, ...]) -> bool:
     """Tell whether `a` is a NumPy array of this place and shape; where not, `array` looks closer, and may raise."""
-    return type(a) is np.ndarray and place.kind is np.ndarray and a.shape == shape and bool(a.dtype == place.dtype)
+    return type(a) is np.ndarray and spec.kind is np.ndarray and a.shape == shape and bool(a.dtype == spec.dtype)
 
 
-def beside(name: str, a: Array, place: Home, dtype: Any, like: str = "x") -> None:
+def beside(name: str, a: Array, spec: ArraySpec, dtype: Any, like: str = "x") -> None:
     """Raise unless `a` is an array of this dtype in the namespace and on the device of `like`."""
-    if type(a) is not place.kind or not place.is_numpy:
+    if type(a) is not spec.kind or not spec.is_numpy:
         if not xpx.is_array(a):
-            raise TypeError(f"`{name}` must be a {xpx.package(place.xp)} array like `{like}`, got {_kind(a)}")
-        xp = place.xp if type(a) is place.kind else xpx.namespace(a)
-        if xp is not place.xp:
+            raise TypeError(f"`{name}` must be a {xpx.package(spec.xp)} array like `{like}`, got {_kind(a)}")
+        xp = spec.xp if type(a) is spec.kind else xpx.namespace(a)
+        if xp is not spec.xp:
             raise TypeError(
-                f"`{name}` must be a {xpx.package(place.xp)} array like `{like}`, got a {xpx.package(xp)} array; "
+                f"`{name}` must be a {xpx.package(spec.xp)} array like `{like}`, got a {xpx.package(xp)} array; "
                 "xprnn.backends.move copies one beside the other"
             )
-        if place.device is not None and (device := xpx.device(a)) not in (place.device, None):
-            raise ValueError(f"`{name}` must be on {place.device} like `{like}`, got {device}")
+        if spec.device is not None and (device := xpx.device(a)) not in (spec.device, None):
+            raise ValueError(f"`{name}` must be on {spec.device} like `{like}`, got {device}")
     if a.dtype != dtype:
         raise TypeError(
-            f"`{name}` must be {xpx.dtype_name(dtype)}{f' like `{like}`' if dtype == place.dtype else ''}, "
+            f"`{name}` must be {xpx.dtype_name(dtype)}{f' like `{like}`' if dtype == spec.dtype else ''}, "
             f"got {xpx.dtype_name(a.dtype)}"
         )
 
 
-def parameters(path: str, params: Any, shapes: Shapes, place: Home, like: str = "x") -> None:
+def parameters(path: str, params: Any, shapes: Shapes, spec: ArraySpec, like: str = "x") -> None:
     """Raise unless `params` is a dict with exactly these keys, and arrays of these shapes beside x."""
-    if place.kind is np.ndarray and _fit(params, shapes, place.dtype):
+    if spec.kind is np.ndarray and _fit(params, shapes, spec.dtype):
         return
     keys(path, params, tuple(shapes))
     for key, expected in shapes.items():
         if isinstance(expected, Mapping):
-            parameters(f"{path}[{key!r}]", params[key], expected, place, like)
+            parameters(f"{path}[{key!r}]", params[key], expected, spec, like)
         else:
             letters, shape = expected
-            array(f"{path}[{key!r}]", params[key], place, letters, shape, like)
+            array(f"{path}[{key!r}]", params[key], spec, letters, shape, like)
 
 
 def _fit(params: Any, shapes: Shapes, dtype: np.dtype) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
-from xprnn._array.namespace import Array, Home, Namespace
+from xprnn._array.namespace import Array, ArraySpec, Namespace
 
 
 class Sequence(NamedTuple):
@@ -27,7 +27,7 @@ class Sequence(NamedTuple):
 class Form(NamedTuple):
     """How the user's arrays are laid out, to hand results back in the same way."""
 
-    home: Home
+    spec: ArraySpec
     T: int
     B: int
     batched: bool
@@ -41,26 +41,26 @@ class Form(NamedTuple):
             return [y[:length, n, ...] for n, length in enumerate(self.rows)]
         if not self.batched:
             return y[:, 0, ...]
-        return self.home.xp.permute_dims(y, (1, 0, *range(2, len(y.shape)))) if self.batch_first else y
+        return self.spec.xp.permute_dims(y, (1, 0, *range(2, len(y.shape)))) if self.batch_first else y
 
     def inward(self, y: Any) -> Array:
         """Return y, in the user's layout, as (T, B, ·)."""
         if self.rows is not None:
-            flat = self.home.xp.concat(list(y), axis=0)
-            taken = self.home.xp.take(flat, self.steps, axis=0)  # one gather, not a copy per row
-            return self.home.xp.reshape(taken, (self.T, self.B, *flat.shape[1:]))
+            flat = self.spec.xp.concat(list(y), axis=0)
+            taken = self.spec.xp.take(flat, self.steps, axis=0)  # one gather, not a copy per row
+            return self.spec.xp.reshape(taken, (self.T, self.B, *flat.shape[1:]))
         if not self.batched:
             return y[:, None, ...]
-        return self.home.xp.permute_dims(y, (1, 0, *range(2, len(y.shape)))) if self.batch_first else y
+        return self.spec.xp.permute_dims(y, (1, 0, *range(2, len(y.shape)))) if self.batch_first else y
 
     def read(self, name: str, y: Any, letter: str, width: int) -> Array:
         """Return a user's y of this width, checked, as (T, B, ·)."""
         if self.rows is None:
-            checks.array(name, y, self.home, self.letters(letter), self.shape(width))
+            checks.array(name, y, self.spec, self.letters(letter), self.shape(width))
         else:
             self.check_rows(name, y)
             for n, (row, length) in enumerate(zip(y, self.rows, strict=True)):
-                checks.array(f"{name}[{n}]", row, self.home, f"(T_n, {letter})", (length, width))
+                checks.array(f"{name}[{n}]", row, self.spec, f"(T_n, {letter})", (length, width))
         return self.inward(y)
 
     def check_rows(self, name: str, rows: Any) -> None:
@@ -107,21 +107,21 @@ def read(
     """
     form = form_of(x, width, batch_first)
     valid, begins = flags(form, lengths, mask, reset)
-    return Sequence(select(valid, form.inward(x), form.home.xp), valid, begins, form)
+    return Sequence(select(valid, form.inward(x), form.spec.xp), valid, begins, form)
 
 
 def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float", instead: str = "") -> Form:
     """Return the form of x, checked; of kind "integer", x (T, B), (B, T) or (T,) holds numbers without an axis I.
 
-    `instead` refuses half types, as in `checks.home`.
+    `instead` refuses half types, as in `checks.spec_of`.
     """
     if kind == "integer":
         x = [row[..., None] for row in x] if isinstance(x, list | tuple) else x[..., None]
     if isinstance(x, list | tuple):
         return _form_of_list(x, width, kind, instead)
-    home = checks.home("x", x, kind, instead=instead)
-    form = _form_once if home.kind is np.ndarray else _form  # a device need not be hashable
-    return form(tuple(x.shape), width, batch_first, home)
+    spec = checks.spec_of("x", x, kind, instead=instead)
+    form = _form_once if spec.kind is np.ndarray else _form  # a device need not be hashable
+    return form(tuple(x.shape), width, batch_first, spec)
 
 
 def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None, Array | None]:
@@ -131,7 +131,7 @@ def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None
     """
     if lengths is None and mask is None and reset is None and form.rows is None:
         return None, None
-    xp = form.home.xp
+    xp = form.spec.xp
     if form.rows is not None:
         if lengths is not None:
             raise ValueError("`lengths` must be None where `x` is a list: its arrays have lengths of their own")
@@ -149,24 +149,24 @@ def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None
 def _form_of_list(x: Any, width: int | None, kind: str, instead: str) -> Form:
     if len(x) == 0:
         raise ValueError("`x` must hold at least one sequence (T_n, I), got an empty list")
-    home, letter = checks.home("x[0]", x[0], kind, instead=instead), "I" if width is None else f"I = {width}"
+    spec, letter = checks.spec_of("x[0]", x[0], kind, instead=instead), "I" if width is None else f"I = {width}"
     for n, row in enumerate(x):
-        checks.beside(f"x[{n}]", row, home, home.dtype, "x[0]")
+        checks.beside(f"x[{n}]", row, spec, spec.dtype, "x[0]")
         if len(row.shape) != 2 or row.shape[1] != (x[0].shape[-1] if width is None else width):
             raise ValueError(f"`x[{n}]` must have shape (T_n, I) with {letter}, got {tuple(row.shape)}")
     rows = tuple(int(row.shape[0]) for row in x)
     if max(rows) == 0:
         raise ValueError("`x` must hold at least one sequence with a time step, got only empty ones")
-    steps = _steps_of_rows(rows, home)
-    return Form(home, max(rows), len(rows), batched=True, batch_first=False, rows=rows, steps=steps)
+    steps = _steps_of_rows(rows, spec)
+    return Form(spec, max(rows), len(rows), batched=True, batch_first=False, rows=rows, steps=steps)
 
 
-def _steps_of_rows(rows: tuple[int, ...], home: Home) -> Array:
+def _steps_of_rows(rows: tuple[int, ...], spec: ArraySpec) -> Array:
     """Return where each step (T*B,) of padded rows stands in their concatenation; beyond a row's end, anywhere."""
     lengths = np.array(rows)
     starts, last = np.cumsum(lengths) - lengths, int(lengths.sum()) - 1
     steps = np.minimum(starts + np.arange(int(lengths.max()))[:, None], last)
-    return xpx.from_host(steps.reshape(-1), home._replace(dtype=xpx.index_dtype(home.xp)))
+    return xpx.from_host(steps.reshape(-1), spec._replace(dtype=xpx.index_dtype(spec.xp)))
 
 
 def select(mask: Array | None, x: Array, xp: Namespace) -> Array:
@@ -195,7 +195,7 @@ def flip_reset(reset: Array | None, xp: Namespace) -> Array | None:
     return xp.flip(xp.concat([reset[1:, ...], xp.zeros_like(reset[:1, ...])], axis=0), axis=0)
 
 
-def _form(shape: tuple[int, ...], width: int | None, batch_first: bool, home: Home) -> Form:
+def _form(shape: tuple[int, ...], width: int | None, batch_first: bool, spec: ArraySpec) -> Form:
     batched = len(shape) == 3
     layout = "(B, T, I)" if batch_first else "(T, B, I)"
     if len(shape) not in (2, 3) or (width is not None and shape[-1] != width):
@@ -204,7 +204,7 @@ def _form(shape: tuple[int, ...], width: int | None, batch_first: bool, home: Ho
     T, B = (shape[0], 1) if not batched else (shape[1], shape[0]) if batch_first else shape[:2]
     if T == 0:
         raise ValueError(f"`x` must have at least one time step, got shape {layout if batched else '(T, I)'} = {shape}")
-    return Form(home, T, B, batched, batched and batch_first)
+    return Form(spec, T, B, batched, batched and batch_first)
 
 
 _form_once = lru_cache(_form)
@@ -215,11 +215,11 @@ def _flags(name: str, flags: Any, form: Form) -> Array:
     if form.rows is not None:
         form.check_rows(name, flags)
         for n, (row, length) in enumerate(zip(flags, form.rows, strict=True)):
-            checks.beside(f"{name}[{n}]", row, form.home, form.home.xp.bool)
+            checks.beside(f"{name}[{n}]", row, form.spec, form.spec.xp.bool)
             if tuple(row.shape) != (length,):
                 raise ValueError(f"`{name}[{n}]` must have shape (T_n,) = ({length},) like `x`, got {tuple(row.shape)}")
         return form.inward(flags)[..., None]
-    checks.beside(name, flags, form.home, form.home.xp.bool)
+    checks.beside(name, flags, form.spec, form.spec.xp.bool)
     if tuple(flags.shape) != form.shape():
         raise ValueError(
             f"`{name}` must have shape {form.letters()} = {form.shape()} like `x`, got {tuple(flags.shape)}"
@@ -229,15 +229,15 @@ def _flags(name: str, flags: Any, form: Form) -> Array:
 
 def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:
     """Return t < length as (T, B, 1), or None where host lengths say that every row is full."""
-    xp = form.home.xp
+    xp = form.spec.xp
     if isinstance(lengths, np.ndarray) or not xpx.is_array(lengths):
         host = _host_lengths(lengths, form)
         if bool((host == form.T).all()):
             return None
-        home = form.home._replace(dtype=xpx.index_dtype(xp))
-        lengths = xpx.from_host(host, home)
+        spec = form.spec._replace(dtype=xpx.index_dtype(xp))
+        lengths = xpx.from_host(host, spec)
     else:
-        checks.beside("lengths", lengths, form.home, getattr(lengths, "dtype", None))
+        checks.beside("lengths", lengths, form.spec, getattr(lengths, "dtype", None))
         if not xpx.is_integer(lengths):
             raise TypeError(f"`lengths` must be integers, got {xpx.dtype_name(lengths.dtype)}")
         if tuple(lengths.shape) != ((form.B,) if form.batched else ()):

@@ -33,8 +33,8 @@ LONG = 512
 """The fewest rows that a product sums over at once where there are many more: with fewer BLAS is slow."""
 
 
-class Home(NamedTuple):
-    """Where an array lives: what every other array of the same call must share."""
+class ArraySpec(NamedTuple):
+    """Library, dtype and device of an array, which every other array of the same call must share."""
 
     xp: Namespace
     dtype: Any
@@ -47,8 +47,8 @@ class Home(NamedTuple):
         return issubclass(self.kind, np.ndarray)
 
     def __str__(self) -> str:
-        place = "" if self.device is None else f" on {self.device}"
-        return f"{package(self.xp)} {dtype_name(self.dtype)}{place}"
+        where = "" if self.device is None else f" on {self.device}"
+        return f"{package(self.xp)} {dtype_name(self.dtype)}{where}"
 
 
 NUMPY = np
@@ -76,25 +76,25 @@ def device(a: Array) -> Any:
     return compat.device(a)
 
 
-def home(a: Array) -> Home:
+def spec_of(a: Array) -> ArraySpec:
     """Return namespace, dtype and device of an array."""
     if type(a) is np.ndarray:
-        return _numpy_home(a.dtype)
+        return _numpy_spec(a.dtype)
     on_host = isinstance(a, np.ndarray)
-    return Home(namespace(a), a.dtype, None if on_host else compat.device(a), type(a))
+    return ArraySpec(namespace(a), a.dtype, None if on_host else compat.device(a), type(a))
 
 
 @lru_cache
-def _numpy_home(dtype: np.dtype) -> Home:
-    return Home(NUMPY, dtype, None, np.ndarray)
+def _numpy_spec(dtype: np.dtype) -> ArraySpec:
+    return ArraySpec(NUMPY, dtype, None, np.ndarray)
 
 
-def elsewhere(place: Home) -> int | None:
+def elsewhere(spec: ArraySpec) -> int | None:
     """Return the current CUDA device if CuPy arrays live on another: whatever is made anew would be made there."""
-    if not is_namespace_cupy(place.xp):
+    if not is_namespace_cupy(spec.xp):
         return None
     current = int(sys.modules["cupy"].cuda.Device().id)
-    return None if place.device.id == current else current
+    return None if spec.device.id == current else current
 
 
 def package(xp: Namespace) -> str:
@@ -151,7 +151,7 @@ def is_array(a: object) -> bool:
     return not isinstance(a, np.generic | type) and bool(compat.is_array_api_obj(a))
 
 
-def from_host(a: np.ndarray, like: Home) -> Array:
+def from_host(a: np.ndarray, like: ArraySpec) -> Array:
     """Copy a host array to the namespace, dtype and device of `like`."""
     options = {} if like.device is None else {"device": like.device}
     return like.xp.asarray(a, dtype=like.dtype, **options)
@@ -159,8 +159,8 @@ def from_host(a: np.ndarray, like: Home) -> Array:
 
 def integers(n: int, like: Array, xp: Namespace) -> Array:
     """Return 0, …, n-1 on the device of `like`."""
-    place = device(like)
-    options = {} if place is None else {"device": place}
+    spec = device(like)
+    options = {} if spec is None else {"device": spec}
     return xp.arange(n, dtype=index_dtype(xp), **options)
 
 
@@ -386,7 +386,7 @@ def lax() -> Any:
     return sys.modules["jax"].lax
 
 
-def full(shape: tuple[int, ...], value: float, like: Home) -> Array:
+def full(shape: tuple[int, ...], value: float, like: ArraySpec) -> Array:
     """Return an array of one number, made where `like` is, not copied there."""
     options = {} if like.device is None else {"device": like.device}
     return like.xp.full(shape, value, dtype=like.dtype, **options)
@@ -394,7 +394,7 @@ def full(shape: tuple[int, ...], value: float, like: Home) -> Array:
 
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
     """Return zeros of a shape, made where the array `like` is."""
-    return np.zeros(shape, like.dtype) if type(like) is np.ndarray else full(shape, 0.0, home(like))
+    return np.zeros(shape, like.dtype) if type(like) is np.ndarray else full(shape, 0.0, spec_of(like))
 
 
 def signed(a: Array, xp: Namespace) -> Array:

@@ -51,10 +51,10 @@ def arrays(name: str, leaves: Tree, dtypes: tuple[str, ...] = ()) -> None:
 
 @_naming
 def floats(name: str, arrays: Tree, instead: str) -> None:
-    """Raise unless `arrays` is a nest of float32 and float64 arrays; `instead` as in `checks.home`."""
+    """Raise unless `arrays` is a nest of float32 and float64 arrays; `instead` as in `checks.spec_of`."""
     if not _all_floats(arrays):
         for path, a in _trained(arrays):
-            checks.home(label(name, path), a, instead=instead)
+            checks.spec_of(label(name, path), a, instead=instead)
 
 
 @_naming
@@ -74,8 +74,8 @@ def like(name: str, arrays: Tree, other_name: str, others: Tree, instead: str) -
                 f"`{label(name, path)}` must have shape {tuple(b.shape)} like `{label(other_name, path)}`, "
                 f"got {tuple(a.shape)}"
             )
-        home = xpx.home(b)
-        checks.beside(label(name, path), a, home, home.dtype, label(other_name, path))
+        spec = xpx.spec_of(b)
+        checks.beside(label(name, path), a, spec, spec.dtype, label(other_name, path))
 
 
 def _trained(arrays: Tree) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from xprnn import backends
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.checkpoint import tensor_file
 from xprnn.checkpoint.content import Checkpoint, check_whole, checked, gather
 from xprnn.checkpoint.tensor_file import Entry, Header, replacing
@@ -109,19 +109,19 @@ def load(path: str | os.PathLike[str], like: Array | None = None) -> Checkpoint:
     """
     if like is not None and not xpx.is_array(like):
         raise TypeError(f"`like` must be an array, got {type(like).__name__}")
-    place = None if like is None else xpx.home(like)
+    spec = None if like is None else xpx.spec_of(like)
     path = Path(path)
     with path.open("rb") as file:
         with _naming(path):
             header, make = _whole(file)
-        if place is not None and not place.is_numpy:
+        if spec is not None and not spec.is_numpy:
             for entry in header.entries.values():
-                backends.dtype_of(entry.dtype, place.xp)
+                backends.dtype_of(entry.dtype, spec.xp)
 
         def array(name: str) -> Array:
             with _naming(path):
                 host = tensor_file.read(file, header, name)
-            return _beside(host, header.entries[name], place)
+            return _beside(host, header.entries[name], spec)
 
         return make(array)
 
@@ -143,10 +143,10 @@ def _naming(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _beside(host: np.ndarray, entry: Entry, place: Home | None) -> Array:
-    if place is None or place.is_numpy:
+def _beside(host: np.ndarray, entry: Entry, spec: ArraySpec | None) -> Array:
+    if spec is None or spec.is_numpy:
         return host
-    return xpx.from_host(host, place._replace(dtype=backends.dtype_of(entry.dtype, place.xp)))
+    return xpx.from_host(host, spec._replace(dtype=backends.dtype_of(entry.dtype, spec.xp)))
 
 
 def told(path: Path) -> tuple[int, float | None]:

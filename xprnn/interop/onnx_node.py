@@ -8,7 +8,7 @@ import numpy as np
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
-from xprnn._array.namespace import Array, Home, Namespace
+from xprnn._array.namespace import Array, ArraySpec, Namespace
 from xprnn.activations import TABLE, Activation
 from xprnn.interop.gates import ORDERS
 
@@ -70,24 +70,24 @@ def read(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, Array
     found, held = _attributes(attributes), {name: a for name, a in inputs.items() if a is not None}
     D = DIRECTIONS[found["direction"]]
     activations, layout = _activations(op, found, D), found["layout"]
-    place, sizes = _sizes(held, D, layout=layout)
-    _check_inputs(op, held, place, sizes, layout=layout)
+    spec, sizes = _sizes(held, D, layout=layout)
+    _check_inputs(op, held, spec, sizes, layout=layout)
     if found["hidden_size"] not in (None, sizes[3]):
         raise ValueError(f"`hidden_size` must be H = {sizes[3]}, the last axis of R, got {found['hidden_size']}")
     if layout:
         batched = [name for name in ("X", "initial_h", "initial_c") if name in held]
-        held |= {name: place.xp.permute_dims(held[name], (1, 0, 2)) for name in batched}
-    return Node(op, found, held, activations, place.xp, sizes)
+        held |= {name: spec.xp.permute_dims(held[name], (1, 0, 2)) for name in batched}
+    return Node(op, found, held, activations, spec.xp, sizes)
 
 
-def _sizes(held: dict[str, Array], D: int, *, layout: int) -> tuple[Home, tuple[int, int, int, int, int]]:
+def _sizes(held: dict[str, Array], D: int, *, layout: int) -> tuple[ArraySpec, tuple[int, int, int, int, int]]:
     """Return where the arrays live, and T, B, I, H, D."""
     for name in ("X", "W", "R"):
         if name not in held:
             raise ValueError(f"`inputs` lacks {name!r}")
-    place = checks.home("X", held["X"])
+    spec = checks.spec_of("X", held["X"])
     for name in ("X", "R"):
-        checks.beside(name, held[name], place, place.dtype, "X")
+        checks.beside(name, held[name], spec, spec.dtype, "X")
         shape, letters = tuple(held[name].shape), {"X": "(B, T, I)" if layout else "(T, B, I)", "R": "(D, G*H, H)"}
         if len(shape) != 3:
             raise ValueError(f"`{name}` must have three axes, {letters[name]}, got shape {shape}")
@@ -95,10 +95,10 @@ def _sizes(held: dict[str, Array], D: int, *, layout: int) -> tuple[Home, tuple[
             raise ValueError(f"`{name}` {letters[name]} must have no axis of length 0 but B, got shape {shape}")
     first, second, I = held["X"].shape
     T, B = (second, first) if layout else (first, second)
-    return place, (int(T), int(B), int(I), int(held["R"].shape[2]), D)
+    return spec, (int(T), int(B), int(I), int(held["R"].shape[2]), D)
 
 
-def _check_inputs(op: str, held: dict[str, Array], place: Home, sizes: tuple[int, ...], *, layout: int) -> None:
+def _check_inputs(op: str, held: dict[str, Array], spec: ArraySpec, sizes: tuple[int, ...], *, layout: int) -> None:
     T, B, I, H, D = sizes
     G, state = GATES[op], ("(B, D, H)", (B, D, H)) if layout else ("(D, B, H)", (D, B, H))
     expected = {
@@ -111,14 +111,14 @@ def _check_inputs(op: str, held: dict[str, Array], place: Home, sizes: tuple[int
     }
     for name, (letters, shape) in expected.items():
         if name in held:
-            checks.array(name, held[name], place, letters, shape, "X")
+            checks.array(name, held[name], spec, letters, shape, "X")
     if (lens := held.get("sequence_lens")) is None:
         return
-    checks.beside("sequence_lens", lens, place, getattr(lens, "dtype", None), "X")
+    checks.beside("sequence_lens", lens, spec, getattr(lens, "dtype", None), "X")
     if not xpx.is_integer(lens) or tuple(lens.shape) != (B,):
         told = f"{xpx.dtype_name(lens.dtype)} of shape {tuple(lens.shape)}"
         raise ValueError(f"`sequence_lens` must be integers of shape (B,) = ({B},), got {told}")
-    if place.is_numpy and B and not 0 <= int(lens.min()) <= int(lens.max()) <= T:
+    if spec.is_numpy and B and not 0 <= int(lens.min()) <= int(lens.max()) <= T:
         raise ValueError(f"`sequence_lens` must lie in 0 … T = {T}, got {short_repr(lens.tolist())}")
 
 

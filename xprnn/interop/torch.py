@@ -123,9 +123,9 @@ def _refuse_foreign(layer: Recurrent) -> None:
 def _check(named: dict[str, tuple[Array, _Entry]]) -> None:
     """Raise unless these arrays, by their names in messages, have their shapes and live beside the first."""
     first, (a, _) = next(iter(named.items()))
-    place = checks.home(first, a)
+    spec = checks.spec_of(first, a)
     for name, (each, entry) in named.items():
-        checks.array(name, each, place, *entry.shape, first)
+        checks.array(name, each, spec, *entry.shape, first)
 
 
 __all__ = ["dump", "load"]

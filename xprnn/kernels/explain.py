@@ -68,12 +68,12 @@ def explain(
     first = x[0] if isinstance(x, list | tuple) and len(x) else x
     tokens = xpx.is_array(first) and xpx.is_integer(first)
     form = form_of(x, None, bool(getattr(layer, "batch_first", False)), kind="integer" if tokens else "float")
-    home = form.home._replace(dtype=form.home.xp.float32) if tokens else form.home
+    spec = form.spec._replace(dtype=form.spec.xp.float32) if tokens else form.spec
     mask = mask or (form.rows is not None and len(set(form.rows)) > 1)
     plans = [
         plan
         for each in recurrent
-        for plan in each.plans(home, form.T, form.B, training=training, kernel=kernel, mask=mask, reset=reset)
+        for plan in each.plans(spec, form.T, form.B, training=training, kernel=kernel, mask=mask, reset=reset)
     ]
     return Explanation(
         ", ".join(dict.fromkeys(plan.kernel.name for plan in plans)),

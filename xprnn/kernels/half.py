@@ -10,7 +10,7 @@ from typing import Any
 
 from xprnn import tree
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels.reference_stepper import Part
 from xprnn.kernels.registry import Kernel
@@ -82,10 +82,10 @@ def _wide_part(part: Part) -> Part:
 class Bound:
     """What a stepper runs in a half type: bound in float32, its state too; x_t and y_t are cast."""
 
-    def __init__(self, bind: Callable[..., Any], cell: Cell, parts: list[Part], B: int, home: Home) -> None:
-        self._dtype = home.dtype
+    def __init__(self, bind: Callable[..., Any], cell: Cell, parts: list[Part], B: int, spec: ArraySpec) -> None:
+        self._dtype = spec.dtype
         wide = [_wide_part(part) for part in parts]
-        self._bound = bind(cell, wide, B, home._replace(dtype=home.xp.float32))
+        self._bound = bind(cell, wide, B, spec._replace(dtype=spec.xp.float32))
 
     def run(self, x_t: Array) -> Array:
         """Return y_t (B, H) for x_t (B, I)."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.cells import Cell, Params, States, input_map
 from xprnn.scan import blend
 
@@ -28,9 +28,9 @@ def widths(cell: Cell, p: Params) -> tuple[int, ...]:
 class BoundReference:
     """Runs `cell.forward` layer by layer, on any array library, for `xprnn.recurrent.step.Stepper`."""
 
-    def __init__(self, cell: Cell, parts: list[Part], B: int, home: Home) -> None:
-        self._home = home
-        self._layers = [_Layer(cell, part, B, home) for part in parts]
+    def __init__(self, cell: Cell, parts: list[Part], B: int, spec: ArraySpec) -> None:
+        self._spec = spec
+        self._layers = [_Layer(cell, part, B, spec) for part in parts]
 
     @xpx.quiet
     def run(self, x_t: Array) -> Array:
@@ -45,9 +45,9 @@ class BoundReference:
 
     def restart(self, rows: Any | None) -> None:
         """Set the states to what a segment begins in, of all rows or of the flagged ones."""
-        xp = self._home.xp
+        xp = self._spec.xp
         if rows is not None:
-            rows = xpx.from_host(rows, self._home._replace(dtype=xp.bool))[:, None]
+            rows = xpx.from_host(rows, self._spec._replace(dtype=xp.bool))[:, None]
         for layer in self._layers:
             layer.restart(rows)
 
@@ -55,11 +55,11 @@ class BoundReference:
 class _Layer:
     """One layer, its parameters and its state."""
 
-    def __init__(self, cell: Cell, part: Part, B: int, home: Home) -> None:
-        self._xp = xp = home.xp
+    def __init__(self, cell: Cell, part: Part, B: int, spec: ArraySpec) -> None:
+        self._xp = xp = spec.xp
         p = {key: xpx.copy(a) for key, a in part.p.items()}
         self._cell, self._p, self._step = cell, p, cell.forward(p, xp)
-        zeros = tuple(xpx.from_host(np.zeros((B, width)), home) for width in widths(cell, p))
+        zeros = tuple(xpx.from_host(np.zeros((B, width)), spec) for width in widths(cell, p))
         self._fresh = tuple(z + f for z, f in zip(zeros, part.fresh, strict=True)) if part.fresh else zeros
         self._gate = [None if g is None else xpx.copy(g[0, ...]) for g in part.gate or ()]
         self._residual = part.residual

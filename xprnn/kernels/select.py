@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
-from xprnn._array.namespace import Home, Namespace
+from xprnn._array.namespace import ArraySpec, Namespace
 from xprnn.cells import Cell
 from xprnn.kernels.half import widened
 from xprnn.kernels.plan import Plan
@@ -61,7 +61,7 @@ class Question(NamedTuple):
 def select(
     cell: Cell,
     around: Around,
-    home: Home,
+    spec: ArraySpec,
     shape: tuple[int, ...],
     kernel: str = "auto",
     *,
@@ -76,7 +76,7 @@ def select(
     cell : Cell
     around : Around
         As given to the scan; only which fields are present counts.
-    home : Home
+    spec : ArraySpec
         Library, dtype and device of the arrays.
     shape : (T, B, I, H)
     kernel : str
@@ -102,8 +102,8 @@ def select(
     Half types: a kernel that takes them itself (`narrow`) is asked with them, any other with float32, and runs widened.
     """
     present = around if around is NOTHING else Around(*[None if field is None else PRESENT for field in around])
-    device = home.device.id if xpx.is_namespace_cupy(home.xp) else None
-    question = Question(cell, present, noise, home.xp, home.dtype, device, shape, directions, kernel, stream)
+    device = spec.device.id if xpx.is_namespace_cupy(spec.xp) else None
+    question = Question(cell, present, noise, spec.xp, spec.dtype, device, shape, directions, kernel, stream)
     return remembered(question) if cell.is_hashable else _plan(question)
 
 
@@ -161,21 +161,21 @@ def _refusal(kernel: Kernel, question: Question, *, free: bool) -> str | None:
     return refusal
 
 
-def select_products(home: Home, work: int, kernel: str = "auto") -> Any:
+def select_products(spec: ArraySpec, work: int, kernel: str = "auto") -> Any:
     """Choose what computes the products of a layer without a scan: `affine_time` and `affine_gradients`.
 
     Parameters
     ----------
-    home : Home
+    spec : ArraySpec
         Library, dtype and device of the arrays.
     work : int
         Multiply-adds of a product.
     kernel : str
         As in `select`; a kernel asked for by name that has no products of its own leaves them to the library.
     """
-    if work <= SMALL or xpx.is_half(home.dtype):
+    if work <= SMALL or xpx.is_half(spec.dtype):
         return xpx
-    return next(_products(home.xp, kernel), xpx)
+    return next(_products(spec.xp, kernel), xpx)
 
 
 def _products(xp: Namespace, kernel: str) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import memory_sizes
 from xprnn._array.layout import read
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.layers.stateless import Stateless, Steps, no_params, same, steps_of
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
@@ -86,18 +86,18 @@ class Dropout(Stateless):
             steps = steps_of(x, self.batch_first, lengths, mask)  # of (B, I), B may be 0
         else:
             sequence = read(x, width=None, batch_first=self.batch_first, lengths=lengths, mask=mask)
-            steps = Steps(sequence.x, sequence.mask, sequence.form, sequence.form.home)
+            steps = Steps(sequence.x, sequence.mask, sequence.form, sequence.form.spec)
         if key is None or self.rate == 0.0:
             return steps.outward(steps.x), DropoutCache(self, steps, None)
-        factor = self._mask(key, tuple(steps.x.shape), steps.home)
+        factor = self._mask(key, tuple(steps.x.shape), steps.spec)
         return steps.outward(steps.x * factor), DropoutCache(self, steps, factor)
 
-    def _mask(self, key: Key, shape: tuple[int, ...], home: Home) -> Array:
+    def _mask(self, key: Key, shape: tuple[int, ...], spec: ArraySpec) -> Array:
         """Return the factor on x (T, B, I), (T, I) or (I,)."""
         key, (T, B, n) = key.fold("dropout"), {1: (1, 1), 2: (shape[0], 1), 3: shape[:2]}[len(shape)] + shape[-1:]
         if self.variational:
             key, T = key._replace(step=0), 1
-        drawn = random.keep(key, self.rate, T, B, n, home)
+        drawn = random.keep(key, self.rate, T, B, n, spec)
         return drawn if len(shape) == 3 else drawn[:, 0, :] if len(shape) == 2 else drawn[0, 0, :]
 
     def _backward(self, params: Params, cache: DropoutCache, dy: Any) -> tuple[Params, Any]:

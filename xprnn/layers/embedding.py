@@ -13,7 +13,7 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import memory_sizes
 from xprnn._array.layout import Form, flags, form_of, select
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.layers.stateless import Stateless
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
@@ -88,88 +88,88 @@ class Embedding(Stateless):
         self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
     ) -> tuple[Any, EmbeddingCache]:
         del key, kernel
-        W, home = self._weight(params)
-        given, valid, form = self._read(x, lengths, mask, home)
+        W, spec = self._weight(params)
+        given, valid, form = self._read(x, lengths, mask, spec)
         flat = None if valid is None else valid[..., 0]
-        rows, index, known = _rows("x", W, given, flat, home, form)
+        rows, index, known = _rows("x", W, given, flat, spec, form)
         cache = EmbeddingCache(self, form, index, None if known is None else known[..., None])
-        return form.outward(select(valid, rows, home.xp)), cache
+        return form.outward(select(valid, rows, spec.xp)), cache
 
     def _backward(self, params: Params, cache: EmbeddingCache, dy: Any) -> tuple[Params, None]:
         V, D = self.num_embeddings, self.embedding_dim
-        W, home = self._weight(params)
+        W, spec = self._weight(params)
         if dy is None:
-            return {"W": home.xp.zeros_like(W)}, None
-        xp, dy = home.xp, select(cache.known, cache.form.read("dy", dy, "D", D), home.xp)
+            return {"W": spec.xp.zeros_like(W)}, None
+        xp, dy = spec.xp, select(cache.known, cache.form.read("dy", dy, "D", D), spec.xp)
         return {"W": xpx.scatter_add(xp.reshape(cache.index, (-1,)), xp.reshape(dy, (-1, D)), V, xp)}, None
 
     def _step(self, params: Params, x_t: Any) -> Array:
-        W, home = self._weight(params)
+        W, spec = self._weight(params)
         if isinstance(x_t, np.integer):
             x_t = np.asarray(x_t)  # what indexing x (T,) gives
-        _integers("x_t", x_t, home)
+        _integers("x_t", x_t, spec)
         if len(x_t.shape) > 1:
             raise ValueError(f"`x_t` must have shape (B,) or (), got {tuple(x_t.shape)}")
-        return _rows("x_t", W, x_t, None, home, None)[0]
+        return _rows("x_t", W, x_t, None, spec, None)[0]
 
     def _check_params(self, params: Params) -> None:
         self._weight(params)
 
-    def _weight(self, params: Params) -> tuple[Array, Home]:
+    def _weight(self, params: Params) -> tuple[Array, ArraySpec]:
         """Return W, checked, and where it lives."""
         checks.keys("params", params, ("W",))
-        home = checks.home("params['W']", params["W"])
+        spec = checks.spec_of("params['W']", params["W"])
         shape = (self.num_embeddings, self.embedding_dim)
-        checks.array("params['W']", params["W"], home, "(V, D)", shape, "params")
-        return params["W"], home
+        checks.array("params['W']", params["W"], spec, "(V, D)", shape, "params")
+        return params["W"], spec
 
-    def _read(self, x: Any, lengths: Any, mask: Any, home: Home) -> tuple[Array, Array | None, Form]:
+    def _read(self, x: Any, lengths: Any, mask: Any, spec: ArraySpec) -> tuple[Array, Array | None, Form]:
         """Return x, checked but for its values, as (T, B), the mask (T, B, 1), and the form."""
         if isinstance(x, list | tuple):
             for n, row in enumerate(x):
-                _integers(f"x[{n}]", row, home, x[0])
+                _integers(f"x[{n}]", row, spec, x[0])
                 if len(row.shape) != 1:
                     raise ValueError(f"`x[{n}]` must have shape (T_n,), got {tuple(row.shape)}")
         else:
-            _integers("x", x, home)
+            _integers("x", x, spec)
             letters = "(B, T)" if self.batch_first else "(T, B)"
             if len(x.shape) not in (1, 2):
                 raise ValueError(f"`x` must have shape {letters} or (T,), got {tuple(x.shape)}")
             if x.shape[1 if self.batch_first and len(x.shape) == 2 else 0] == 0:
                 raise ValueError(f"`x` must have at least one time step, got shape {tuple(x.shape)}")
-        form = form_of(x, None, self.batch_first, kind="integer")._replace(home=home)
+        form = form_of(x, None, self.batch_first, kind="integer")._replace(spec=spec)
         valid, _ = flags(form, lengths, mask, None)
         return form.inward(x), valid, form
 
 
-def _integers(name: str, x: Any, home: Home, first: Any = None) -> None:
+def _integers(name: str, x: Any, spec: ArraySpec, first: Any = None) -> None:
     """Raise unless x is an array of integers beside W, and of the dtype of `first`."""
-    checks.beside(name, x, home, getattr(x if first is None else first, "dtype", None), "params")
+    checks.beside(name, x, spec, getattr(x if first is None else first, "dtype", None), "params")
     if not xpx.is_integer(x):
         raise TypeError(f"`{name}` must be integers, 0 … V-1, got {xpx.dtype_name(x.dtype)}")
 
 
 def _rows(
-    name: str, W: Array, given: Array, valid: Array | None, home: Home, form: Form | None
+    name: str, W: Array, given: Array, valid: Array | None, spec: ArraySpec, form: Form | None
 ) -> tuple[Array, Array, Array | None]:
     """Return the rows of W (…, D); the indices (…), 0 where there is none; and where there is one, None: everywhere."""
-    xp, V = home.xp, W.shape[0]
+    xp, V = spec.xp, W.shape[0]
     index = xpx.signed(given, xp)
     inside = known = None
-    if home.is_numpy:
+    if spec.is_numpy:
         known = valid
     else:
         inside = xp.logical_and(index >= 0, index < V)
         known = inside if valid is None else xp.logical_and(inside, valid)
     if known is not None:
         index = xp.where(known, index, xp.zeros_like(index))
-    if home.is_numpy and index.size and not (index.min() >= 0 and index.max() < V):
+    if spec.is_numpy and index.size and not (index.min() >= 0 and index.max() < V):
         at = tuple(np.argwhere((index < 0) | (index >= V))[0].tolist())
         place = _place(name, at, form)
         raise ValueError(f"`{name}` must hold integers of 0 … V-1 = {V - 1}, got {given[at]} at {place}")
     rows = xp.reshape(xp.take(W, xp.reshape(index, (-1,)), axis=0), (*index.shape, W.shape[1]))
     if inside is not None:
-        rows = xpx.where(inside[..., None], rows, xpx.full((1,), float("nan"), home), xp)
+        rows = xpx.where(inside[..., None], rows, xpx.full((1,), float("nan"), spec), xp)
     return rows, index, known
 
 

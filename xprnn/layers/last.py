@@ -55,22 +55,22 @@ class Last(Stateless):
         del key
         checks.keys("params", params, ())
         sequence = read(x, width=None, batch_first=self.batch_first, lengths=lengths, mask=mask)
-        form, xp = sequence.form, sequence.form.home.xp
+        form, xp = sequence.form, sequence.form.spec.xp
         steps = xpx.integers(form.T, sequence.x, xp)[:, None, None]
         last: Any = form.T - 1
         if sequence.mask is not None:  # the greatest valid step, -1 without one
             last = xp.max(xp.where(sequence.mask, steps, -xp.ones_like(steps)), axis=0)[None, ...]
         chosen = xp.broadcast_to(steps == last, (form.T, form.B, 1))
-        y = xp.sum(select(chosen, sequence.x, xp), axis=0, dtype=form.home.dtype)
+        y = xp.sum(select(chosen, sequence.x, xp), axis=0, dtype=form.spec.dtype)
         return y if form.batched else y[0, ...], LastCache(self, form, chosen, sequence.x.shape[-1])
 
     def _backward(self, params: Params, cache: LastCache, dy: Any) -> tuple[Params, Any]:
         checks.keys("params", params, ())
-        form, xp = cache.form, cache.form.home.xp
+        form, xp = cache.form, cache.form.spec.xp
         shape, letters = ((form.B, cache.width), "(B, I)") if form.batched else ((cache.width,), "(I,)")
         if dy is None:
-            dy = xpx.full(shape, 0.0, form.home)
-        checks.array("dy", dy, form.home, letters, shape)
+            dy = xpx.full(shape, 0.0, form.spec)
+        checks.array("dy", dy, form.spec, letters, shape)
         everywhere = xp.broadcast_to(xp.reshape(dy, (1, form.B, cache.width)), (form.T, form.B, cache.width))
         return {}, form.outward(select(cache.chosen, everywhere, xp))
 

@@ -85,37 +85,37 @@ class Linear(Stateless):
 
         Parameters and errors as in `RNN.init`.
         """
-        generator, place = init.generator(rng), init.destination(like)
+        generator, spec = init.generator(rng), init.destination(like)
         bound = 1.0 / math.sqrt(self.in_features)
         drawn = {key: init.uniform(generator, shape, bound) for key, (_, shape) in self._shapes.items()}
-        return init.deliver(drawn, place)
+        return init.deliver(drawn, spec)
 
     def _forward(
         self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
     ) -> tuple[Any, LinearCache]:
         del key
         steps = steps_of(x, self.batch_first, lengths, mask, self.in_features)
-        home = steps.home
-        checks.parameters("params", params, self._shapes, home)
-        products = kernels.select_products(home, math.prod(steps.x.shape) * self.out_features, kernel)
-        y = products.affine_time(steps.x, params["W"], params.get("b"), home.xp)
-        return steps.outward(select(steps.mask, y, home.xp)), LinearCache(self, steps, products)
+        spec = steps.spec
+        checks.parameters("params", params, self._shapes, spec)
+        products = kernels.select_products(spec, math.prod(steps.x.shape) * self.out_features, kernel)
+        y = products.affine_time(steps.x, params["W"], params.get("b"), spec.xp)
+        return steps.outward(select(steps.mask, y, spec.xp)), LinearCache(self, steps, products)
 
     def _backward(self, params: Params, cache: LinearCache, dy: Any) -> tuple[Params, Any]:
-        steps, xp = cache.steps, cache.steps.home.xp
-        checks.parameters("params", params, self._shapes, steps.home)
+        steps, xp = cache.steps, cache.steps.spec.xp
+        checks.parameters("params", params, self._shapes, steps.spec)
         dy = steps.gradient(dy, "V", self.out_features)
         dW, db, dx = cache.products.affine_gradients(dy, steps.x, params["W"], xp, biased=self.bias)
         return {"W": dW, "b": db} if self.bias else {"W": dW}, steps.outward(dx)
 
     def _check_params(self, params: Params) -> None:
         checks.keys("params", params, tuple(self._shapes))
-        home = checks.home("params['W']", params["W"])
-        checks.parameters("params", params, self._shapes, home, like="params['W']")
+        spec = checks.spec_of("params['W']", params["W"])
+        checks.parameters("params", params, self._shapes, spec, like="params['W']")
 
     def _step(self, params: Params, x_t: Array) -> Array:
-        home = checks.home("x_t", x_t)
+        spec = checks.spec_of("x_t", x_t)
         if len(x_t.shape) < 1 or x_t.shape[-1] != self.in_features:
             raise ValueError(f"`x_t` must have shape (…, I) with I = {self.in_features}, got {tuple(x_t.shape)}")
-        checks.parameters("params", params, self._shapes, home, like="x_t")
-        return xpx.affine_time(x_t, params["W"], params.get("b"), home.xp)
+        checks.parameters("params", params, self._shapes, spec, like="x_t")
+        return xpx.affine_time(x_t, params["W"], params.get("b"), spec.xp)

@@ -95,7 +95,7 @@ class Pieces(NamedTuple):
             self.form.check_rows(name, dy)
         for n, (a, T) in enumerate(zip(dy, rows, strict=True) if rows is not None else [(dy, self.form.T)]):
             label = name if rows is None else f"{name}[{n}]"
-            checks.home(label, a, instead=INSTEAD)
+            checks.spec_of(label, a, instead=INSTEAD)
             if len(a.shape) <= self.axis + 1 or a.shape[self.axis] != T or (width and a.shape[-1] != width):
                 letters = self.form.letters("V") if rows is None else "(T_n, V)"
                 told = f" and V = {width}" if width else ""

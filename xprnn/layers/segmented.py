@@ -151,7 +151,7 @@ class Segmented(Piecewise):
             return tuple(T * k // n for k in range(n + 1)), n
         floats = [a for a in (pieces.x, *tree.leaves(params)) if xpx.is_array(a) and not xpx.is_integer(a)]
         itemsize = xpx.itemsize(floats[0]) if floats else 8  # without any, the inner layer refuses its parameters
-        kernel = kernel if form.home.is_numpy else "reference"
+        kernel = kernel if form.spec.is_numpy else "reference"
         held = sum(T * form.B for flags in (pieces.mask, pieces.reset) if flags is not None)  # bools
         padded = 0 if form.rows is None else _padding(self.layer, itemsize)
 

@@ -279,7 +279,7 @@ class Sequential:
 def _check_like(name: str, d: Any, like: str, y: Any) -> None:
     """Raise unless a gradient is like what it belongs to: an array, or a list of arrays."""
     if not isinstance(y, list):
-        checks.array(name, d, xpx.home(y), "(…)", tuple(y.shape), like)
+        checks.array(name, d, xpx.spec_of(y), "(…)", tuple(y.shape), like)
     elif not isinstance(d, list | tuple) or len(d) != len(y):
         raise TypeError(f"`{name}` must be a list of {len(y)} arrays like `{like}`, got {type(d).__name__}")
     else:

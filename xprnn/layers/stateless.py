@@ -13,7 +13,7 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.layout import Form, read, select
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
@@ -158,7 +158,7 @@ class Steps(NamedTuple):
     x: Array
     mask: Array | None  # (T, B, 1)
     form: Form | None  # None: as it came
-    home: Home
+    spec: ArraySpec
 
     def outward(self, y: Array) -> Any:
         """Return y in the user's layout."""
@@ -170,21 +170,21 @@ class Steps(NamedTuple):
         if dy is None:
             return xpx.zeros(shape, self.x)
         if self.form is None:
-            checks.array("dy", dy, self.home, f"(…, {letter})", shape)
+            checks.array("dy", dy, self.spec, f"(…, {letter})", shape)
             return dy
-        return select(self.mask, self.form.read("dy", dy, letter, width), self.home.xp)
+        return select(self.mask, self.form.read("dy", dy, letter, width), self.spec.xp)
 
 
 def steps_of(x: Any, batch_first: bool, lengths: Any, mask: Any, width: int | None = None) -> Steps:
     """Return the steps of x, an array (…, I) or a list; `lengths` and `mask` need an axis of time."""
     if lengths is None and mask is None and not isinstance(x, list | tuple):
-        home = checks.home("x", x)
+        spec = checks.spec_of("x", x)
         if len(x.shape) < 1 or (width is not None and x.shape[-1] != width):
             letter = "" if width is None else f" with I = {width}"
             raise ValueError(f"`x` must have shape (…, I){letter}, got {tuple(x.shape)}")
-        return Steps(x, None, None, home)
+        return Steps(x, None, None, spec)
     sequence = read(x, width=width, batch_first=batch_first, lengths=lengths, mask=mask)
-    return Steps(sequence.x, sequence.mask, sequence.form, sequence.form.home)
+    return Steps(sequence.x, sequence.mask, sequence.form, sequence.form.spec)
 
 
 def no_params(rng: Any, like: Array | None) -> Params:
@@ -197,5 +197,5 @@ def no_params(rng: Any, like: Array | None) -> Params:
 def same(params: Params, x_t: Array) -> Array:
     """Return x_t, checked."""
     checks.keys("params", params, ())
-    checks.home("x_t", x_t)
+    checks.spec_of("x_t", x_t)
     return x_t

@@ -7,7 +7,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.losses import reduction as reduced
 from xprnn.losses.reduction import Reduction
 
@@ -54,11 +54,11 @@ def softmax_cross_entropy(
        smoothing.
     """
     label_smoothing = checks.fraction("label_smoothing", label_smoothing)
-    home = checks.home("logits", logits, instead=reduced.INSTEAD)
-    xp = home.xp
+    spec = checks.spec_of("logits", logits, instead=reduced.INSTEAD)
+    xp = spec.xp
     if len(logits.shape) < 1 or logits.shape[-1] < 1:
         raise ValueError(f"`logits` must have shape (…, V) with V of at least 1, got {tuple(logits.shape)}")
-    reduce = reduced.of("logits", logits, mask, weights, reduction, home)
+    reduce = reduced.of("logits", logits, mask, weights, reduction, spec)
     goal = _probabilities(target, logits, reduce)
     if label_smoothing:
         goal = (1.0 - label_smoothing) * goal + label_smoothing / logits.shape[-1]
@@ -76,28 +76,28 @@ def softmax_cross_entropy(
 
 def _probabilities(target: Any, logits: Array, reduce: Reduction) -> Array:
     """Return the target as probabilities (…, V); classes become one-hot rows, NaN where out of range."""
-    home, xp = reduce.home, reduce.home.xp
+    spec, xp = reduce.spec, reduce.spec.xp
     if not xpx.is_array(target) or not xpx.is_integer(target):
-        checks.array("target", target, home, "(…, V)", tuple(logits.shape), "logits")
+        checks.array("target", target, spec, "(…, V)", tuple(logits.shape), "logits")
         return target
-    target, inside = classes(target, "logits", logits, home, reduce.mask)
-    one_hot = xp.astype(target[..., None] == xpx.integers(logits.shape[-1], logits, xp), home.dtype)
+    target, inside = classes(target, "logits", logits, spec, reduce.mask)
+    one_hot = xp.astype(target[..., None] == xpx.integers(logits.shape[-1], logits, xp), spec.dtype)
     return xp.where(inside[..., None], one_hot, one_hot + reduced.nan_like(one_hot))
 
 
-def classes(target: Array, name: str, pred: Array, home: Home, mask: Array | None) -> tuple[Array, Array]:
+def classes(target: Array, name: str, pred: Array, spec: ArraySpec, mask: Array | None) -> tuple[Array, Array]:
     """Return classes (…) of pred (…, V) in the type of indices, and where they are of 0 … V-1; mask is (…, 1).
 
     On NumPy, where to look waits for nothing, they are so everywhere that counts, or it raises.
     """
-    xp, V, shape = home.xp, pred.shape[-1], tuple(pred.shape)
+    xp, V, shape = spec.xp, pred.shape[-1], tuple(pred.shape)
     if tuple(target.shape) == shape != shape[:-1]:
         expected = f"`target` of integers must have shape (…) = {shape[:-1]}, got {shape}"
-        raise ValueError(f"{expected}; one-hot rows must be {xpx.dtype_name(home.dtype)} like `{name}`")
-    checks.array("target", target, home._replace(dtype=target.dtype), "(…)", shape[:-1], name)
+        raise ValueError(f"{expected}; one-hot rows must be {xpx.dtype_name(spec.dtype)} like `{name}`")
+    checks.array("target", target, spec._replace(dtype=target.dtype), "(…)", shape[:-1], name)
     target = xp.astype(target, xpx.index_dtype(xp))  # its own type may be too small to count V
     inside = xp.logical_and(target >= 0, target < V)
-    if home.is_numpy and not (inside if mask is None else inside | ~mask[..., 0]).all():
+    if spec.is_numpy and not (inside if mask is None else inside | ~mask[..., 0]).all():
         wrong = np.asarray(target)[~inside & (True if mask is None else mask[..., 0])]
         raise ValueError(f"`target` must be classes of 0 … V-1 = {V - 1}, got {wrong[0]}")
     return target, inside
@@ -143,7 +143,7 @@ def binary_cross_entropy(
     """
     pos_weight = checks.positive("pos_weight", pos_weight)
     z, t, reduce = reduced.beside(logits, target, mask, weights, reduction, "logits")
-    xp = reduce.home.xp
+    xp = reduce.spec.xp
     t = reduce.within(t, xp.logical_and(t >= 0.0, t <= 1.0), "lie in [0, 1]")
     yes, no, zero = pos_weight * t, 1.0 - t, xp.zeros_like(z)
     small = xp.exp(-xp.abs(z))  # e^z or e^-z, whichever is below 1
@@ -192,7 +192,7 @@ def poisson(
     """
     z, t, reduce = reduced.beside(log_rate, target, mask, weights, reduction, "log_rate")
     t = reduce.within(t, t >= 0.0, "be at least 0")
-    rate = reduce.home.xp.exp(z)
+    rate = reduce.spec.xp.exp(z)
     return reduce.of_elements(rate - t * z, rate - t, z.shape)
 
 
@@ -238,12 +238,12 @@ def gaussian_nll(
     .. [1] Nix & Weigend (1994), Estimating the mean and variance of the target probability distribution, ICNN.
     """
     eps = checks.positive("eps", eps)
-    home = checks.home("pred", pred, instead=reduced.INSTEAD)
-    xp, shape = home.xp, tuple(pred.shape)
+    spec = checks.spec_of("pred", pred, instead=reduced.INSTEAD)
+    xp, shape = spec.xp, tuple(pred.shape)
     if len(shape) < 1 or shape[-1] % 2:
         raise ValueError(f"`pred` must have shape (…, 2*V), means and log variances, got {shape}")
-    checks.array("target", target, home, "(…, V)", (*shape[:-1], shape[-1] // 2), "pred")
-    reduce = reduced.of("pred", pred, mask, weights, reduction, home)
+    checks.array("target", target, spec, "(…, V)", (*shape[:-1], shape[-1] // 2), "pred")
+    reduce = reduced.of("pred", pred, mask, weights, reduction, spec)
     mean, log_v = xpx.split(reduce.valid(pred), 2)
     floor = xp.ones_like(log_v) * math.log(eps)
     bounded = xp.maximum(log_v, floor)

@@ -7,7 +7,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 
 REDUCTIONS = ("mean", "sum")
 
@@ -18,20 +18,20 @@ INSTEAD = "cast it to float32 for the loss, and the gradient back to the layer's
 class Reduction(NamedTuple):
     """Which steps count, and how much; mask and weights have an axis for V."""
 
-    home: Home
+    spec: ArraySpec
     mask: Array | None
     weights: Array | None  # zeros where the mask is False
     mean: bool
 
     def valid(self, a: Array) -> Array:
         """Return `a` (…, V) with zeros where the mask is False: what stood there may be NaN."""
-        xp = self.home.xp
+        xp = self.spec.xp
         return a if self.mask is None else xp.where(self.mask, a, xp.zeros_like(a))
 
     def within(self, target: Array, inside: Array, expected: str) -> Array:
         """Return the target, NaN where it is not `inside`; on NumPy, where to look waits for nothing, raise."""
-        xp = self.home.xp
-        if not self.home.is_numpy:
+        xp = self.spec.xp
+        if not self.spec.is_numpy:
             return xp.where(inside, target, nan_like(target))
         if not inside.all():
             raise ValueError(f"`target` must {expected}, got {np.asarray(target)[np.asarray(~inside)][0]}")
@@ -45,50 +45,50 @@ class Reduction(NamedTuple):
 
     def of_weighted(self, losses: Array, dpred: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Return the same of losses that are weighted already, and 0 where the mask is False."""
-        loss = xpx.total(losses, self.home.xp)
+        loss = xpx.total(losses, self.spec.xp)
         if not self.mean:
             return loss, xpx.detached(dpred)
-        number = count(self.mask, shape, self.home)
+        number = count(self.mask, shape, self.spec)
         return loss / number, xpx.detached(dpred) / number
 
 
-def of(name: str, pred: Array, mask: Array | None, weights: Array | None, reduction: str, home: Home) -> Reduction:
+def of(name: str, pred: Array, mask: Array | None, weights: Array | None, reduction: str, spec: ArraySpec) -> Reduction:
     """Return mask, weights and reduction, checked."""
     checks.one_of("reduction", reduction, REDUCTIONS)
-    mask = per_step("mask", mask, home.xp.bool, pred, home, name)
-    weights = per_step("weights", weights, home.dtype, pred, home, name)
+    mask = per_step("mask", mask, spec.xp.bool, pred, spec, name)
+    weights = per_step("weights", weights, spec.dtype, pred, spec, name)
     if weights is not None and mask is not None:
-        weights = home.xp.where(mask, weights, home.xp.zeros_like(weights))
-    return Reduction(home, mask, weights, reduction == "mean")
+        weights = spec.xp.where(mask, weights, spec.xp.zeros_like(weights))
+    return Reduction(spec, mask, weights, reduction == "mean")
 
 
 def beside(
     pred: Array, target: Array, mask: Array | None, weights: Array | None, reduction: str, name: str = "pred"
 ) -> tuple[Array, Array, Reduction]:
     """Return prediction and target, two arrays of one shape, and the reduction, all checked."""
-    home = checks.home(name, pred, instead=INSTEAD)
-    checks.array("target", target, home, f"like `{name}`", tuple(pred.shape), name)
-    reduce = of(name, pred, mask, weights, reduction, home)
+    spec = checks.spec_of(name, pred, instead=INSTEAD)
+    checks.array("target", target, spec, f"like `{name}`", tuple(pred.shape), name)
+    reduce = of(name, pred, mask, weights, reduction, spec)
     return reduce.valid(pred), reduce.valid(target), reduce
 
 
-def per_step(argument: str, a: Array | None, dtype: Any, pred: Array, home: Home, name: str) -> Array | None:
+def per_step(argument: str, a: Array | None, dtype: Any, pred: Array, spec: ArraySpec, name: str) -> Array | None:
     """Return `a`, one number for each step of `pred`, with an axis for V."""
     if a is None:
         return None
     if len(pred.shape) < 1:
         raise ValueError(f"`{name}` must have shape (…, V) where a `{argument}` is given, got ()")
-    checks.beside(argument, a, home, dtype, name)
-    checks.array(argument, a, home._replace(dtype=dtype), f"like `{name}` without V", tuple(pred.shape[:-1]), name)
+    checks.beside(argument, a, spec, dtype, name)
+    checks.array(argument, a, spec._replace(dtype=dtype), f"like `{name}` without V", tuple(pred.shape[:-1]), name)
     return a[..., None]
 
 
-def count(mask: Array | None, shape: tuple[int, ...], home: Home) -> Any:
+def count(mask: Array | None, shape: tuple[int, ...], spec: ArraySpec) -> Any:
     """Return what a mean divides by: the valid elements, at least 1, so that nothing valid gives 0."""
     if mask is None:
         return float(max(1, math.prod(shape)))
-    xp = home.xp
-    number = xpx.total(xp.astype(mask, home.dtype), xp) * float(shape[-1])
+    xp = spec.xp
+    number = xpx.total(xp.astype(mask, spec.dtype), xp) * float(shape[-1])
     return xp.where(number < 1.0, xp.ones_like(number), number)
 
 

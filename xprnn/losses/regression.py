@@ -59,9 +59,9 @@ def _squares(
     pred: Array, target: Array, mask: Array | None, weights: Array | None, reduction: str
 ) -> tuple[Array, Array]:
     """Return Σ w d² and w d, d = pred − target, both reduced."""
-    home = checks.home("pred", pred, instead=reduced.INSTEAD)
-    checks.array("target", target, home, "like `pred`", tuple(pred.shape), "pred")
-    reduce = reduced.of("pred", pred, mask, weights, reduction, home)
+    spec = checks.spec_of("pred", pred, instead=reduced.INSTEAD)
+    checks.array("target", target, spec, "like `pred`", tuple(pred.shape), "pred")
+    reduce = reduced.of("pred", pred, mask, weights, reduction, spec)
     diff = reduce.valid(pred - target)
     weighted = diff if reduce.weights is None else reduce.weights * diff
     return reduce.of_weighted(diff * weighted, weighted, pred.shape)
@@ -81,7 +81,7 @@ def mae(
     The gradient is 0 where both are equal, as PyTorch's ``l1_loss``.
     """
     pred, target, reduce = reduced.beside(pred, target, mask, weights, reduction)
-    xp, diff = reduce.home.xp, pred - target
+    xp, diff = reduce.spec.xp, pred - target
     return reduce.of_elements(xp.abs(diff), xpx.sign(diff, xp), pred.shape)
 
 
@@ -113,7 +113,7 @@ def huber(
     delta = checks.positive("delta", delta)
     pred, target, reduce = reduced.beside(pred, target, mask, weights, reduction)
     diff = pred - target
-    slope = xpx.within(diff, delta, reduce.home.xp)
+    slope = xpx.within(diff, delta, reduce.spec.xp)
     return reduce.of_elements(slope * (diff - 0.5 * slope), slope, pred.shape)  # d² is never made: it may overflow
 
 
@@ -157,12 +157,12 @@ def quantile(
     .. [1] Koenker & Bassett (1978), Regression quantiles, Econometrica 46(1).
     """
     levels = _levels(q)
-    home = checks.home("pred", pred, instead=reduced.INSTEAD)
-    xp, Q, shape = home.xp, len(levels), tuple(pred.shape)
+    spec = checks.spec_of("pred", pred, instead=reduced.INSTEAD)
+    xp, Q, shape = spec.xp, len(levels), tuple(pred.shape)
     if len(shape) < 1 or shape[-1] % Q:
         raise ValueError(f"`pred` must have shape (…, Q*V) with Q = {Q} quantiles, got {shape}")
-    checks.array("target", target, home, "(…, V)", (*shape[:-1], shape[-1] // Q), "pred")
-    reduce = reduced.of("pred", pred, mask, weights, reduction, home)
+    checks.array("target", target, spec, "(…, V)", (*shape[:-1], shape[-1] // Q), "pred")
+    reduce = reduced.of("pred", pred, mask, weights, reduction, spec)
     target = reduce.valid(target)
     blocks = [_pinball(p, target, level) for p, level in zip(xpx.split(reduce.valid(pred), Q), levels, strict=True)]
     losses, dpred = (xp.concat(parts, axis=-1) for parts in zip(*blocks, strict=True))

@@ -53,18 +53,18 @@ class Draws(NamedTuple):
 
     def keep(self, kind: str, rate: float, n: int, *, once: bool = False, scale: bool = True) -> Array:
         """Return a mask (T, B, n), or (1, B, n) where it is the same at all steps."""
-        key, T, B, home = self.key.fold(kind), self.form.T, self.form.B, self.form.home
+        key, T, B, spec = self.key.fold(kind), self.form.T, self.form.B, self.form.spec
         key, T = (key._replace(step=0), 1) if once else (key, T)
-        return random.keep(key, rate, T, B, n, home, scale=scale)
+        return random.keep(key, rate, T, B, n, spec, scale=scale)
 
     def noise(self, kind: str, scale: Any, n: int) -> Array:
         """Return normal numbers (T, B, n) times a scale, a float or (n,)."""
-        drawn = random.normal(self.key.fold(kind), self.form.T, self.form.B, n, self.form.home)
-        return xpx.cast(scale * drawn, self.form.home.dtype)
+        drawn = random.normal(self.key.fold(kind), self.form.T, self.form.B, n, self.form.spec)
+        return xpx.cast(scale * drawn, self.form.spec.dtype)
 
     def of_matrix(self, kind: str, rate: float, rows: int, columns: int) -> Array:
         """Return a mask of a matrix, the same for the whole call."""
-        return random.keep(self.key.fold(kind)._replace(step=0), rate, 1, rows, columns, self.form.home)[0, ...]
+        return random.keep(self.key.fold(kind)._replace(step=0), rate, 1, rows, columns, self.form.spec)[0, ...]
 
 
 def make_effects(layer: Any, p: dict[str, Any], call: Call, name: str, *, reverse: bool) -> Effects:
@@ -83,7 +83,7 @@ def make_effects(layer: Any, p: dict[str, Any], call: Call, name: str, *, revers
     """
     if not layer.surrounded:
         return OFF
-    form, xp = call.form, call.form.home.xp
+    form, xp = call.form, call.form.spec.xp
     draws = None if call.key is None else Draws(call.key.fold(name), form)
 
     def turn(a: Array) -> Array:
@@ -191,8 +191,8 @@ def _gates(alpha: Any, zoneout: tuple[Any, ...], form: Form) -> tuple[Array | No
         if not factors:
             gates.append(None)
         elif all(isinstance(f, float) for f in factors):
-            gates.append(xpx.full((1, 1, 1), math.prod(factors), form.home))
+            gates.append(xpx.full((1, 1, 1), math.prod(factors), form.spec))
         else:
-            product = xpx.cast(factors[0] if len(factors) == 1 else factors[0] * factors[1], form.home.dtype)
+            product = xpx.cast(factors[0] if len(factors) == 1 else factors[0] * factors[1], form.spec.dtype)
             gates.append(product if len(product.shape) == 3 else product[None, None, :])
     return None if all(g is None for g in gates) else tuple(gates)

@@ -11,7 +11,7 @@ from xprnn import init, kernels
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.kernels.plan import Plan
 from xprnn.recurrent import memory, parameters, stack, step
 from xprnn.recurrent.around import presence
@@ -54,12 +54,12 @@ class Recurrent(Configuration):
         Drawn on the host in float64: layer by layer, direction by direction, W_ih, W_hh, b_ih, b_hh, each
         U(-1/√H, 1/√H) as in PyTorch unless the layer's configuration names another initialiser; then the constants.
         """
-        generator, place = init.generator(rng), init.destination(like)
+        generator, spec = init.generator(rng), init.destination(like)
         params = {}
         for name, declared in zip(self._names, self._declared, strict=True):
             drawn = parameters.draw(self, declared, generator)
             self._adjust(drawn)
-            params[name] = init.deliver(drawn, place)
+            params[name] = init.deliver(drawn, spec)
         return params
 
     def _adjust(self, drawn: dict[str, Any]) -> None:
@@ -239,7 +239,7 @@ class Recurrent(Configuration):
 
     def plans(
         self,
-        home: Home,
+        spec: ArraySpec,
         T: int,
         B: int,
         *,
@@ -252,7 +252,7 @@ class Recurrent(Configuration):
         around, noise = presence(self, training=training, mask=mask, reset=reset)
         shapes = [(T, B, self.widths[1] if k else self.input_size, self.hidden_size) for k in range(self.num_layers)]
         options: dict[str, Any] = {"directions": self._directions, "noise": noise}
-        return [kernels.select(self.cell, around, home, shape, kernel, **options) for shape in shapes]
+        return [kernels.select(self.cell, around, spec, shape, kernel, **options) for shape in shapes]
 
     # -- one step -------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from xprnn import kernels, random, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, flags, form_of, select
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.cells import States
 from xprnn.random import Key
 from xprnn.recurrent import parameters
@@ -47,48 +47,48 @@ def read(
     key = random.key(rng)
     form = form_of(x, layer.input_size, layer.batch_first)
     valid, begins = flags(form, lengths, mask, reset)
-    parameters.check(layer, params, form.home)
-    initial = states_of.read("state0", state0, layer._sizes, form.home, form.B if form.batched else None)
-    return Call(form, select(valid, form.inward(x), form.home.xp), valid, begins, initial, key, kernel)
+    parameters.check(layer, params, form.spec)
+    initial = states_of.read("state0", state0, layer._sizes, form.spec, form.B if form.batched else None)
+    return Call(form, select(valid, form.inward(x), form.spec.xp), valid, begins, initial, key, kernel)
 
 
 def read_step(layer: Any, params: Params, x_t: Array, state: State) -> Call:
     """Check the arguments of `step`: a call of one time step, in evaluation."""
     refuse_bidirectional(layer, "step")
-    home = checks.home("x_t", x_t)
+    spec = checks.spec_of("x_t", x_t)
     shape = tuple(x_t.shape)
     if len(shape) not in (1, 2) or shape[-1] != layer.input_size:
         raise ValueError(f"`x_t` must have shape (B, I) or (I,) with I = {layer.input_size}, got {shape}")
-    parameters.check(layer, params, home, like="x_t")
+    parameters.check(layer, params, spec, like="x_t")
     batched = len(shape) == 2
-    form = Form(home, 1, shape[0] if batched else 1, batched, batch_first=False)
-    states = states_of.read("state", state, layer._sizes, home, form.B if batched else None, like="x_t")
+    form = Form(spec, 1, shape[0] if batched else 1, batched, batch_first=False)
+    states = states_of.read("state", state, layer._sizes, spec, form.B if batched else None, like="x_t")
     return Call(form, form.inward(x_t[None, ...]), None, None, states, None, "auto")
 
 
 def read_binding(
     layer: Any, params: Params, state: State, batch: int, kernel: str
-) -> tuple[Home, int, list[States | None]]:
+) -> tuple[ArraySpec, int, list[States | None]]:
     """Check the arguments of `stepper`; return where its arrays live, its batch, and the states per level."""
     refuse_bidirectional(layer, "stepper")
     batch = checks.integer("batch", batch)
     kernels.check_name(kernel)
     like = next(iter(tree.leaves(params)), None) if isinstance(params, dict) else None
-    home = checks.home("params", like)
-    parameters.check(layer, params, home, like="params")
-    return home, batch, states_of.read("state", state, layer._sizes, home, batch, like="params")
+    spec = checks.spec_of("params", like)
+    parameters.check(layer, params, spec, like="params")
+    return spec, batch, states_of.read("state", state, layer._sizes, spec, batch, like="params")
 
 
 def read_backward(
     layer: Any, params: Params, form: Form, mask: Array | None, dy: Any, dstate: State
 ) -> tuple[Array | None, list[States | None]]:
     """Check the arguments of `backward`; return dy (T, B, D*H), 0 at invalid steps, and dstate per direction."""
-    parameters.check(layer, params, form.home)
+    parameters.check(layer, params, form.spec)
     if dy is not None:
         letter = "D*H" if layer.state_sizes[0] == layer.hidden_size else "D*P"
-        dy = select(mask, form.read("dy", dy, letter, layer.widths[1]), form.home.xp)
+        dy = select(mask, form.read("dy", dy, letter, layer.widths[1]), form.spec.xp)
     B = form.B if form.batched else None
-    return dy, states_of.read("dstate", dstate, layer._sizes, form.home, B)
+    return dy, states_of.read("dstate", dstate, layer._sizes, form.spec, B)
 
 
 def refuse_bidirectional(layer: Any, name: str) -> None:

@@ -50,14 +50,14 @@ def forward(
         Per direction.
     cache : LevelCache or None
     """
-    form, D, xp, cell = call.form, len(names), call.form.home.xp, layer.cell
+    form, D, xp, cell = call.form, len(names), call.form.spec.xp, layer.cell
     effects = [make_effects(layer, params[name], call, name, reverse=d > 0) for d, name in enumerate(names)]
     directions = [
         _direction(layer, params[name], x, state0[d], effects[d], call, reverse=d > 0) for d, name in enumerate(names)
     ]
     around, noisy = directions[0].around, directions[0].noise is not None
     shape = form.T, form.B, x.shape[-1], layer.hidden_size
-    plan = kernels.select(cell, around, form.home, shape, call.kernel, directions=D, noise=noisy)
+    plan = kernels.select(cell, around, form.spec, shape, call.kernel, directions=D, noise=noisy)
     done = plan.forward(cell, directions, keep=keep)
     hs = [select(call.mask, flip(each[0][0], xp) if d else each[0][0], xp) for d, each in enumerate(done)]
     h, finals = hs[0] if D == 1 else xp.concat(hs, axis=-1), [final for _, final, _ in done]
@@ -75,7 +75,7 @@ def _direction(
     around, mask, reset = effects.around, call.mask, call.reset
     start = learned_state(layer, p, x) if layer.learn_state else None
     if reverse:
-        xp = call.form.home.xp
+        xp = call.form.spec.xp
         x, mask, reset = flip(x, xp), flip(mask, xp), flip_reset(reset, xp)
     if mask is not None or reset is not None:
         around = around._replace(mask=mask, reset=reset, fresh=None if reset is None else start)

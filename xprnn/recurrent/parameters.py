@@ -8,7 +8,7 @@ import numpy as np
 from xprnn import init
 from xprnn._array import checks
 from xprnn._array.checks import Shapes
-from xprnn._array.namespace import Home
+from xprnn._array.namespace import ArraySpec
 from xprnn.cells import Parameter
 from xprnn.recurrent.constraints import draw_fixed, fixed_shapes
 from xprnn.recurrent.options import logit
@@ -94,8 +94,8 @@ def _draw_one(layer: Any, parameter: Parameter, rng: "np.random.Generator") -> A
     return init.uniform(rng, shape, bound) if rule == "uniform" else np.full(shape, 1.0 if rule == "ones" else 0.0)
 
 
-def check(layer: Any, params: Any, home: Home, like: str = "x") -> None:
+def check(layer: Any, params: Any, spec: ArraySpec, like: str = "x") -> None:
     """Raise unless `params` are the layer's, of its shapes and where `like` lives."""
     checks.keys("params", params, layer._names)
     for name, path, shapes in layer._expected:
-        checks.parameters(path, params[name], shapes, home, like)
+        checks.parameters(path, params[name], shapes, spec, like)

@@ -37,7 +37,7 @@ def forward(
     call = calls.read(layer, params, x, state0, **options)
     form = call.form
     y, finals, cache = run(layer, params, calls.own(call) if keep else call, keep=keep)
-    if keep and form.home.is_numpy:
+    if keep and form.spec.is_numpy:
         y.setflags(write=False)  # it may be the cache's own memory
     return form.outward(y), states_of.write(finals, form), cache
 
@@ -80,13 +80,13 @@ def backward(layer: Any, params: Params, cache: Cache, dy: Any, dstate: State = 
 def trace(layer: Any, params: Params, x: Any, state0: State = None, **options: Any) -> dict[str, dict[str, Any]]:
     """Run forward on the reference kernel and return every state and gate of every step."""
     _, _, cache = forward(layer, params, x, state0, keep=True, kernel="reference", **options)
-    form, xp, traces = cache.form, cache.form.home.xp, {}
+    form, xp, traces = cache.form, cache.form.spec.xp, {}
     for (_, names), of_level in zip(layer._levels, cache.levels, strict=True):
         for d, name in enumerate(names):
             scan = of_level.caches[d].scan
             gates = {key: select(scan.around.mask, a, xp) for key, a in layer.cell.trace(scan.kept).items()}
             inside = dict(zip(layer.cell.states, scan.states, strict=True)) | gates
-            inside = tree.map(lambda a: xpx.cast(a, form.home.dtype), inside)  # the scan of half types is in float32
+            inside = tree.map(lambda a: xpx.cast(a, form.spec.dtype), inside)  # the scan of half types is in float32
             traces[name] = {key: form.outward(flip(a, xp) if d else a) for key, a in inside.items()}
     return traces
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from xprnn._array import checks
 from xprnn._array.layout import Form
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.cells import States
 
 State = Any
@@ -17,7 +17,7 @@ State = Any
 
 
 def read(
-    name: str, state: State, sizes: tuple[tuple[int, ...], int], home: Home, B: int | None, like: str = "x"
+    name: str, state: State, sizes: tuple[tuple[int, ...], int], spec: ArraySpec, B: int | None, like: str = "x"
 ) -> list[Any]:
     """Return a user's state, checked, as one tuple of arrays (B, H) per part, each None where nothing is given.
 
@@ -36,15 +36,15 @@ def read(
     components = _components(name, state, n)
     for k, component in enumerate(components):
         shape = (parts, widths[k]) if B is None else (parts, B, widths[k])
-        if not checks.fits(component, home, shape):
+        if not checks.fits(component, spec, shape):
             letters = f"({'L*D' if B is None else 'L*D, B'}, {'H' if widths[k] == widths[-1] else 'P'})"
-            _check(name if n == 1 else f"{name}[{k}]", component, home, letters, shape, like)
+            _check(name if n == 1 else f"{name}[{k}]", component, spec, letters, shape, like)
     return [tuple([_part(s, part, B) for s in components]) for part in range(parts)]
 
 
-def _check(label: str, component: Any, home: Home, letters: str, shape: tuple[int, ...], like: str) -> None:
+def _check(label: str, component: Any, spec: ArraySpec, letters: str, shape: tuple[int, ...], like: str) -> None:
     if component is not None:
-        checks.array(label, component, home, letters, shape, like)
+        checks.array(label, component, spec, letters, shape, like)
     elif not label.startswith("dstate"):
         raise TypeError(f"`{label}` must be an array {letters}, got None; give both or neither")
 
@@ -54,7 +54,7 @@ def write(parts: list[States], form: Form) -> State:
     if len(parts) == 1:
         components = [s[None, ...] for s in parts[0]]
     else:
-        stack = form.home.xp.stack
+        stack = form.spec.xp.stack
         components = [stack(list(column)) for column in zip(*parts, strict=True)]
     if not form.batched:
         components = [s[:, 0, ...] for s in components]

@@ -15,7 +15,7 @@ from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.checks import short_repr
 from xprnn._array.layout import Form
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 from xprnn.cells import States
 from xprnn.recurrent import call as calls
 from xprnn.recurrent import level, stack
@@ -35,16 +35,16 @@ def step(layer: Any, params: Params, x_t: Array, state: State = None) -> tuple[A
 
 def stepper(layer: Any, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> "Stepper":
     """Bind the layer to parameters and a state of its own."""
-    home, batch, states = calls.read_binding(layer, params, state, batch, kernel)
-    form = Form(home, 1, batch, batched=True, batch_first=False)
+    spec, batch, states = calls.read_binding(layer, params, state, batch, kernel)
+    form = Form(spec, 1, batch, batched=True, batch_first=False)
     levels = [
         level.binding(layer, params[name], begin, form, residual=layer.residual and k > 0)
         for k, (name, begin) in enumerate(zip(layer._names, states, strict=True))
     ]
     shape, around = (1, batch, layer.input_size, layer.hidden_size), Around(gate=levels[0].gate)
-    chosen = kernels.select(layer.cell, around, home, shape, kernel, stream=True).kernel
-    bound = chosen.bind(layer.cell, levels, batch, home)
-    return Stepper(bound, chosen.name, layer.input_size, home, batch, lambda states: states_of.write(states, form))
+    chosen = kernels.select(layer.cell, around, spec, shape, kernel, stream=True).kernel
+    bound = chosen.bind(layer.cell, levels, batch, spec)
+    return Stepper(bound, chosen.name, layer.input_size, spec, batch, lambda states: states_of.write(states, form))
 
 
 class Bound(Protocol):
@@ -74,12 +74,12 @@ class Stepper:
     """
 
     def __init__(
-        self, bound: Bound, kernel: str, width: int, home: Home, batch: int, write: Callable[[list[States]], Any]
+        self, bound: Bound, kernel: str, width: int, spec: ArraySpec, batch: int, write: Callable[[list[States]], Any]
     ) -> None:
         self.kernel = kernel
         self._bound, self._write = bound, write
-        self._run = bound.run if home.is_numpy else no_grad(bound.run)
-        self._home, self._kind, self._dtype = home, home.kind, home.dtype
+        self._run = bound.run if spec.is_numpy else no_grad(bound.run)
+        self._spec, self._kind, self._dtype = spec, spec.kind, spec.dtype
         self._shape, self._row = (batch, width), (width,)
 
     def __call__(self, x_t: Array) -> Array:
@@ -99,7 +99,7 @@ class Stepper:
             If x_t has another shape, dtype, library or device than the parameters.
         """
         if type(x_t) is self._kind and x_t.shape == self._shape and x_t.dtype == self._dtype:
-            if self._home.device is not None:
+            if self._spec.device is not None:
                 self._check(x_t)
             return self._run(x_t)
         if xpx.is_array(x_t) and tuple(x_t.shape) == self._row and self._shape[0] == 1:
@@ -142,4 +142,4 @@ class Stepper:
 
     def _check(self, x_t: Any) -> None:
         letters = "(B, I) or (I,)" if self._shape[0] == 1 else "(B, I)"
-        checks.array("x_t", x_t, self._home, letters, self._shape, "params")
+        checks.array("x_t", x_t, self._spec, letters, self._shape, "params")

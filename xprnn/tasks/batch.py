@@ -58,7 +58,7 @@ def inputs(name: str, batch: Any, T: int, I: int) -> np.ndarray:
 def floats(name: str, a: Any) -> None:
     """Raise unless `a` is a NumPy array of finite floats, with at least one sample."""
     checks.host(name, a)
-    checks.home(name, a)
+    checks.spec_of(name, a)
     if a.shape[:1] == (0,):
         raise ValueError(f"`{name}` must hold at least one sample, got shape {a.shape}")
     if not np.isfinite(a).all():

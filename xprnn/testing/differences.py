@@ -112,7 +112,7 @@ def _clear_of_kinks(direction: Arrays, params: Tree, h: float) -> Arrays:
     for path, W in _signed(params, "params"):
         if path in clear:
             room = np.abs(xpx.to_numpy(W)) / (REACH * h)
-            clear[path] = xpx.from_host(np.clip(xpx.to_numpy(clear[path]), -room, room), xpx.home(W))
+            clear[path] = xpx.from_host(np.clip(xpx.to_numpy(clear[path]), -room, room), xpx.spec_of(W))
     return clear
 
 
@@ -126,7 +126,7 @@ def _signed(params: Tree, path: str) -> Iterator[tuple[str, Array]]:
 
 
 def _random(rng: "np.random.Generator", a: Array) -> Array:
-    return xpx.from_host(rng.standard_normal(tuple(a.shape)), xpx.home(a))
+    return xpx.from_host(rng.standard_normal(tuple(a.shape)), xpx.spec_of(a))
 
 
 def _product(a: Array, b: Array) -> float:

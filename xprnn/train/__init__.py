@@ -154,13 +154,13 @@ def fit(
     Ctrl-C ends training with a warning: what there is then is saved in `folder` and returned.
     """
     given = dict(locals())
-    place = check(given)
+    spec = check(given)
 
-    plan = plan_of(given, place)
+    plan = plan_of(given, spec)
     at = resumed(plan, params) if resume else None
     at = at or begin(plan, params, opt_state)
     shown = bar(progress, plan.source.updates(plan.batch_size, plan.accumulate) * plan.epochs, at.step)
-    run, interrupted = Fitting(plan, at, place, shown), False
+    run, interrupted = Fitting(plan, at, spec, shown), False
     try:
         run.run()
     except KeyboardInterrupt:
@@ -238,11 +238,11 @@ def evaluate(
         If the loss is not finite, with the place where that begins.
     """
     check_layer("model", model)
-    place = checks.home("params", check_params(params)[0])
+    spec = checks.spec_of("params", check_params(params)[0])
     check_functions({"loss": loss}, metrics)
     batch_size = checks.integer("batch_size", batch_size)
     params = tree.map(xpx.detached, params)
-    evaluation = Evaluation(source_of(data, model, place), model, loss, metrics or {}, batch_size, kernel)
+    evaluation = Evaluation(source_of(data, model, spec), model, loss, metrics or {}, batch_size, kernel)
     means = evaluation(params)
     if not math.isfinite(means["loss"]):
         warnings.warn(f"the loss of `data` is {means['loss']}: {evaluation.locate(params)}", stacklevel=2)

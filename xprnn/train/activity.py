@@ -8,7 +8,7 @@ import numpy as np
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
-from xprnn._array.namespace import Home
+from xprnn._array.namespace import ArraySpec
 from xprnn.layers.sequential import Sequential
 from xprnn.train.minibatch import Batch
 from xprnn.train.user_values import pair
@@ -33,26 +33,26 @@ def check(activity: Any, model: Any) -> None:
 
 
 def penalise(
-    activity: Activity, outputs: dict[str, Any], batch: Batch, model: Any, place: Home
+    activity: Activity, outputs: dict[str, Any], batch: Batch, model: Any, spec: ArraySpec
 ) -> tuple[Any, dict[str, Any]]:
     """Return the sum of the penalties, and their gradients at the outputs."""
-    mask = _steps(batch, model.batch_first, place)
+    mask = _steps(batch, model.batch_first, spec)
     total: Any = 0.0
     gradients = {}
     for name, function in activity.items():
         told = function(outputs[name]) if mask is None else function(outputs[name], mask=mask)
-        penalty, d = pair(f"activity[{name!r}]", told, place)
+        penalty, d = pair(f"activity[{name!r}]", told, spec)
         y = outputs[name]
-        checks.array(f"activity[{name!r}](y)[1]", d, xpx.home(y), "that of y", tuple(y.shape), "y")
+        checks.array(f"activity[{name!r}](y)[1]", d, xpx.spec_of(y), "that of y", tuple(y.shape), "y")
         gradients[name] = d
         total = total + penalty
     return total, gradients
 
 
-def _steps(batch: Batch, batch_first: bool | None, place: Home) -> Any:
+def _steps(batch: Batch, batch_first: bool | None, spec: ArraySpec) -> Any:
     """Return the mask of the steps of ragged sequences, beside the parameters; None where all are as long as x."""
     if batch.lengths is None:
         return None
     axis = 1 if batch_first else 0
     steps = np.arange(int(batch.x.shape[axis]))[:, None] < batch.lengths
-    return xpx.from_host(steps.T if axis else steps, place._replace(dtype=place.xp.bool))
+    return xpx.from_host(steps.T if axis else steps, spec._replace(dtype=spec.xp.bool))

@@ -8,7 +8,7 @@ from xprnn import checkpoint, losses, optim, protocol, registry, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
-from xprnn._array.namespace import Home
+from xprnn._array.namespace import ArraySpec
 from xprnn.kernels import check_name
 from xprnn.protocol import check_layer
 from xprnn.train import activity
@@ -22,7 +22,7 @@ INSTEAD = "train float32 parameters: small steps are lost in a half type"
 NEEDS = {"patience": "validation", "metrics": "validation", "save_every": "folder", "resume": "folder"}
 
 
-def check(given: dict[str, Any]) -> Home:
+def check(given: dict[str, Any]) -> ArraySpec:
     """Raise unless all arguments of `fit` are as they must be; return where the parameters live."""
     check_layer("model", given["model"])
     leaves = check_params(given["params"])
@@ -46,7 +46,7 @@ def check(given: dict[str, Any]) -> Home:
     for name, needed in NEEDS.items():
         if given[name] is not None and given[name] is not False and given[needed] is None:
             raise ValueError(f"`{name}` needs `{needed}`, got None")
-    return checks.home("params", leaves[0], instead=INSTEAD)
+    return checks.spec_of("params", leaves[0], instead=INSTEAD)
 
 
 def check_params(params: Any) -> list[Any]:
@@ -56,7 +56,7 @@ def check_params(params: Any) -> list[Any]:
         raise TypeError(f"`params` must be the model's parameters, a dict of arrays, got {short_repr(params)}")
     for path, a in leaves.items():
         if not xpx.is_array(a):
-            checks.home(f"params.{path}", a)
+            checks.spec_of(f"params.{path}", a)
     return list(leaves.values())
 
 
@@ -112,25 +112,25 @@ def _check_folder(folder: checkpoint.Folder, given: dict[str, Any]) -> None:
         raise ValueError(f"`folder` must be a folder that can be written to, got {folder.path}: {error}") from error
 
 
-def _check_like(name: str, source: Source, model: Any, place: Home) -> None:
+def _check_like(name: str, source: Source, model: Any, spec: ArraySpec) -> None:
     """Raise unless x is as wide as the model wants it, and floats are of the dtype of the parameters."""
     for label, data in (("x", source.x), ("y", source.y)):
         a = data[0] if isinstance(data, list) else data
-        if not xpx.is_integer(a) and (came := xpx.dtype_name(a.dtype)) != (dtype := xpx.dtype_name(place.dtype)):
+        if not xpx.is_integer(a) and (came := xpx.dtype_name(a.dtype)) != (dtype := xpx.dtype_name(spec.dtype)):
             raise TypeError(f"`{name}: {label}` must be {dtype} like `params`, or integers, got {came}")
         width = protocol.widths(model)[0]
         if label == "x" and not xpx.is_integer(a) and width not in (None, a.shape[-1]):
             raise ValueError(f"`{name}: x` must be I = {width} wide, as the model's input is, got {a.shape[-1]}")
 
 
-def source_of(data: Any, model: Any, place: Home, name: str = "data") -> Source:
+def source_of(data: Any, model: Any, spec: ArraySpec, name: str = "data") -> Source:
     """Return the source of minibatches, checked to go with the model and its parameters."""
     source = Source(data, model, name)
-    _check_like(name, source, model, place)
+    _check_like(name, source, model, spec)
     return source
 
 
-def plan_of(given: dict[str, Any], place: Home) -> Plan:
+def plan_of(given: dict[str, Any], spec: ArraySpec) -> Plan:
     """Return what `fit` is to do, from its arguments."""
     folder, sampling, callbacks = given["folder"], given["sampling"], given["callbacks"]
     if isinstance(folder, str | os.PathLike):
@@ -143,10 +143,10 @@ def plan_of(given: dict[str, Any], place: Home) -> Plan:
         raise TypeError(f"`callbacks` must be a list of functions, got {short_repr(callbacks)}")
     callbacks = tuple(callbacks)
     check_functions({f"callbacks[{k}]": f for k, f in enumerate(callbacks)})
-    source, judged = source_of(given["data"], given["model"], place), None
+    source, judged = source_of(given["data"], given["model"], spec), None
     if given["validation"] is not None:
         judged = Evaluation(
-            source_of(given["validation"], given["model"], place, "validation"), given["model"], given["loss"],
+            source_of(given["validation"], given["model"], spec, "validation"), given["model"], given["loss"],
             given["metrics"] or {}, given["batch_size"], given["kernel"],
         )  # fmt: skip
     if folder is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
-from xprnn._array.namespace import Home
+from xprnn._array.namespace import ArraySpec
 from xprnn.protocol import parts
 from xprnn.random import Key, threefry2x32
 from xprnn.train.minibatch import Batch, padded, placed, rows_of, steps_of, turned
@@ -120,9 +120,9 @@ class Source:
         """Return how many updates an epoch has."""
         return -(-len(self.plan(size, None)) // accumulate)
 
-    def batch(self, taken: Any, place: Home) -> Batch:
-        """Return a minibatch of a plan, beside arrays of `place`."""
-        return self.place(self.read(taken), taken, place)
+    def batch(self, taken: Any, spec: ArraySpec) -> Batch:
+        """Return a minibatch of a plan, beside arrays of `spec`."""
+        return self.place(self.read(taken), taken, spec)
 
     def read(self, taken: Any) -> Batch:
         """Return what of a minibatch lies on the host; None for an array that lies on a device.
@@ -138,12 +138,12 @@ class Source:
         begins = not isinstance(taken, slice) or taken.start == 0
         return Batch(x, y, mask, None, self._count(taken), begins)
 
-    def place(self, batch: Batch, taken: Any, place: Home) -> Batch:
-        """Return a minibatch that was read, beside arrays of `place`; for the thread that computes, in its stream."""
+    def place(self, batch: Batch, taken: Any, spec: ArraySpec) -> Batch:
+        """Return a minibatch that was read, beside arrays of `spec`; for the thread that computes, in its stream."""
         found = {}
         for name in ("x", "y", "mask"):
             host, there = getattr(batch, name), getattr(self, name)
-            found[name] = placed(host, place) if host is not None or there is None else self._piece(name, taken)
+            found[name] = placed(host, spec) if host is not None or there is None else self._piece(name, taken)
         return batch._replace(**found)
 
     def _piece(self, name: str, taken: Any) -> Any:

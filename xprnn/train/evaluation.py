@@ -7,7 +7,7 @@ import numpy as np
 
 from xprnn import tree
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Home
+from xprnn._array.namespace import ArraySpec
 from xprnn.backends import to_numpy
 from xprnn.train import nonfinite
 from xprnn.train.data import Source
@@ -33,38 +33,38 @@ class Evaluation:
     @nonfinite.unsaid
     def __call__(self, params: Any) -> dict[str, float]:
         """Return the means over all that counts; the host waits for the device once, at the end."""
-        place = xpx.home(tree.leaves(params)[0])
+        spec = xpx.spec_of(tree.leaves(params)[0])
         weighed: list[Any] = []
         count, state = 0, None
-        for batch, options, _ in self._batches(place):
+        for batch, options, _ in self._batches(spec):
             y, state = self.model(params, batch.x, None if batch.begins else tree.map(xpx.detached, state), **options)
             masked = {} if batch.mask is None else {"mask": batch.mask}
             if not batch.counted:  # a mean over nothing may be NaN
                 continue
-            found = [pair("loss", self.loss(y, batch.y, **masked), place)[0]]
+            found = [pair("loss", self.loss(y, batch.y, **masked), spec)[0]]
             for name, metric in self.metrics.items():
-                found.append(number(f"metrics[{name!r}]", metric(y, batch.y, **masked), place))
-            weighed.append(place.xp.stack([xpx.cast(each, place.dtype) for each in found]) * float(batch.counted))
+                found.append(number(f"metrics[{name!r}]", metric(y, batch.y, **masked), spec))
+            weighed.append(spec.xp.stack([xpx.cast(each, spec.dtype) for each in found]) * float(batch.counted))
             count += batch.counted
-        sums = xpx.sum_first(place.xp.stack(weighed), place.xp)  # at the end: a running sum would lose more to rounding
+        sums = xpx.sum_first(spec.xp.stack(weighed), spec.xp)  # at the end: a running sum would lose more to rounding
         return dict(zip(("loss", *self.metrics), (to_numpy(sums) / count).tolist(), strict=True))
 
     @nonfinite.unsaid
     def locate(self, params: Any) -> str:
         """Return where the loss is first not finite, in words: what in which layer, at which step, of which samples."""
-        place, state = xpx.home(tree.leaves(params)[0]), None
-        for batch, options, taken in self._batches(place):
+        spec, state = xpx.spec_of(tree.leaves(params)[0]), None
+        for batch, options, taken in self._batches(spec):
             state = None if batch.begins else state
-            found = nonfinite.locate_in_evaluation(self.model, self.loss, params, batch, state, options, place)
+            found = nonfinite.locate_in_evaluation(self.model, self.loss, params, batch, state, options, spec)
             if found is not None:
                 return f"{found}, {_samples(taken)}"
             _, state = self.model(params, batch.x, state, **options)
         return "that of every minibatch is finite, their sum is not"
 
-    def _batches(self, place: Home) -> Iterator[tuple[Batch, dict[str, Any], Any]]:
+    def _batches(self, spec: ArraySpec) -> Iterator[tuple[Batch, dict[str, Any], Any]]:
         """Yield minibatches in order, the options of a layer for each, and what of the source each is."""
         for taken in self.source.plan(self.batch_size, None):
-            batch = self.source.batch(taken, place)
+            batch = self.source.batch(taken, spec)
             yield batch, {"kernel": self.kernel} | ({} if batch.lengths is None else {"lengths": batch.lengths}), taken
 
 

@@ -119,20 +119,20 @@ class _Chooser:
 
     def __call__(self, logits: Array, t: int) -> Array:
         """Return the tokens of step t, in the dtype of the prompt."""
-        home = xpx.home(logits)
-        if logits.shape[-1] - 1 > home.xp.iinfo(self._like.dtype).max:
+        spec = xpx.spec_of(logits)
+        if logits.shape[-1] - 1 > spec.xp.iinfo(self._like.dtype).max:
             told = xpx.dtype_name(self._like.dtype)
             raise ValueError(f"`prompt` must be of a dtype that holds {logits.shape[-1] - 1}, got {told}")
-        finite = home.xp.isfinite(home.xp.max(xpx.wide(logits), axis=-1))
-        if home.is_numpy:
+        finite = spec.xp.isfinite(spec.xp.max(xpx.wide(logits), axis=-1))
+        if spec.is_numpy:
             _check_finite(finite[None], t)
-        elif home.device is not None:  # else it is traced
+        elif spec.device is not None:  # else it is traced
             self._finite.append(finite)
         if self._temperature and self._key is not None:
             B, V = logits.shape
-            noise = random.gumbel(self._key.fold("generate").at(t), 1, B, V, home)[0, ...]
+            noise = random.gumbel(self._key.fold("generate").at(t), 1, B, V, spec)[0, ...]
             logits = logits / self._temperature + noise
-        return home.xp.astype(home.xp.argmax(logits, axis=-1), self._like.dtype)
+        return spec.xp.astype(spec.xp.argmax(logits, axis=-1), self._like.dtype)
 
     def check(self) -> None:
         """Raise if on a device a token was chosen among logits of which the largest is not finite."""

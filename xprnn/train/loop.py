@@ -14,7 +14,7 @@ import numpy as np
 from xprnn import optim, random, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Home
+from xprnn._array.namespace import ArraySpec
 from xprnn.backends import to_numpy
 from xprnn.protocol import draws
 from xprnn.random import Key
@@ -48,8 +48,8 @@ def _root(seed: int) -> Key:
 class Fitting:
     """A run: `at` is where it is, `run` goes on from there."""
 
-    def __init__(self, plan: Plan, at: At, place: Home, bar: Any) -> None:
-        self.plan, self.at, self._place, self._bar = plan, at, place, bar
+    def __init__(self, plan: Plan, at: At, spec: ArraySpec, bar: Any) -> None:
+        self.plan, self.at, self._spec, self._bar = plan, at, spec, bar
         self._key = _root(plan.seed)
         self._draws = draws(plan.model)
         self._has_constants = len(tree.leaves(tree.trainable(at.params))) < len(tree.leaves(at.params))
@@ -103,7 +103,7 @@ class Fitting:
     def _placed(self, groups: Iterator[list[tuple[Any, Batch]]]) -> Iterator[list[Batch]]:
         """Yield minibatches beside the parameters; the thread that computes puts them there, in its own stream."""
         for group in groups:
-            yield [self.plan.source.place(batch, taken, self._place) for taken, batch in group]
+            yield [self.plan.source.place(batch, taken, self._spec) for taken, batch in group]
 
     def _groups(self) -> Iterator[list[tuple[Any, Batch]]]:
         """Yield the minibatches of each update of this epoch that are left, as they are read on the host."""
@@ -141,21 +141,21 @@ class Fitting:
 
     def _report(self, loss: Any, arrays: list[Any]) -> Any:
         """Return a loss, None where there is none, and the sum of arrays: on a device one array, to be read as one."""
-        sums = [xpx.total(a, self._place.xp) for a in arrays]
+        sums = [xpx.total(a, self._spec.xp) for a in arrays]
         if not sums:
             return 0.0, 0.0
         check = sum(sums[1:], sums[0])
         report = (0.0 * check if loss is None else loss), check
-        return report if self._place.is_numpy else self._place.xp.stack(report)
+        return report if self._spec.is_numpy else self._spec.xp.stack(report)
 
     def _penalty(self) -> tuple[Any, Any]:
         """Return the penalty on the parameters, and its gradient."""
-        value, grads = pair("penalty", self.plan.penalty(self.at.params), self._place)  # type: ignore[misc]
+        value, grads = pair("penalty", self.plan.penalty(self.at.params), self._spec)  # type: ignore[misc]
         params = tree.trainable(self.at.params)
         paths = (path for path, _ in tree.items(params))
 
         def check(a: Any, g: Any) -> None:
-            checks.array(next(paths), g, self._place, "like the parameter", tuple(a.shape), "params")
+            checks.array(next(paths), g, self._spec, "like the parameter", tuple(a.shape), "params")
 
         try:
             tree.map(check, params, grads)
@@ -175,12 +175,12 @@ class Fitting:
         watched = {"outputs": tuple(plan.activity)} if plan.activity else {}
         y, final, cache = plan.model.forward(params, batch.x, state, **watched, **options)
         told = plan.loss(y, batch.y) if batch.mask is None else plan.loss(y, batch.y, mask=batch.mask)
-        value, dy = pair("loss", told, self._place)
+        value, dy = pair("loss", told, self._spec)
         value = value if plan.sampling is None else value + zero
-        checks.array("loss(pred, target)[1]", dy, self._place, "like `pred`", tuple(y.shape), "pred")
+        checks.array("loss(pred, target)[1]", dy, self._spec, "like `pred`", tuple(y.shape), "pred")
         if not watched:
             return value, plan.model.backward(params, cache, dy)[0], final
-        penalty, doutputs = penalise(plan.activity, cache.outputs, batch, plan.model, self._place)
+        penalty, doutputs = penalise(plan.activity, cache.outputs, batch, plan.model, self._spec)
         return value + penalty, plan.model.backward(params, cache, dy, doutputs=doutputs)[0], final
 
     def _given(self, batch: Batch, carried: Any, key: Key | None) -> tuple[Batch, Any, dict[str, Any], Any]:
@@ -248,7 +248,7 @@ class Fitting:
             fed, state, options, _ = self._given(batch, carried, self._key_of(k))
             tried = (fed,) if plan.sampling is None else (batch, fed)  # what is sampled comes of the true inputs
             places = (
-                nonfinite.locate(plan.model, plan.loss, self.at.params, each, state, options, self._place)
+                nonfinite.locate(plan.model, plan.loss, self.at.params, each, state, options, self._spec)
                 for each in tried
             )
             found = next((place for place in places if place is not None), None)

@@ -33,20 +33,20 @@ def accuracy(pred: Array, target: Array, *, mask: Array | None = None) -> Array:
     TypeError, ValueError
         Naming the argument that does not fit `pred`.
     """
-    home = checks.home("pred", pred)
-    xp, shape = home.xp, tuple(pred.shape)
+    spec = checks.spec_of("pred", pred)
+    xp, shape = spec.xp, tuple(pred.shape)
     if len(shape) < 1 or shape[-1] < 1:
         raise ValueError(f"`pred` must have shape (…, V) with V of at least 1, got {shape}")
-    counts = reduction.per_step("mask", mask, xp.bool, pred, home, "pred")
+    counts = reduction.per_step("mask", mask, xp.bool, pred, spec, "pred")
     answer = xp.argmax(pred, axis=-1)
     if xpx.is_array(target) and xpx.is_integer(target):
-        goal, known = classes(target, "pred", pred, home, counts)
+        goal, known = classes(target, "pred", pred, spec, counts)
     else:
-        checks.array("target", target, home, "(…, V)", shape, "pred")
+        checks.array("target", target, spec, "(…, V)", shape, "pred")
         goal, known = xp.argmax(target, axis=-1), None
-    dtype = xp.float32 if xpx.is_half(home.dtype) else home.dtype
+    dtype = xp.float32 if xpx.is_half(spec.dtype) else spec.dtype
     right = xp.astype(xp.astype(answer, goal.dtype) == goal, dtype)
-    if known is not None and not home.is_numpy:
+    if known is not None and not spec.is_numpy:
         right = xp.where(known, right, reduction.nan_like(right))
     if counts is None:
         return _share(right, float(math.prod(shape[:-1])))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array, Home
+from xprnn._array.namespace import Array, ArraySpec
 
 
 class Batch(NamedTuple):
@@ -40,7 +40,7 @@ def rows_of(a: Any, index: np.ndarray) -> Any:
     if isinstance(a, np.ndarray):
         return np.asarray(a[index]) if isinstance(a, np.memmap) else np.take(a, index, axis=0)
     xp = xpx.namespace(a)
-    return xp.take(a, xpx.from_host(index, xpx.home(a)._replace(dtype=xpx.integers(1, a, xp).dtype)), axis=0)
+    return xp.take(a, xpx.from_host(index, xpx.spec_of(a)._replace(dtype=xpx.integers(1, a, xp).dtype)), axis=0)
 
 
 def steps_of(a: Any, steps: slice) -> Any:
@@ -66,10 +66,10 @@ def padded(rows: list[np.ndarray], T: int) -> np.ndarray:
     return made
 
 
-def placed(a: Any, place: Home) -> Any:
-    """Return a host array beside those of `place`, in its own dtype, or what that library has instead of it."""
-    if a is None or place.is_numpy or not isinstance(a, np.ndarray):
+def placed(a: Any, spec: ArraySpec) -> Any:
+    """Return a host array beside those of `spec`, in its own dtype, or what that library has instead of it."""
+    if a is None or spec.is_numpy or not isinstance(a, np.ndarray):
         return a
     a = np.ascontiguousarray(a)
     a = a if a.flags.writeable else a.copy()  # a library may take the memory as its own, which of a file none may
-    return place.xp.asarray(a, **({} if place.device is None else {"device": place.device}))
+    return spec.xp.asarray(a, **({} if spec.device is None else {"device": spec.device}))

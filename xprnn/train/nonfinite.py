@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xprnn import tree
-from xprnn._array.namespace import Home
+from xprnn._array.namespace import ArraySpec
 from xprnn.backends import to_numpy
 from xprnn.layers.sequential import Sequential
 from xprnn.train.minibatch import Batch
@@ -43,7 +43,7 @@ class NonFiniteError(FloatingPointError):
 
 
 def locate(
-    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], place: Home
+    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], spec: ArraySpec
 ) -> str | None:
     """Return where a training step on a minibatch is first not finite, in words, or None where it is.
 
@@ -55,19 +55,19 @@ def locate(
     if found or not batch.counted:
         return found
     y, _, cache = model.forward(params, batch.x, state, **options)
-    found, dy = _in_loss(loss, y, batch, place)
+    found, dy = _in_loss(loss, y, batch, spec)
     return found or _in_backward(model, params, cache, dy)
 
 
 def locate_in_evaluation(
-    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], place: Home
+    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], spec: ArraySpec
 ) -> str | None:
     """Return where the loss of a minibatch is first not finite, in words, or None where it is; as `locate`."""
     found = _before_loss(model, params, batch, state, options)
     if found or not batch.counted:
         return found
     y, _ = model(params, batch.x, state, **options)
-    return _in_loss(loss, y, batch, place)[0]
+    return _in_loss(loss, y, batch, spec)[0]
 
 
 def _before_loss(model: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any]) -> str | None:
@@ -157,10 +157,10 @@ def _part(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _in_loss(loss: Any, y: Any, batch: Batch, place: Home) -> tuple[str | None, Any]:
+def _in_loss(loss: Any, y: Any, batch: Batch, spec: ArraySpec) -> tuple[str | None, Any]:
     """Return whether the loss of a finite output is not finite, in words, and its gradient."""
     told = loss(y, batch.y) if batch.mask is None else loss(y, batch.y, mask=batch.mask)
-    value, dy = pair("loss", told, place)
+    value, dy = pair("loss", told, spec)
     return None if _finite(value) else f"the loss is {_worst(value)}, of a finite output", dy
 
 

@@ -129,7 +129,7 @@ class _At:
         plan, carried, expected = self.plan, self.more["carried"], None
         if plan.source.chunk is not None and self.more["taken"]:
             first = plan.source.plan(plan.batch_size, None)[0]
-            batch = plan.source.batch(first, xpx.home(tree.leaves(self.start.params)[0]))
+            batch = plan.source.batch(first, xpx.spec_of(tree.leaves(self.start.params)[0]))
             x = xpx.namespace(batch.x).zeros_like(batch.x)  # whatever stands in the data
             expected = plan.model(self.start.params, x, kernel=plan.kernel)[1]
         _check_like("more.carried", carried, expected)

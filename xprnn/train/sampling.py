@@ -74,11 +74,11 @@ def fed_back(
             f"{tuple(said.shape)}"
         )
     before = xp.roll(said, 1, axis=axis)
-    home = xpx.home(y)
+    spec = xpx.spec_of(y)
     T, B = (int(x.shape[k]) for k in (axis, 1 - axis))
-    own = random.keep(key.fold("sampling"), 1.0 - rate, T, B, 1, home, scale=False)[..., 0] > 0.0
+    own = random.keep(key.fold("sampling"), 1.0 - rate, T, B, 1, spec, scale=False)[..., 0] > 0.0
     steps = xpx.integers(T, x, xp)[:, None]
     own = xp.logical_and(own, steps > 0)  # before the first step nothing was said
     own = xp.permute_dims(own, (1, 0)) if axis else own
     x = xp.where(own if xpx.is_integer(x) else own[..., None], before, x)
-    return x, xp.where(xp.all(xp.isfinite(y)), xpx.zeros((), y), xpx.full((), float("nan"), home))
+    return x, xp.where(xp.all(xp.isfinite(y)), xpx.zeros((), y), xpx.full((), float("nan"), spec))

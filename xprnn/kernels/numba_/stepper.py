@@ -18,10 +18,10 @@ from xprnn.kernels.reference_stepper import Part, widths
 class Bound:
     """A stack of layers, each in a memory of its own."""
 
-    def __init__(self, cell: Cell, parts: list[Part], B: int, home: Any) -> None:
-        self._layers = [_BoundLayer(cell, part, B, home.dtype) for part in parts]
+    def __init__(self, cell: Cell, parts: list[Part], B: int, spec: Any) -> None:
+        self._layers = [_BoundLayer(cell, part, B, spec.dtype) for part in parts]
         self._calls = [(layer.code, layer.arguments, layer.now[0].shape) for layer in self._layers]
-        self._dtype = home.dtype
+        self._dtype = spec.dtype
 
     def run(self, x_t: Any) -> Any:
         """Return y_t (B, H) for x_t (B, I)."""

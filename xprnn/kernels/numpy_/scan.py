@@ -119,7 +119,8 @@ def scan_backward(
     load, back, written, finish = BACKWARD[type(cell)](cell, p, kept, prev, new, around)
     T = len(new[0])
     carry = tuple(
-        np.zeros(s.shape[1:], s.dtype) if d is None else np.array(d, order="C") for d, s in zip(dfinal, track, strict=True)
+        np.zeros(s.shape[1:], s.dtype) if d is None else np.array(d, order="C")
+        for d, s in zip(dfinal, track, strict=True)
     )
     dfresh = tuple(np.zeros(s.shape[1:]) for s in track) if "fresh" in want else ()  # float64: a running sum over time
     dgate = _changes(around.gate, prev, new) if "gate" in want else ()
@@ -234,8 +235,8 @@ def _restart_backward(reset: Any, carry: States, dfresh: States) -> None:
 class Bound:
     """A stack of layers bound to parameters and states of its own, for `xprnn.recurrent.step.Stepper`."""
 
-    def __init__(self, cell: Cell, parts: list[Part], B: int, home: Any) -> None:
-        self._layers = [_BoundLayer(cell, part, B, home.dtype) for part in parts]
+    def __init__(self, cell: Cell, parts: list[Part], B: int, spec: Any) -> None:
+        self._layers = [_BoundLayer(cell, part, B, spec.dtype) for part in parts]
 
     @xpx.quiet
     def run(self, x_t: Any) -> Any:
