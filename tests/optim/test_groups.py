@@ -147,7 +147,8 @@ def test_the_average_is_that_of_pytorch(torch, backend, rng):
 def test_the_average_keeps_float32_and_what_it_was_given(backend):
     params = {"W": backend.asarray(np.ones(2, np.float32))}
     average = optim.EMA(0.5).init(params)
-    assert average["W"] is not params["W"]
+    if backend.name != "jax":  # whose arrays nobody can write into, and which returns the same one
+        assert average["W"] is not params["W"]
     after = optim.EMA(0.5).update(average, {"W": 3.0 * params["W"]})
     assert after["W"].dtype == params["W"].dtype
     host = backend.to_numpy((average["W"], after["W"], params["W"]))
