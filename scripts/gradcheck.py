@@ -155,7 +155,7 @@ def against_derivative(layer, host, options, like, kernel):
 
 def kinked(layer):
     """Return whether a function of the layer has a kink or a jump."""
-    used = {*layer.cell.used, getattr(layer.cell, "output", None)} - {None}
+    used = {*layer.cell.activations, getattr(layer.cell, "output", None)} - {None}
     broken = ("relu", "elu", "softsign", "hard_sigmoid")
     names = [getattr(each, "name", "") for each in used]
     clips = [layer.clip, getattr(layer, "cell_clip", None)]
