@@ -202,7 +202,7 @@ def taken(layer, kernel):
 EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Of 1, to the next number."""
 
-ON_NUMPY = (*(() if xprnn.kernels.TWINS["numba"].lacks else ("numba",)), "numpy", "reference")
+ON_NUMPY = (*(() if xprnn.kernels.KERNELS["numba"].lacks else ("numba",)), "numpy", "reference")
 HALF_KERNELS = {"numpy": ON_NUMPY, "cupy": ("cupy_persistent", "cupy_stepwise", "reference")}
 HALF_LIMIT = 8.0
 """In EPS; tests/recurrent/test_half.py tells where the roundings come from, of one layer: here are two."""

@@ -11,7 +11,7 @@ import statistics
 import numpy as np
 
 import xprnn
-from xprnn.kernels import TWINS, explain
+from xprnn.kernels import KERNELS, explain
 
 SHAPES = [
     (100, 1, 64, 64),
@@ -133,7 +133,7 @@ def rows(cupy, name, shape, dtype, rounds):
     for kernel in ("cupy_persistent", "cupy_stepwise", "reference"):
         refusal = None
         if kernel != "reference":
-            refusal = TWINS[kernel].load().takes(layer.cell, xprnn.scan.NOTHING, np.dtype(dtype), (T, B, H))
+            refusal = KERNELS[kernel].load().takes(layer.cell, xprnn.scan.NOTHING, np.dtype(dtype), (T, B, H))
         if refusal:
             yield f"{told}| {kernel} | does not fit | | | |"
             continue

@@ -5,8 +5,8 @@ import pytest
 
 from tests.support.close import assert_close
 from tests.support.scans import (
+    KERNELS,
     KINDS,
-    TWINS,
     WITHOUT_NOISE,
     B,
     H,
@@ -24,7 +24,7 @@ from xprnn._array import namespace as xpx
 from xprnn.activations import TABLE, Activation, Custom
 from xprnn.cells import GRU, LSTM, Elman, GRUResetBefore
 from xprnn.kernels.numpy_.activations import bind
-from xprnn.kernels.reference_stepper import Part
+from xprnn.kernels.reference_stepper import LayerBinding
 from xprnn.scan import NOTHING, Around
 
 SHAPES = [(1, 1, 1), (1, 3, 2), (33, 1, 5), (65, 2, 3), (4, 0, 3)]
@@ -98,7 +98,7 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=TWINS)
+@pytest.fixture(params=KERNELS)
 def twin(request):
     return request.param
 
@@ -265,7 +265,7 @@ def test_with_options_bound_steps_and_a_scan_that_keeps_nothing_are_the_same(twi
 def as_part(cell, given):
     """Return a stepper's layer whose input is a: W_ih is one."""
     p = given["p"] | {"W_ih": np.eye(cell.gates * H)}
-    return Part(p, given["state0"], None, None, residual=False)
+    return LayerBinding(p, given["state0"], None, None, residual=False)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

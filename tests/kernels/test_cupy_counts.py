@@ -39,7 +39,7 @@ def passes(name, cell, on, T, B=3, H=5):
     given, around, weight = draw(cell, rng, T, B, H), draw_around(cell, rng, on, T, B, H), weights(cell, rng, T, B, H)
     moved = Moved((given["a"], given["state0"], given["p"], Around(**around), weight["states"], weight["final"]))
     a, state0, p, around, dstates, dfinal = moved.there
-    twin, kept = kernels.TWINS[name].load(), []
+    twin, kept = kernels.KERNELS[name].load(), []
 
     def forward(*, keep=True):
         kept[:] = [twin.scan(cell, a, state0, p, Around(*around), keep=keep)[2]]

@@ -148,7 +148,7 @@ def test_cupy_twins_take_arrays_of_any_strides(kind, name, rng):
 
     moved, beside, upstream = (tree.map(strided, part) for part in (given, around, weight))
     beside["fresh"] = tuple(cupy.broadcast_to(cupy.asarray(f[:1]), f.shape) for f in around["fresh"])
-    twin = kernels.TWINS[name].load()
+    twin = kernels.KERNELS[name].load()
     states, final, cache = twin.scan(cell, moved["a"], moved["state0"], moved["p"], Around(**beside))
     da, dstate0, dp, _ = twin.scan_backward(cell, upstream["states"], upstream["final"], cache, moved["p"])
     actual = {"states": states, "final": final, "a": da, "state0": dstate0, "p": dp}
@@ -206,7 +206,7 @@ def test_cupy_twins_say_what_they_do_not_take():
         gates = 1
 
     for name in ("cupy_stepwise", "cupy_persistent"):
-        takes = kernels.TWINS[name].load().takes
+        takes = kernels.KERNELS[name].load().takes
         assert "it has no kernel for" in takes(Strange(), NOTHING, np.dtype("float32"), (T, B, H))
         assert takes(KINDS["lstm"][0], NOTHING, np.dtype("int32"), (T, B, H)) == "it has no kernel for int32"
         assert takes(KINDS["lstm"][0], NOTHING, np.dtype("float32"), (T, B, H)) is None
@@ -216,7 +216,7 @@ def test_cupy_twins_say_what_they_do_not_take():
         assert all(takes(cell, NOTHING, np.dtype("float32"), (T, B, H)) is None for cell in optioned.CELLS.values())
     for cell in optioned.PROJECTED.values():
         stepwise, persistent = (
-            kernels.TWINS[name].load().takes(cell, NOTHING, np.dtype("float32"), (T, B, H))
+            kernels.KERNELS[name].load().takes(cell, NOTHING, np.dtype("float32"), (T, B, H))
             for name in ("cupy_stepwise", "cupy_persistent")
         )
         assert stepwise is None

@@ -61,7 +61,7 @@ def on_device(name, cell, given, around, weight, want=()):
     """Return values and gradients; None where the kernel does not take the shape."""
     import cupy
 
-    twin = kernels.TWINS[name].load()
+    twin = kernels.KERNELS[name].load()
     if twin.takes(cell, Around(), given["a"].dtype, (*given["a"].shape[:2], given["p"]["W_hh"].shape[1])):
         return None
     there = tree.map(cupy.asarray, (given, around, weight))

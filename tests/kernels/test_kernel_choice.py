@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import xprnn
-from tests.support.scans import TWINS
+from tests.support.scans import KERNELS
 
 
-@pytest.fixture(params=TWINS)
+@pytest.fixture(params=KERNELS)
 def fastest(request):
     """The twin of NumPy arrays that "auto" takes, without numba and, where it is installed, with it."""
     if request.param == "numpy":
@@ -48,7 +48,7 @@ def test_explain_and_select_say_which_kernel_and_why(fastest):
     assert xprnn.kernels.explain(noisy, x, training=False).kernel == fastest
     with pytest.raises(TypeError, match="`layer` must be a recurrent layer or hold one"):
         xprnn.kernels.explain(xprnn.Linear(3, 4), x)
-    twin = xprnn.kernels.TWINS[fastest].load()
+    twin = xprnn.kernels.KERNELS[fastest].load()
     around = xprnn.scan.Around(drop=np.ones((2, 1, 4)), noise=(np.zeros((2, 1, 4)), None))
     assert twin.takes(layer.cell, around, np.dtype("float64"), (2, 1, 4)) == "it does not take noise"
     assert twin.takes(layer.cell, xprnn.scan.NOTHING, np.dtype("float16"), (2, 1, 4)).startswith("it takes float32")

@@ -25,11 +25,11 @@ import numpy as np
 logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(name)s %(message)s")
 from xprnn.scan import scan as reference
 from xprnn.cells import Elman
-from xprnn.kernels import TWINS
+from xprnn.kernels import KERNELS
 rng = np.random.default_rng(0)
 a, s, p = rng.standard_normal((5, 3, 4)), rng.standard_normal((3, 4)), {"W_hh": rng.standard_normal((4, 4)) / 4}
 start = time.perf_counter()
-states, _, _ = TWINS["numba"].load().scan(Elman(), a, (s,), p, keep=False)
+states, _, _ = KERNELS["numba"].load().scan(Elman(), a, (s,), p, keep=False)
 took = time.perf_counter() - start
 np.testing.assert_allclose(states[0], reference(Elman(), a, (s,), p)[0][0], rtol=1e-12, atol=1e-14)
 from xprnn.kernels.numba_ import compile as numba_compile

@@ -15,7 +15,7 @@ from xprnn.cells import LSTM, GRUResetBefore, input_map
 from xprnn.kernels import threads
 from xprnn.kernels.numba_ import scan as numba_scan
 
-LAYER = kernels.TWINS["numba"].load().fused
+LAYER = kernels.KERNELS["numba"].load().fused
 WHOLE = {name: cell for name, cell in ALL.items() if LAYER.takes(cell, (5, 4, 3), 6)}
 SHAPES = [(9, 3, 5, 4), (1, 1, 3, 8), (1, 9, 1, 6), (50, 1, 10, 16), (3, 7, 33, 17), (300, 1, 2, 3), (7, 1, 1, 5)]
 """(T, B, I, H): weights packed and not, one chunk of rows and several, more steps than a panel is deep."""

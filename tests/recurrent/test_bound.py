@@ -7,7 +7,7 @@ from tests.support.close import assert_close
 from tests.support.scans import KINDS, ON_NUMPY, B, H, T, draw
 from xprnn import kernels, tree
 from xprnn._array import namespace as xpx
-from xprnn.kernels.reference_stepper import Part
+from xprnn.kernels.reference_stepper import LayerBinding
 from xprnn.scan import Around, scan
 
 GATES = {
@@ -33,7 +33,7 @@ def draw_parts(cell, rng, gate, *, state=True, fresh=True):
         }
         begin = tuple(rng.standard_normal((B, H) if k else H) for _ in cell.states) if fresh else None
         first = tuple(rng.standard_normal((B, H)) for _ in cell.states) if state else None
-        parts.append(Part(p, first, begin, GATES[gate](cell, rng), k == 1))
+        parts.append(LayerBinding(p, first, begin, GATES[gate](cell, rng), k == 1))
     return parts
 
 
@@ -53,7 +53,7 @@ def by_scan(cell, x, parts, reset):
 
 def bind(backend, cell, parts, kernel):
     spec = xpx.spec_of(backend.asarray(parts[0].p["W_hh"]))
-    there = [Part(*backend.asarrays(tuple(part[:-1])), part.residual) for part in parts]
+    there = [LayerBinding(*backend.asarrays(tuple(part[:-1])), part.residual) for part in parts]
     plan = kernels.select(cell, Around(), spec, (1, B, H, H), kernel)
     return plan.kernel.bind(cell, there, B, spec), there
 

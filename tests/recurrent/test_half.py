@@ -124,7 +124,7 @@ def test_a_memory_adds_up_and_so_do_gradients_over_time(half):
 def test_a_plain_half_scan_is_seen_to_lose_them(half, monkeypatch):
     if half.backend.package == "cupy":
         pytest.skip("on CuPy the reference's own operations widen bfloat16, and the twins take half types themselves")
-    monkeypatch.setattr(sys.modules["xprnn.kernels.select"], "widened", lambda kernel, dtype: kernel)
+    monkeypatch.setattr(sys.modules["xprnn.kernels.select"], "upcast_kernel", lambda kernel, dtype: kernel)
     monkeypatch.setattr(sys.modules["xprnn.kernels.select"], "remembered", sys.modules["xprnn.kernels.select"]._plan)
     kernel = "numpy" if half.backend.name == "numpy" else half.backend.kernel  # not by machine code for float32
     layer, params, x, state0, expected = slow_leak(half)

@@ -9,7 +9,7 @@ from tests.support.halves import B, H, Half, I, T, given_for, run
 from tests.support.scans import ON_NUMPY
 from xprnn import backends, kernels, optim, tree
 from xprnn._array import namespace as xpx
-from xprnn.kernels.half import widened
+from xprnn.kernels.half import upcast_kernel
 from xprnn.kernels.select import remembered
 
 LONG = 2000
@@ -89,7 +89,7 @@ def test_float32_parameters_learn_through_half_layers(half, rng):
 def test_explain_says_what_is_widened(half):
     x = half.array(np.zeros((3, 2, I)))
     kernel, why, _ = kernels.explain(xprnn.LSTM(I, H), x, kernel=half.backend.kernel)
-    assert (f"{half.name} is widened to float32" in why) == (half.backend.package != "cupy")
+    assert (f"{half.name} is upcast to float32" in why) == (half.backend.package != "cupy")
     assert kernel == {"numpy": ON_NUMPY[-1], "jax": "jax", "cupy": "cupy_persistent"}.get(
         half.backend.name, "reference"
     )
@@ -103,7 +103,7 @@ def test_a_kernel_is_asked_and_run_with_what_it_takes(narrow, monkeypatch, rng):
     def takes(cell, around, dtype, shape):
         asked.append(np.dtype(dtype).name)
 
-    def worth(cell, dtype, shape, directions):
+    def why_slower(cell, dtype, shape, directions):
         asked.append(np.dtype(dtype).name)
 
     def seen(scans):
@@ -114,9 +114,9 @@ def test_a_kernel_is_asked_and_run_with_what_it_takes(narrow, monkeypatch, rng):
         return run
 
     both = tuple(seen(scans) for scans in (kernels.REFERENCE.scans, kernels.REFERENCE.scans_backward))
-    twin = kernels.REFERENCE._replace(name="twin", takes=takes, worth=worth, side_by_side=both, narrow=narrow)
+    twin = kernels.REFERENCE._replace(name="twin", takes=takes, why_slower=why_slower, side_by_side=both, narrow=narrow)
     first = ON_NUMPY[-1]
-    monkeypatch.setitem(kernels.TWINS, first, kernels.TWINS[first]._replace(load=lambda: twin))
+    monkeypatch.setitem(kernels.KERNELS, first, kernels.KERNELS[first]._replace(load=lambda: twin))
     remembered.cache_clear()  # plans are made once
     layer = xprnn.LSTM(I, H, bidirectional=True)
     half = Half(tested.Backend("numpy"), "float16")
@@ -137,9 +137,9 @@ def test_a_widened_kernel_hands_out_its_own_cache_and_leaves_flags_alone(rng):
     a, state0 = half.array(rng.standard_normal((T, B, H))), (half.array(rng.standard_normal((B, H))),)
     p = {"W_hh": half.array(rng.standard_normal((H, H)) / H)}
     around = xprnn.scan.Around(mask=rng.random((T, B, 1)) < 0.5, gate=(half.array(np.full((1, 1, 1), 0.5)),))
-    kernel = widened(kernels.REFERENCE, np.dtype("float16"))
+    kernel = upcast_kernel(kernels.REFERENCE, np.dtype("float16"))
     states, final, cache = kernel.scan(cell, a, state0, p, around)
-    assert kernel is widened(kernels.REFERENCE, np.dtype("float16"))
+    assert kernel is upcast_kernel(kernels.REFERENCE, np.dtype("float16"))
     assert {str(s.dtype) for s in tree.leaves((states, final))} == {"float16"}
     assert {str(s.dtype) for s in tree.leaves(tuple(cache)) if s.dtype != bool} == {"float32"}
     assert cache.around.mask is around.mask

@@ -8,11 +8,11 @@ import pytest
 
 import xprnn
 from xprnn import backends, kernels, tree
-from xprnn.kernels.registry import is_plain
+from xprnn.kernels.registry import is_standard
 
 NAMES = ("numpy", "numpy:readonly", "array_api_strict", "torch", "jax", "cupy")
 KERNELS = {
-    "numpy": ("reference", "numpy", *(() if kernels.TWINS["numba"].lacks else ("numba",))),
+    "numpy": ("reference", "numpy", *(() if kernels.KERNELS["numba"].lacks else ("numba",))),
     "jax": ("jax",),
     "cupy": ("reference", "cupy_stepwise", "cupy_persistent"),
 }
@@ -74,7 +74,7 @@ class Backend:
     def kernels_for(self, layer):
         """Return the kernels to run a layer with: those of CuPy compile every cell anew, so they get the plain ones."""
         any_cell = ("reference", "jax", "numpy", "numba")
-        return [kernel for kernel in self.kernels if kernel in any_cell or is_plain(layer.cell)]
+        return [kernel for kernel in self.kernels if kernel in any_cell or is_standard(layer.cell)]
 
     def asarray(self, a, dtype=None):
         """Copy a host array to this library: to `device1` of array-api-strict, where implicit conversion fails."""

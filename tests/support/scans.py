@@ -24,12 +24,12 @@ WITHOUT_NOISE = tuple(name for name in OPTIONS if name != "noise")
 TAKEN = {"reference": OPTIONS, "numpy": WITHOUT_NOISE, "numba": WITHOUT_NOISE}
 """Per kernel on NumPy, the options that it takes; those on CuPy take all."""
 
-LACKING = kernels.TWINS["numba"].lacks
+LACKING = kernels.KERNELS["numba"].lacks
 needs_numba = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
 ON_NUMPY = [name for name in TAKEN if name != "numba" or LACKING is None]
 """The kernels on NumPy that run here, from the slowest, and the twins among them."""
 
-TWINS = ON_NUMPY[1:]
+KERNELS = ON_NUMPY[1:]
 
 CUPY = ("cupy_stepwise", "cupy_persistent", "cupy_persistent-spread")
 """The last has its hidden units spread over blocks, as where W_hh does not fit into one."""
@@ -133,7 +133,7 @@ def pair(kernel):
     """Return what has a kernel's `scan` and `scan_backward`, on NumPy arrays."""
     if kernel in CUPY:
         return OnCuPy(*kernel.partition("-")[::2])
-    return kernels.REFERENCE if kernel == "reference" else kernels.TWINS[kernel].load()
+    return kernels.REFERENCE if kernel == "reference" else kernels.KERNELS[kernel].load()
 
 
 class OnCuPy(NamedTuple):
@@ -159,7 +159,7 @@ class OnCuPy(NamedTuple):
 
     @property
     def twin(self):
-        return kernels.TWINS[self.name].load()
+        return kernels.KERNELS[self.name].load()
 
     def device_for(self, B):
         """Return a context in which the scan is laid out as it is to be."""

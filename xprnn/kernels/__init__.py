@@ -1,18 +1,18 @@
-"""Kernels: faster scans under one contract, how they are chosen, and `explain`, which says so.
+"""Kernels: faster scans under one contract, their selection, and `explain`.
 
-A kernel is a pair with the signatures of `xprnn.scan.scan` and `scan_backward`. It says what it takes, and is tested
-equal to the reference in states, final state and every gradient.
+A kernel is a pair with the signatures of `xprnn.scan.scan` and `scan_backward`. It declares what it can run, and is
+tested equal to the reference in states, final state and every gradient.
 """
 
 from xprnn.kernels.explain import Explanation, explain
-from xprnn.kernels.registry import REFERENCE, TWINS, Kernel
+from xprnn.kernels.registry import KERNELS, REFERENCE, Kernel
 from xprnn.kernels.select import NAMES, check_name, select, select_products
 from xprnn.kernels.threads import get_num_threads, set_num_threads
 
 __all__ = [
+    "KERNELS",
     "NAMES",
     "REFERENCE",
-    "TWINS",
     "Explanation",
     "Kernel",
     "check_name",

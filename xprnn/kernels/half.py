@@ -1,7 +1,7 @@
-"""A kernel for half types out of one that has none: arrays come and go in float16 or bfloat16, the scan is in float32.
+"""Run half types on a kernel without them: arrays are float16 or bfloat16 outside, the scan computes in float32.
 
-So the running state is not rounded at every step, where what a step adds would be lost once it is below half a unit in
-the last place, and products over time are sums in float32. Each array is rounded once, on its way out.
+The running state is not rounded at every step: what a step adds would be lost once it is below half a unit in the last
+place. Products over time are sums in float32. Each array is rounded once, on its way out.
 """
 
 from collections.abc import Callable
@@ -12,36 +12,36 @@ from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, ArraySpec
 from xprnn.cells import Cell, Params, States
-from xprnn.kernels.reference_stepper import Part
+from xprnn.kernels.reference_stepper import LayerBinding
 from xprnn.kernels.registry import Kernel
 from xprnn.scan import NOTHING, Around
 
 
 @lru_cache(maxsize=64)
-def widened(kernel: Kernel, dtype: Any) -> Kernel:
+def upcast_kernel(kernel: Kernel, dtype: Any) -> Kernel:
     """Return a kernel that takes arrays of a half type and runs `kernel` in float32.
 
-    The cache between its two scans is that of `kernel`, so in float32.
+    Its cache is that of `kernel`, in float32.
     """
 
     def scan(
         cell: Cell, a: Array, state0: States, p: Params, around: Around = NOTHING, *, keep: bool = True
     ) -> tuple[States, States, Any]:
-        return _narrow(kernel.scan(cell, *_wide_forward(a, state0, p, around), keep=keep), dtype)
+        return _round(kernel.scan(cell, *_upcast_forward(a, state0, p, around), keep=keep), dtype)
 
     def scan_backward(
         cell: Cell, dstates: Any, dfinal: Any, cache: Any, p: Params, *, want: tuple[str, ...] = ()
     ) -> tuple[Array, States, dict[str, Array], Around]:
-        given = _wide_backward(dstates, dfinal, cache, p)
-        return _narrow_backward(kernel.scan_backward(cell, *given, want=want), dtype)
+        arguments = _upcast_backward(dstates, dfinal, cache, p)
+        return _round_backward(kernel.scan_backward(cell, *arguments, want=want), dtype)
 
-    def scans(cell: Cell, given: list[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
-        done = kernel.scans(cell, [_wide_forward(*each) for each in given], keep=keep)
-        return [_narrow(each, dtype) for each in done]
+    def scans(cell: Cell, arguments: list[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
+        done = kernel.scans(cell, [_upcast_forward(*each) for each in arguments], keep=keep)
+        return [_round(each, dtype) for each in done]
 
-    def scans_backward(cell: Cell, given: list[tuple[Any, ...]], *, want: tuple[str, ...] = ()) -> list[Any]:
-        done = kernel.scans_backward(cell, [_wide_backward(*each) for each in given], want=want)
-        return [_narrow_backward(each, dtype) for each in done]
+    def scans_backward(cell: Cell, arguments: list[tuple[Any, ...]], *, want: tuple[str, ...] = ()) -> list[Any]:
+        done = kernel.scans_backward(cell, [_upcast_backward(*each) for each in arguments], want=want)
+        return [_round_backward(each, dtype) for each in done]
 
     return kernel._replace(
         scan=scan,
@@ -52,20 +52,20 @@ def widened(kernel: Kernel, dtype: Any) -> Kernel:
     )
 
 
-def _wide_forward(a: Array, state0: States, p: Params, around: Around) -> tuple[Any, ...]:
+def _upcast_forward(a: Array, state0: States, p: Params, around: Around) -> tuple[Any, ...]:
     return (*tree.map(xpx.wide, (a, state0, p)), Around(*tree.map(xpx.wide, tuple(around))))
 
 
-def _wide_backward(dstates: Any, dfinal: Any, cache: Any, p: Params) -> tuple[Any, ...]:
+def _upcast_backward(dstates: Any, dfinal: Any, cache: Any, p: Params) -> tuple[Any, ...]:
     return *tree.map(xpx.wide, (dstates, dfinal)), cache, tree.map(xpx.wide, p)
 
 
-def _narrow(done: tuple[States, States, Any], dtype: Any) -> tuple[States, States, Any]:
+def _round(done: tuple[States, States, Any], dtype: Any) -> tuple[States, States, Any]:
     states, final, cache = done
     return _all(states, dtype), _all(final, dtype), cache
 
 
-def _narrow_backward(done: tuple[Any, ...], dtype: Any) -> tuple[Array, States, dict[str, Array], Around]:
+def _round_backward(done: tuple[Any, ...], dtype: Any) -> tuple[Array, States, dict[str, Array], Around]:
     da, dstate0, dp, daround = _all(tuple(done), dtype)
     return da, dstate0, dp, Around(*daround)
 
@@ -74,18 +74,19 @@ def _all(arrays: Any, dtype: Any) -> Any:
     return tree.map(lambda a: xpx.cast(a, dtype), arrays)
 
 
-def _wide_part(part: Part) -> Part:
-    p, state, fresh, gate = tree.map(xpx.wide, (part.p, part.state, part.fresh, part.gate))
-    return Part(p, state, fresh, gate, part.residual)
+def _upcast_binding(layer: LayerBinding) -> LayerBinding:
+    p, state, fresh, gate = tree.map(xpx.wide, (layer.p, layer.state, layer.fresh, layer.gate))
+    return LayerBinding(p, state, fresh, gate, layer.residual)
 
 
 class Bound:
-    """What a stepper runs in a half type: bound in float32, its state too; x_t and y_t are cast."""
+    """The step of a `Stepper` in a half type: parameters and state are float32, x_t and y_t are cast."""
 
-    def __init__(self, bind: Callable[..., Any], cell: Cell, parts: list[Part], B: int, spec: ArraySpec) -> None:
+    def __init__(
+        self, bind: Callable[..., Any], cell: Cell, layers: list[LayerBinding], B: int, spec: ArraySpec
+    ) -> None:
         self._dtype = spec.dtype
-        wide = [_wide_part(part) for part in parts]
-        self._bound = bind(cell, wide, B, spec._replace(dtype=spec.xp.float32))
+        self._bound = bind(cell, list(map(_upcast_binding, layers)), B, spec._replace(dtype=spec.xp.float32))
 
     def run(self, x_t: Array) -> Array:
         """Return y_t (B, H) for x_t (B, I)."""
@@ -96,5 +97,5 @@ class Bound:
         return [_all(state, self._dtype) for state in self._bound.states()]
 
     def restart(self, rows: Any | None) -> None:
-        """Set the states to what a sequence begins in, of all rows or of the flagged ones."""
+        """Reset the states to their initial ones, in all rows or in the flagged ones."""
         self._bound.restart(rows)

@@ -1,4 +1,4 @@
-"""A stack of layers bound to its parameters and states: what a stepper is bound from, and the reference's steps."""
+"""The step of a stack of layers bound to parameters and states, on any array library."""
 
 from typing import Any, NamedTuple
 
@@ -10,12 +10,12 @@ from xprnn.cells import Cell, Params, States, input_map
 from xprnn.scan import blend
 
 
-class Part(NamedTuple):
-    """One layer of a stepper. What is bound copies the arrays."""
+class LayerBinding(NamedTuple):
+    """One layer that a `Stepper` is bound to. Kernels copy the arrays."""
 
-    p: Params  # all of the part's parameters, W_hh as the scan sees it
-    state: States | None  # to begin from, (B, H) each; None: `fresh`
-    fresh: States | None  # what a restart sets, (H,) or (B, H) each; None: zeros
+    p: Params  # of the input map and the cell, W_hh as the scan sees it
+    state: States | None  # the initial one, (B, H) each; None: `fresh`
+    fresh: States | None  # the one after a restart, (H,) or (B, H) each; None: zeros
     gate: tuple[Array | None, ...] | None  # as `Around.gate`, its T axis 1: (1, 1 or B, 1 or H) each
     residual: bool  # y_t = h_t + the layer's input
 
@@ -28,9 +28,9 @@ def widths(cell: Cell, p: Params) -> tuple[int, ...]:
 class BoundReference:
     """Runs `cell.forward` layer by layer, on any array library, for `xprnn.recurrent.step.Stepper`."""
 
-    def __init__(self, cell: Cell, parts: list[Part], B: int, spec: ArraySpec) -> None:
+    def __init__(self, cell: Cell, layers: list[LayerBinding], B: int, spec: ArraySpec) -> None:
         self._spec = spec
-        self._layers = [_Layer(cell, part, B, spec) for part in parts]
+        self._layers = [_Layer(cell, layer, B, spec) for layer in layers]
 
     @xpx.quiet
     def run(self, x_t: Array) -> Array:
@@ -44,7 +44,7 @@ class BoundReference:
         return [tuple(map(xpx.copy, layer.state)) for layer in self._layers]
 
     def restart(self, rows: Any | None) -> None:
-        """Set the states to what a segment begins in, of all rows or of the flagged ones."""
+        """Reset the states to their initial ones, in all rows or in the flagged ones."""
         xp = self._spec.xp
         if rows is not None:
             rows = xpx.from_host(rows, self._spec._replace(dtype=xp.bool))[:, None]
@@ -55,16 +55,16 @@ class BoundReference:
 class _Layer:
     """One layer, its parameters and its state."""
 
-    def __init__(self, cell: Cell, part: Part, B: int, spec: ArraySpec) -> None:
+    def __init__(self, cell: Cell, binding: LayerBinding, B: int, spec: ArraySpec) -> None:
         self._xp = xp = spec.xp
-        p = {key: xpx.copy(a) for key, a in part.p.items()}
+        p = {key: xpx.copy(a) for key, a in binding.p.items()}
         self._cell, self._p, self._step = cell, p, cell.forward(p, xp)
         zeros = tuple(xpx.from_host(np.zeros((B, width)), spec) for width in widths(cell, p))
-        self._fresh = tuple(z + f for z, f in zip(zeros, part.fresh, strict=True)) if part.fresh else zeros
-        self._gate = [None if g is None else xpx.copy(g[0, ...]) for g in part.gate or ()]
-        self._residual = part.residual
-        begin = part.state and tuple(z + s for z, s in zip(zeros, part.state, strict=True))
-        self.state: States = begin or self._fresh
+        self._fresh = tuple(z + f for z, f in zip(zeros, binding.fresh, strict=True)) if binding.fresh else zeros
+        self._gate = [None if g is None else xpx.copy(g[0, ...]) for g in binding.gate or ()]
+        self._residual = binding.residual
+        initial = binding.state and tuple(z + s for z, s in zip(zeros, binding.state, strict=True))
+        self.state: States = initial or self._fresh
 
     def run(self, x_t: Array) -> Array:
         prev = self.state
@@ -79,5 +79,5 @@ class _Layer:
         if rows is None:
             self.state = self._fresh
         else:
-            begun = zip(self._fresh, self.state, strict=True)
-            self.state = tuple(self._xp.where(rows, f, s) for f, s in begun)
+            pairs = zip(self._fresh, self.state, strict=True)
+            self.state = tuple(self._xp.where(rows, f, s) for f, s in pairs)

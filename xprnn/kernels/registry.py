@@ -1,4 +1,4 @@
-"""The table of kernels: what one is, and those that there are, loaded when they are first asked for."""
+"""Registry of scan kernels; each is imported on first use."""
 
 import importlib.util
 from collections.abc import Callable, Iterable
@@ -18,9 +18,9 @@ from xprnn.scan import Around
 class Fused(NamedTuple):
     """Input map, scan and all gradients of one direction in one call each way.
 
-    `takes(cell, shape, H, around)` tells whether it runs H units for x (T, B, I), from which fields of `around` are
-    there. `forward` and `backward` are the scan pair but for `x`, which comes in the place of a, and behind the cache;
-    `p` and its gradient hold the input map's parameters too, and the gradient of x is returned last.
+    `takes(cell, shape, H, around)` returns whether it runs H units for x (T, B, I), from which fields of `around` are
+    present. `forward` and `backward` are the scan pair with two differences. `x` stands in the place of a, and behind
+    the cache; `p` and its gradient hold the input map's parameters too, and the gradient of x is returned last.
     """
 
     takes: Callable[..., bool]
@@ -29,7 +29,7 @@ class Fused(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a training step takes beside what it keeps, an upper bound."""
+    """Memory of a training step beside its cache, an upper bound."""
 
     transient: int  # numbers per step and row
     block: int  # numbers per row and step of a block of `xprnn.scan.BLOCK` steps
@@ -37,27 +37,43 @@ class Memory(NamedTuple):
 
 
 def reference_memory(cell: Cell, H: int) -> Memory:
-    """Return what a training step of the reference takes for a moment: gradients, stacks of steps, and slopes."""
-    G, options = cell.gates, not is_plain(cell)
+    """Return the transient memory of the reference: gradients, stacks of steps, and slopes."""
+    G, options = cell.gates, not is_standard(cell)
     return Memory((3 * (G + 1) + 2 * G * options) * H, (G + len(cell.states) + 1) * H, 3000)
 
 
-def is_plain(cell: Cell) -> bool:
-    """Tell whether a cell is one of the shipped ones with no option, as most use them."""
+def is_standard(cell: Cell) -> bool:
+    """Return whether a cell is one of the built-in ones without any option."""
     return cell in (Elman(), Elman(RELU), GRU(), GRUResetBefore(), LSTM())
 
 
 class Kernel(NamedTuple):
     """A scan pair under a name.
 
-    `takes(cell, around, dtype, shape)` returns why it cannot run, or None, from which fields of `around` are there, not
-    from what they hold. `bind(cell, levels, B, home)` makes what a `Stepper` runs, from a `reference_stepper.Part` per
-    level. `side_by_side` are the pair for all directions of a level at once, where there is something to gain.
-    `worth(cell, dtype, shape, directions)` returns why another kernel is expected to be faster, or None, and is asked
-    only where the choice is free. `narrow` says that it takes half types itself, with its running state and sums in
-    float32; any other runs them widened (`xprnn.kernels.half`). `products` has the products of all steps outside of a
-    scan, `affine_time` and `affine_gradients`, as `xprnn._array.namespace` does. `fused` is quicker than all these
-    where it takes a level. `memory(cell, H)` is what a training step takes for a moment.
+    Attributes
+    ----------
+    name : str
+    scan, scan_backward : callable
+        With the signatures of `xprnn.scan`.
+    takes : callable
+        ``takes(cell, around, dtype, shape)`` returns why it cannot run, or None. It looks at which fields of `around`
+        are present, not at what they hold.
+    bind : callable
+        ``bind(cell, layers, B, spec)`` makes the step of a `Stepper`, from a `LayerBinding` per layer.
+    side_by_side : pair of callables, optional
+        The scan pair for all directions of a level at once.
+    why_slower : callable, optional
+        ``why_slower(cell, dtype, shape, directions)`` returns why the next kernel is expected to be faster, or None.
+        It is asked only where the choice is free.
+    takes_half : bool
+        Whether it takes half types itself, with its running state and sums in float32. Any other kernel runs them
+        upcast to float32 (`xprnn.kernels.half`).
+    products : module or object
+        `affine_time` and `affine_gradients`, the products of all steps outside of the scan.
+    fused : Fused, optional
+        Replaces products and scan for the levels that it takes.
+    memory : callable
+        ``memory(cell, H)`` returns the transient `Memory` of a training step.
     """
 
     name: str
@@ -66,8 +82,8 @@ class Kernel(NamedTuple):
     takes: Callable[..., str | None]
     bind: Callable[..., Any] = BoundReference
     side_by_side: tuple[Callable[..., list[Any]], Callable[..., list[Any]]] | None = None
-    worth: Callable[..., str | None] | None = None
-    narrow: bool = False
+    why_slower: Callable[..., str | None] | None = None
+    takes_half: bool = False
     products: Any = xpx
     fused: Fused | None = None
     memory: Callable[[Cell, int], "Memory"] = lambda cell, H: reference_memory(cell, H)
@@ -76,19 +92,19 @@ class Kernel(NamedTuple):
         """Return the products, of the steps alone at which a mask (T, B, 1) is True where that spares anything."""
         return self.products if mask is None or self.products is xpx else self.products.at(mask)
 
-    def scans(self, cell: Cell, given: Iterable[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
-        """Run `scan` for each direction of a layer, given its other arguments."""
+    def scans(self, cell: Cell, arguments: Iterable[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
+        """Run `scan` for each direction of a level."""
         if self.side_by_side:
-            return self.side_by_side[0](cell, list(given), keep=keep)
-        return list(starmap(partial(self.scan, cell, keep=keep), given))  # holds no direction's arrays during another
+            return self.side_by_side[0](cell, list(arguments), keep=keep)
+        return list(starmap(partial(self.scan, cell, keep=keep), arguments))  # one direction's arrays at a time
 
     def scans_backward(
-        self, cell: Cell, given: Iterable[tuple[Any, ...]], *, want: tuple[str, ...] = ()
+        self, cell: Cell, arguments: Iterable[tuple[Any, ...]], *, want: tuple[str, ...] = ()
     ) -> Iterable[Any]:
-        """Run `scan_backward` for each direction of a layer, given its other arguments; each when it is asked for."""
+        """Run `scan_backward` for each direction of a level, lazily."""
         if self.side_by_side:
-            return self.side_by_side[1](cell, list(given), want=want)
-        return starmap(partial(self.scan_backward, cell, want=want), given)
+            return self.side_by_side[1](cell, list(arguments), want=want)
+        return starmap(partial(self.scan_backward, cell, want=want), arguments)
 
 
 def _reference_takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
@@ -99,20 +115,20 @@ REFERENCE = Kernel("reference", reference.scan, reference.scan_backward, _refere
 
 
 def _numpy_memory(cell: Cell, H: int) -> Memory:
-    """Buffers and gradients; of cells that are not plain also the slopes, made by the reference."""
-    plain, one = is_plain(cell), len(cell.states) == cell.gates
+    """Return the memory of buffers and gradients, and for cells with options of the reference's slopes."""
+    standard, one = is_standard(cell), len(cell.states) == cell.gates
     slopes = {1: 3, 3: 8}.get(cell.gates, 12)
-    return Memory(((3 if one else 6) + 2 * (not plain)) * H, 0 if plain else slopes * H, 1500)
+    return Memory(((3 if one else 6) + 2 * (not standard)) * H, 0 if standard else slopes * H, 1500)
 
 
-def _numpy_worth(cell: Cell, dtype: Any, shape: tuple[int, ...], directions: int) -> str | None:
-    """Return that its buffers take longer to make than a single step, or None."""
+def _numpy_why_slower(cell: Cell, dtype: Any, shape: tuple[int, ...], directions: int) -> str | None:
+    """Return why the reference is faster for a single step: it allocates no buffers."""
     return "a single step is quicker without buffers" if shape[0] == 1 else None
 
 
 def _numba_memory(cell: Cell, H: int) -> Memory:
-    """Pre-activations and their gradients; slopes are made row by row, and take nothing."""
-    return Memory(((4 if cell.gates == 1 else 8) + 2 * (not is_plain(cell))) * H, 0, 0)
+    """Return the memory of pre-activations and their gradients; slopes exist row by row."""
+    return Memory(((4 if cell.gates == 1 else 8) + 2 * (not is_standard(cell))) * H, 0, 0)
 
 
 @cache
@@ -125,7 +141,7 @@ def _numpy() -> Kernel:
         numpy_scan.scan_backward,
         numpy_scan.takes,
         numpy_scan.Bound,
-        worth=_numpy_worth,
+        why_slower=_numpy_why_slower,
         memory=_numpy_memory,
     )
 
@@ -154,39 +170,39 @@ def _jax() -> Kernel:
 @cache
 def _cupy_persistent() -> Kernel:
     from xprnn.kernels.cupy_ import cost
-    from xprnn.kernels.cupy_ import persistent as twin
+    from xprnn.kernels.cupy_ import persistent as kernel
 
-    both = twin.scans, twin.scans_backward
+    both = kernel.scans, kernel.scans_backward
     return Kernel(
         "cupy_persistent",
-        twin.scan,
-        twin.scan_backward,
-        twin.takes,
+        kernel.scan,
+        kernel.scan_backward,
+        kernel.takes,
         side_by_side=both,
-        worth=cost.worth,
-        narrow=True,
+        why_slower=cost.why_slower,
+        takes_half=True,
     )
 
 
 @cache
 def _cupy_stepwise() -> Kernel:
-    from xprnn.kernels.cupy_ import stepwise as twin
+    from xprnn.kernels.cupy_ import stepwise as kernel
 
-    return Kernel("cupy_stepwise", twin.scan, twin.scan_backward, twin.takes, narrow=True)
+    return Kernel("cupy_stepwise", kernel.scan, kernel.scan_backward, kernel.takes, takes_half=True)
 
 
-class Twin(NamedTuple):
-    """A kernel before it is loaded."""
+class Entry(NamedTuple):
+    """A kernel that is not imported yet."""
 
     package: str
     runs_on: Callable[[Namespace], bool]
     load: Callable[[], Kernel]
-    needs: str | None = None  # a package beside the library, of an extra
+    needs: str | None = None  # a package of an extra, beside the library
     has_products: bool = False  # whether its kernel has products of its own
 
     @property
     def lacks(self) -> str | None:
-        """Why it cannot be loaded, or None."""
+        """Why it cannot be imported, or None."""
         if self.needs is None:
             return None
         if not _is_installed(self.needs):
@@ -201,7 +217,7 @@ def _is_installed(package: str) -> bool:
 
 @cache
 def _why_not_compiled() -> str | None:
-    """Return why numba, which is installed, compiles nothing, or None."""
+    """Return why an installed numba cannot compile, or None."""
     try:
         from numba import config
     except ImportError as error:  # as beside a NumPy that it does not know
@@ -209,11 +225,11 @@ def _why_not_compiled() -> str | None:
     return "numba compiles nothing, as NUMBA_DISABLE_JIT is set" if config.DISABLE_JIT else None
 
 
-TWINS = {
-    "numba": Twin("numpy", xpx.is_namespace_numpy, _numba, needs="numba", has_products=True),
-    "numpy": Twin("numpy", xpx.is_namespace_numpy, _numpy),
-    "jax": Twin("jax", xpx.is_namespace_jax, _jax),
-    "cupy_persistent": Twin("cupy", xpx.is_namespace_cupy, _cupy_persistent),
-    "cupy_stepwise": Twin("cupy", xpx.is_namespace_cupy, _cupy_stepwise),
+KERNELS = {
+    "numba": Entry("numpy", xpx.is_namespace_numpy, _numba, needs="numba", has_products=True),
+    "numpy": Entry("numpy", xpx.is_namespace_numpy, _numpy),
+    "jax": Entry("jax", xpx.is_namespace_jax, _jax),
+    "cupy_persistent": Entry("cupy", xpx.is_namespace_cupy, _cupy_persistent),
+    "cupy_stepwise": Entry("cupy", xpx.is_namespace_cupy, _cupy_stepwise),
 }
-"""Per name a twin; of those on one library the first that takes a scan, and is worth it, runs it."""
+"""The kernels by name; the first on an array library that takes a scan, and is not `why_slower`, runs it."""

@@ -12,13 +12,13 @@ from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
 from xprnn._array.namespace import ArraySpec, Namespace
 from xprnn.cells import Cell
-from xprnn.kernels.half import widened
+from xprnn.kernels.half import upcast_kernel
 from xprnn.kernels.plan import Plan
-from xprnn.kernels.registry import REFERENCE, TWINS, Kernel, Twin
+from xprnn.kernels.registry import KERNELS, REFERENCE, Entry, Kernel
 from xprnn.kernels.threads import SMALL
 from xprnn.scan import NOTHING, Around
 
-NAMES = ("auto", "reference", *TWINS)
+NAMES = ("auto", "reference", *KERNELS)
 """What `kernel=` may be."""
 
 PRESENT = ()
@@ -38,7 +38,7 @@ def check_name(name: str) -> None:
 
 
 class Question(NamedTuple):
-    """All that a plan depends on; hashable where the cell is."""
+    """Everything that a plan depends on; hashable if the cell is."""
 
     cell: Cell
     around: Around  # PRESENT or None in every field
@@ -49,7 +49,7 @@ class Question(NamedTuple):
     shape: tuple[int, ...]  # (T, B, I, H)
     directions: int
     kernel: str
-    stream: bool  # whether steps are bound for a stream, of which T says nothing
+    stream: bool  # whether a `Stepper` asks, whose T has no end
 
     @property
     def scan_shape(self) -> tuple[int, int, int]:
@@ -99,7 +99,7 @@ def select(
 
     Notes
     -----
-    Half types: a kernel that takes them itself (`narrow`) is asked with them, any other with float32, and runs widened.
+    Half types: a kernel with `takes_half` is asked with them. Any other is asked with float32, and runs upcast.
     """
     present = around if around is NOTHING else Around(*[None if field is None else PRESENT for field in around])
     device = spec.device.id if xpx.is_namespace_cupy(spec.xp) else None
@@ -108,61 +108,61 @@ def select(
 
 
 def _plan(question: Question) -> Plan:
-    """Make the plan for a question."""
+    """Make the plan that `select` remembers."""
     check_name(question.kernel)
-    kernel, why = _choose(TWINS, question)
+    kernel, why = _choose(KERNELS, question)
     if not xpx.is_half(question.dtype):
         T, B, I, H = question.shape
         fused = None if question.noise else kernel.fused
         takes = fused is not None and fused.takes(question.cell, (T, B, I), H, question.around)
         return Plan(kernel, why, fused if takes else None)
-    wide = widened(kernel, question.dtype)
-    if kernel.narrow:
-        return Plan(kernel._replace(bind=wide.bind), why)
-    return Plan(wide, f"{why}; {xpx.dtype_name(question.dtype)} is widened to float32")
+    upcast = upcast_kernel(kernel, question.dtype)
+    if kernel.takes_half:
+        return Plan(kernel._replace(bind=upcast.bind), why)
+    return Plan(upcast, f"{why}; {xpx.dtype_name(question.dtype)} is upcast to float32")
 
 
 remembered = lru_cache(maxsize=1024)(_plan)
-"""Plans by their questions. What is installed does not change within a process; tests that pretend so clear it."""
+"""Cache of plans by their questions. What is installed is assumed not to change within a process."""
 
 
-def _choose(named: dict[str, Twin], question: Question) -> tuple[Kernel, str]:
-    """Choose the kernel among `named`, before it is widened, and say why."""
+def _choose(registry: dict[str, Entry], question: Question) -> tuple[Kernel, str]:
+    """Choose the kernel, before any upcast, and say why."""
     library, name = xpx.package(question.xp), question.kernel
     if name == "reference":
         return REFERENCE, "asked for by name"
     if name != "auto":
-        twin = named[name]
-        if not twin.runs_on(question.xp):
-            why = f"it runs on {twin.package} arrays, not on {library} arrays"
+        entry = registry[name]
+        if not entry.runs_on(question.xp):
+            why = f"it runs on {entry.package} arrays, not on {library} arrays"
         else:
-            why = twin.lacks or _refusal(twin.load(), question, free=False) or ""
+            why = entry.lacks or _refusal(entry.load(), question, free=False) or ""
         if why:
             raise ValueError(f"`kernel` {name!r} cannot run this scan: {why}")
-        return twin.load(), "asked for by name"
+        return entry.load(), "asked for by name"
     refusals: list[str] = []
-    for name, twin in named.items():
-        if twin.runs_on(question.xp):
-            refusal = twin.lacks or _refusal(twin.load(), question, free=True)
+    for name, entry in registry.items():
+        if entry.runs_on(question.xp):
+            refusal = entry.lacks or _refusal(entry.load(), question, free=True)
             if refusal is None:
-                return twin.load(), "; ".join([f"the arrays are {library} arrays", *refusals])
+                return entry.load(), "; ".join([f"the arrays are {library} arrays", *refusals])
             refusals.append(f"{name}: {refusal}")
     return REFERENCE, "; ".join(refusals) or f"no kernel is written for {library} arrays"
 
 
 def _refusal(kernel: Kernel, question: Question, *, free: bool) -> str | None:
-    """Return why a kernel does not run a scan, or None; where the choice is free, also that another is faster."""
+    """Return why a kernel does not run a scan, or None; if the choice is free, also why another is faster."""
     dtype = question.dtype
-    if xpx.is_half(dtype) and not kernel.narrow:
+    if xpx.is_half(dtype) and not kernel.takes_half:
         dtype = question.xp.float32
     refusal = kernel.takes(question.cell, question.around, dtype, question.scan_shape)
-    if refusal is None and free and kernel.worth is not None and not question.stream:
-        refusal = kernel.worth(question.cell, dtype, question.scan_shape, question.directions)
+    if refusal is None and free and kernel.why_slower is not None and not question.stream:
+        refusal = kernel.why_slower(question.cell, dtype, question.scan_shape, question.directions)
     return refusal
 
 
 def select_products(spec: ArraySpec, work: int, kernel: str = "auto") -> Any:
-    """Choose what computes the products of a layer without a scan: `affine_time` and `affine_gradients`.
+    """Choose the module with the matrix products of a layer that has no scan: `affine_time` and `affine_gradients`.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def select_products(spec: ArraySpec, work: int, kernel: str = "auto") -> Any:
     work : int
         Multiply-adds of a product.
     kernel : str
-        As in `select`; a kernel asked for by name that has no products of its own leaves them to the library.
+        As in `select`. A kernel without products of its own leaves them to the array library.
     """
     if work <= SMALL or xpx.is_half(spec.dtype):
         return xpx
@@ -179,6 +179,6 @@ def select_products(spec: ArraySpec, work: int, kernel: str = "auto") -> Any:
 
 
 def _products(xp: Namespace, kernel: str) -> Iterator[Any]:
-    for name, twin in TWINS.items():
-        if kernel in ("auto", name) and twin.has_products and twin.runs_on(xp) and not twin.lacks:
-            yield twin.load().products
+    for name, entry in KERNELS.items():
+        if kernel in ("auto", name) and entry.has_products and entry.runs_on(xp) and not entry.lacks:
+            yield entry.load().products

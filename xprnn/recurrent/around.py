@@ -1,4 +1,4 @@
-"""What happens around the scans of a level in a call, and the gradients of what is learned there.
+"""Apply dropout, zoneout, noise and leak around the scans of a level; gradients of a learned leak.
 
 From the layer's options, a direction's parameters and a key, `make_effects` makes the fields of `Around`, the factor on
 W_hh and the noise on the pre-activations. Without a key (evaluation) nothing is drawn: no dropout and no noise, zoneout
@@ -25,11 +25,12 @@ from xprnn.kernels.select import PRESENT
 from xprnn.random import Key
 from xprnn.recurrent import constraints
 from xprnn.recurrent.call import Call
+from xprnn.recurrent.config import Configuration
 from xprnn.scan import NOTHING, Around
 
 
 class Effects(NamedTuple):
-    """What the options of a layer do to one direction in one call, in the time of its run; each None is off."""
+    """Effects of a layer's options on one direction in one call, in the time of its run; None is off."""
 
     around: Around  # without mask and reset, which all directions share
     weight_factor: Array | None  # (G*H, H), on W_hh
@@ -37,8 +38,8 @@ class Effects(NamedTuple):
     zoneout: tuple[Array | float | None, ...]  # per state the factor on α
     noise: Array | None  # (T, B, G*H), on the pre-activations
 
-    def lasting(self, layer: Any) -> "Effects":
-        """Return what a backward pass needs."""
+    def lasting(self, layer: Configuration) -> "Effects":
+        """Drop the arrays that the backward pass does not need."""
         return self if self is OFF or layer.learn_tau else self._replace(noise=None, zoneout=())
 
 
@@ -67,8 +68,8 @@ class Draws(NamedTuple):
         return random.keep(self.key.fold(kind)._replace(step=0), rate, 1, rows, columns, self.form.spec)[0, ...]
 
 
-def make_effects(layer: Any, p: dict[str, Any], call: Call, name: str, *, reverse: bool) -> Effects:
-    """Make what the options of a layer do to one direction.
+def make_effects(layer: Configuration, p: dict[str, Any], call: Call, name: str, *, reverse: bool) -> Effects:
+    """Draw dropout masks, zoneout and noise of one direction, and compute its leak.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ def make_effects(layer: Any, p: dict[str, Any], call: Call, name: str, *, revers
     return Effects(NOTHING._replace(**fields), factor, alpha, zoneout, noise)
 
 
-def presence(layer: Any, *, training: bool, mask: bool, reset: bool) -> tuple[Around, bool]:
+def presence(layer: Configuration, *, training: bool, mask: bool, reset: bool) -> tuple[Around, bool]:
     """Return which fields of `Around` a call has, and whether it has noise on the pre-activations."""
     drawn = {
         "drop": layer.candidate_dropout,
@@ -124,13 +125,13 @@ def presence(layer: Any, *, training: bool, mask: bool, reset: bool) -> tuple[Ar
     return NOTHING._replace(**{name: PRESENT for name, present in on.items() if present}), noise
 
 
-def _input_noise(layer: Any, alpha: Any, draws: Draws, xp: Namespace) -> Array:
+def _input_noise(layer: Configuration, alpha: Any, draws: Draws, xp: Namespace) -> Array:
     """Return the noise on the pre-activations of all gates, (T, B, G*H)."""
     G = layer.cell.gates
     return draws.noise("noise", tiled(noise_scale(layer.noise, alpha, xp), G, xp), G * layer.hidden_size)
 
 
-def leak(layer: Any, p: dict[str, Any], xp: Namespace) -> Any:
+def leak(layer: Configuration, p: dict[str, Any], xp: Namespace) -> Any:
     """Return α = dt/tau: a float, an array (H,), or None without a leak; a learned one is σ(leak). No half type."""
     if "leak" in p:
         return logistic(xpx.wide(p["leak"]), xp)
@@ -151,11 +152,13 @@ def noise_scale(sigma: float, alpha: Any, xp: Namespace) -> Any:
 
 
 def tiled(a: Any, gates: int, xp: Namespace) -> Any:
-    """Return what is per unit, (H,), for every gate, (G*H,)."""
+    """Repeat numbers per unit, (H,), for every gate, (G*H,)."""
     return a if isinstance(a, float) or gates == 1 else xp.concat([a] * gates)
 
 
-def leak_gradient(layer: Any, p: dict[str, Any], effects: Effects, noise: Any, da: Array, daround: Around) -> Array:
+def leak_gradient(
+    layer: Configuration, p: dict[str, Any], effects: Effects, noise: Any, da: Array, daround: Around
+) -> Array:
     """Return the gradient of a learned leak, from those at the gates, the noise and the pre-activations.
 
     With s = prev + α k (new - prev), k the zoneout factor, e = σ √(2α) ξ the noise, and α = σ(leak):
@@ -173,7 +176,7 @@ def leak_gradient(layer: Any, p: dict[str, Any], effects: Effects, noise: Any, d
     return xpx.cast(rest * sum(terms[1:], terms[0]), p["leak"].dtype)
 
 
-def _zoneout(layer: Any, state: str, n: int, draws: Draws | None, turn: Any) -> Array | float | None:
+def _zoneout(layer: Configuration, state: str, n: int, draws: Draws | None, turn: Any) -> Array | float | None:
     """Return the factor with which a state moves on: 1 or 0 in training, its mean in evaluation, None without."""
     rate = layer.zoneout if state == "h" else layer.zoneout_c
     if not rate:

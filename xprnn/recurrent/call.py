@@ -1,4 +1,4 @@
-"""The door of a recurrent layer: every argument of a call is read and checked here, and nowhere behind.
+"""Read and check every argument of a call of a recurrent layer; all code behind it only computes.
 
 Axes: T time, B batch, I input, H hidden units, L layers, D directions.
 """
@@ -14,12 +14,13 @@ from xprnn.cells import States
 from xprnn.random import Key
 from xprnn.recurrent import parameters
 from xprnn.recurrent import state as states_of
+from xprnn.recurrent.config import Configuration
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
 
 
 class Call(NamedTuple):
-    """The arguments of a call, checked, in the form in which a layer computes."""
+    """Checked arguments of a call, in the form in which a layer computes."""
 
     form: Form
     x: Array  # (T, B, I), 0 at invalid steps
@@ -31,7 +32,7 @@ class Call(NamedTuple):
 
 
 def read(
-    layer: Any,
+    layer: Configuration,
     params: Params,
     x: Any,
     state0: State = None,
@@ -46,13 +47,13 @@ def read(
     kernels.check_name(kernel)
     key = random.key(rng)
     form = form_of(x, layer.input_size, layer.batch_first)
-    valid, begins = flags(form, lengths, mask, reset)
+    mask, reset = flags(form, lengths, mask, reset)
     parameters.check(layer, params, form.spec)
     initial = states_of.read("state0", state0, layer._sizes, form.spec, form.B if form.batched else None)
-    return Call(form, select(valid, form.inward(x), form.spec.xp), valid, begins, initial, key, kernel)
+    return Call(form, select(mask, form.inward(x), form.spec.xp), mask, reset, initial, key, kernel)
 
 
-def read_step(layer: Any, params: Params, x_t: Array, state: State) -> Call:
+def read_step(layer: Configuration, params: Params, x_t: Array, state: State) -> Call:
     """Check the arguments of `step`: a call of one time step, in evaluation."""
     refuse_bidirectional(layer, "step")
     spec = checks.spec_of("x_t", x_t)
@@ -67,9 +68,9 @@ def read_step(layer: Any, params: Params, x_t: Array, state: State) -> Call:
 
 
 def read_binding(
-    layer: Any, params: Params, state: State, batch: int, kernel: str
+    layer: Configuration, params: Params, state: State, batch: int, kernel: str
 ) -> tuple[ArraySpec, int, list[States | None]]:
-    """Check the arguments of `stepper`; return where its arrays live, its batch, and the states per level."""
+    """Check the arguments of `stepper`; return the spec of its arrays, its batch, and the states per level."""
     refuse_bidirectional(layer, "stepper")
     batch = checks.integer("batch", batch)
     kernels.check_name(kernel)
@@ -80,7 +81,7 @@ def read_binding(
 
 
 def read_backward(
-    layer: Any, params: Params, form: Form, mask: Array | None, dy: Any, dstate: State
+    layer: Configuration, params: Params, form: Form, mask: Array | None, dy: Any, dstate: State
 ) -> tuple[Array | None, list[States | None]]:
     """Check the arguments of `backward`; return dy (T, B, D*H), 0 at invalid steps, and dstate per direction."""
     parameters.check(layer, params, form.spec)
@@ -91,14 +92,14 @@ def read_backward(
     return dy, states_of.read("dstate", dstate, layer._sizes, form.spec, B)
 
 
-def refuse_bidirectional(layer: Any, name: str) -> None:
-    """Raise where a layer has a reverse direction, which begins at the end."""
+def refuse_bidirectional(layer: Configuration, name: str) -> None:
+    """Raise if a layer has a reverse direction, which begins at the end."""
     if layer.bidirectional:
         raise ValueError(f"`{name}` needs a layer with bidirectional=False: the reverse direction begins at the end")
 
 
 def own(call: Call) -> Call:
-    """Return a call whose small arrays are copies, as a cache needs that outlives it.
+    """Copy the initial states of a call for its cache, which the caller may change later.
 
     Masks and resets are copies already.
     """

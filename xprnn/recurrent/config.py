@@ -1,4 +1,4 @@
-"""The configuration of a recurrent layer: its fields, their checks, and what follows from them, found once.
+"""Configuration of a recurrent layer: its fields, their checks, and derived properties, computed once.
 
 Axes: I input, H hidden units, P projection, D directions. A level is one layer of the stack in all its directions.
 """
@@ -63,11 +63,11 @@ class Configuration(Options, ABC):
             if getattr(self, name) != getattr(Configuration, name) and name not in cell.options:
                 why = f"its cell {type(cell).__name__} does not support it"
                 raise ValueError(f"`{name}` has no meaning for {kind}: {why}")
-        wide = [f"{n} numbers {state}" for state, n in zip(cell.states, self.state_sizes, strict=True) if n != H]
-        if wide and (self.learn_tau or isinstance(self.tau, list | tuple | np.ndarray)):
+        others = [f"{n} numbers {state}" for state, n in zip(cell.states, self.state_sizes, strict=True) if n != H]
+        if others and (self.learn_tau or isinstance(self.tau, list | tuple | np.ndarray)):
             name = "learn_tau" if self.learn_tau else "tau"
             raise ValueError(
-                f"`{name}` has no meaning for {kind}: it is given per hidden unit, and there are {wide[0]}"
+                f"`{name}` has no meaning for {kind}: it is given per hidden unit, and there are {others[0]}"
             )
         if self.layer_norm and cell.norm is None:
             raise ValueError(f"`layer_norm` is True, and the cell of {kind} was made without `norm`")
@@ -78,8 +78,8 @@ class Configuration(Options, ABC):
         """Return the configuration, as it would be typed: only what is not the default."""
         sizes = [str(self.input_size), str(self.hidden_size)]
         rest = [f for f in fields(self) if f.name not in ("input_size", "hidden_size")]
-        told = [f"{f.name}={value!r}" for f in rest if (value := getattr(self, f.name)) != f.default]
-        return f"{type(self).__name__}({', '.join(sizes + told)})"
+        options = [f"{f.name}={value!r}" for f in rest if (value := getattr(self, f.name)) != f.default]
+        return f"{type(self).__name__}({', '.join(sizes + options)})"
 
     @property
     @abstractmethod

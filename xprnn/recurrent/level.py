@@ -1,10 +1,10 @@
-"""One level of a stack, in one direction or both: what surrounds its scans, and their gradients.
+"""Run one level of a stack, in one direction or both: the effects around its scans, and their gradients.
 
 The reverse direction is: flip the time of everything, run, flip back. Axes: T time, B batch, I input, H hidden units.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xprnn import kernels
 from xprnn._array import namespace as xpx
@@ -12,26 +12,27 @@ from xprnn._array.layout import Form, flip, flip_reset, select
 from xprnn._array.namespace import Array
 from xprnn.cells import States
 from xprnn.kernels.plan import Direction, DirectionCache, Gradients, Plan
-from xprnn.kernels.reference_stepper import Part
+from xprnn.kernels.reference_stepper import LayerBinding
 from xprnn.recurrent.around import Effects, leak_gradient, make_effects
 from xprnn.recurrent.call import Call
+from xprnn.recurrent.config import Configuration
 from xprnn.recurrent.parameters import INPUT, Params
 from xprnn.scan import Around
 
 
 class LevelCache(NamedTuple):
-    """What a level leaves for its backward pass; per direction where it is a sequence."""
+    """Cache of a level for its backward pass; sequences have an entry per direction."""
 
     plan: Plan
     x: Array  # (T, B, I)
     arounds: Sequence[Around]
     caches: Sequence[DirectionCache]
     effects: Sequence[Effects]
-    begins_learned: Sequence[bool]  # whether the initial state was the learned one
+    learned_starts: Sequence[bool]  # whether the initial state was the learned one
 
 
 def forward(
-    layer: Any,
+    layer: Configuration,
     names: Sequence[str],
     params: Params,
     x: Array,
@@ -69,9 +70,9 @@ def forward(
 
 
 def _direction(
-    layer: Any, p: Params, x: Array, state0: States | None, effects: Effects, call: Call, *, reverse: bool
+    layer: Configuration, p: Params, x: Array, state0: States | None, effects: Effects, call: Call, *, reverse: bool
 ) -> Direction:
-    """Return all arrays of a direction's forward pass, in the time of its run."""
+    """Collect the arrays of a direction's forward pass, in the time of its run."""
     around, mask, reset = effects.around, call.mask, call.reset
     start = learned_state(layer, p, x) if layer.learn_state else None
     if reverse:
@@ -83,7 +84,7 @@ def _direction(
 
 
 def backward(
-    layer: Any,
+    layer: Configuration,
     names: Sequence[str],
     params: Params,
     cache: LevelCache,
@@ -102,21 +103,27 @@ def backward(
         directions.append(Direction(x, p, layer._cell_keys, None, cache.arounds[d]))
         dstates.append((dh_d, *nothing[1:]))
     finals = [dfinal or nothing for dfinal in dfinals]
-    found = cache.plan.backward(cell, directions, cache.caches, dstates, finals, want=_wanted(layer, cache.arounds[0]))
-    done = [_finish(layer, params[name], cache, d, next(found)) for d, name in enumerate(names)]  # one after the other
+    gradients = cache.plan.backward(
+        cell, directions, cache.caches, dstates, finals, want=_needed(layer, cache.arounds[0])
+    )
+    done = [
+        _finish(layer, params[name], cache, d, next(gradients)) for d, name in enumerate(names)
+    ]  # one after the other
     dx = done[0][1] if D == 1 else done[0][1] + flip(done[1][1], xp)
     return [dp for dp, _, _ in done], dx, [dstate0 for _, _, dstate0 in done]
 
 
-def _wanted(layer: Any, around: Around) -> tuple[str, ...]:
-    """Return the fields of `Around` whose gradients are wanted."""
+def _needed(layer: Configuration, around: Around) -> tuple[str, ...]:
+    """Return the fields of `Around` whose gradients the layer needs."""
     want: tuple[str, ...] = () if around.fresh is None else ("fresh",)
     if layer.learn_tau:
         want += ("gate",) if around.noise is None else ("gate", "noise")
     return want
 
 
-def _finish(layer: Any, p: Params, cache: LevelCache, d: int, gradients: Gradients) -> tuple[Params, Array, States]:
+def _finish(
+    layer: Configuration, p: Params, cache: LevelCache, d: int, gradients: Gradients
+) -> tuple[Params, Array, States]:
     """Return the gradients of all parameters of a direction, of x in the time of its run, and of the initial state."""
     effects, grads = cache.effects[d], gradients.params
     if layer.learn_tau:
@@ -125,13 +132,13 @@ def _finish(layer: Any, p: Params, cache: LevelCache, d: int, gradients: Gradien
     if effects.weight_factor is not None:
         grads = {**grads, "W_hh": grads["W_hh"] * effects.weight_factor}
     if layer.learn_state:
-        dstate0 = gradients.state0 if cache.begins_learned[d] else None
+        dstate0 = gradients.state0 if cache.learned_starts[d] else None
         grads = {**grads, **_learned_state_gradients(layer, p, dstate0, gradients.around.fresh)}
     return {key: grads[key] for key in p if key != "fixed"}, gradients.x, gradients.state0
 
 
-def learned_state(layer: Any, p: Params, like: Array) -> States | None:
-    """Return copies of the state in which a level begins by itself, (B, n) each, or None where that is zeros."""
+def learned_state(layer: Configuration, p: Params, like: Array) -> States | None:
+    """Return copies of the learned initial state, (B, n) each, or None if the layer learns none."""
     if not layer.learn_state:
         return None
     return tuple(
@@ -140,8 +147,8 @@ def learned_state(layer: Any, p: Params, like: Array) -> States | None:
     )
 
 
-def _learned_state_gradients(layer: Any, p: Params, dstate0: States | None, dfresh: States | None) -> Params:
-    """Return the gradients of h0 (and c0): of the beginning, if it began there, and of every reset."""
+def _learned_state_gradients(layer: Configuration, p: Params, dstate0: States | None, dfresh: States | None) -> Params:
+    """Return the gradients of h0 (and c0): from the start, if it is learned, and from every reset."""
     grads: Params = {}
     for k, state in enumerate(layer.cell.states):
         xp = xpx.namespace(p[f"{state}0"])
@@ -155,10 +162,10 @@ def effective(p: Params, effects: Effects) -> Params:
     return p if effects.weight_factor is None else {**p, "W_hh": p["W_hh"] * effects.weight_factor}
 
 
-def binding(layer: Any, p: Params, state: States | None, form: Form, *, residual: bool) -> Part:
-    """Return what a kernel binds for a stepper."""
+def binding(layer: Configuration, p: Params, state: States | None, form: Form, *, residual: bool) -> LayerBinding:
+    """Return the parameters and states that a `Stepper` binds."""
     effects = make_effects(layer, p, Call(form, None, None, None, [], None, "auto"), "", reverse=False)
     used = effective(p, effects)
     params = {key: used[key] for key in used if key in (*INPUT, *layer._cell_keys)}
     like = xpx.zeros((form.B, 0), p["W_ih"])
-    return Part(params, state, learned_state(layer, p, like), effects.around.gate, residual)
+    return LayerBinding(params, state, learned_state(layer, p, like), effects.around.gate, residual)

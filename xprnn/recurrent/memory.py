@@ -1,27 +1,26 @@
-"""What a training step of a recurrent layer takes in memory, as a formula.
+"""Estimate the memory of a training step of a recurrent layer.
 
 In numbers per step and row: what all directions keep for the backward pass, and what the busiest one needs beside it
 for a moment. On top come what Python's objects of a step take, and a few copies of the weights. The tests hold the
 formula against what is measured, with every option: it is not exceeded.
 """
 
-from typing import Any
-
 import numpy as np
 
 from xprnn import kernels
 from xprnn.kernels import Kernel
 from xprnn.recurrent.around import presence
+from xprnn.recurrent.config import Configuration
 from xprnn.scan import BLOCK
 
 STATE_OBJECTS = 2048
 """Bytes: Python's objects for a state that is stored."""
 
 
-def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int:
+def training_step(layer: Configuration, T: int, B: int, itemsize: int, kernel: str) -> int:
     """Return an upper bound, in bytes, of cache and transient arrays of a training step, y and dx included.
 
-    Half types are widened for a scan, so they take what float32 takes, and copies: of what goes into a scan, and out.
+    Half types are upcast for a scan: they take what float32 takes, and copies of a scan's inputs and outputs.
     """
     if itemsize == 2:
         copied = T * B * 2 * (sum(layer.state_sizes) + layer.cell.gates * layer.hidden_size) * itemsize
@@ -30,7 +29,7 @@ def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int
     memory, H, D = chosen.memory(layer.cell, layer.hidden_size), layer.hidden_size, len(layer._names)
     widths = [layer.input_size] + [layer.widths[1]] * (layer.num_layers - 1)
     copies = [2 if (layer.dropout if k else layer.input_dropout) else 1 for k in range(layer.num_layers)]
-    numbers = sum(width * copy for width, copy in zip(widths, copies, strict=True)) + 2 * max(widths)
+    numbers: float = sum(width * copy for width, copy in zip(widths, copies, strict=True)) + 2 * max(widths)
     numbers += D * _cached(layer) + memory.transient + _transient(layer, reference=chosen is kernels.REFERENCE)
     numbers += min(T, BLOCK) / T * memory.block
     h = layer.state_sizes[0]
@@ -38,23 +37,23 @@ def training_step(layer: Any, T: int, B: int, itemsize: int, kernel: str) -> int
     return int(T * (B * numbers * itemsize + D * memory.objects) + 3 * weights * itemsize + 65536)
 
 
-def state(layer: Any, B: int, itemsize: int) -> int:
+def state(layer: Configuration, B: int, itemsize: int) -> int:
     """Return the bytes of a layer's state that is stored, Python's objects for it included."""
     return int(len(layer._names) * B * sum(layer.state_sizes) * itemsize) + STATE_OBJECTS
 
 
-def _kernel(layer: Any, T: int, B: int, name: str) -> Kernel:
+def _kernel(layer: Configuration, T: int, B: int, name: str) -> Kernel:
     """Return the kernel of NumPy arrays that runs a training step; the reference also stands for other libraries'."""
     around, _ = presence(layer, training=True, mask=False, reset=False)
-    for candidate, twin in kernels.TWINS.items():
-        if name in ("auto", candidate) and twin.package == "numpy" and twin.lacks is None:
-            kernel = twin.load()
+    for candidate, entry in kernels.KERNELS.items():
+        if name in ("auto", candidate) and entry.package == "numpy" and entry.lacks is None:
+            kernel = entry.load()
             if kernel.takes(layer.cell, around, np.dtype(np.float32), (T, B, layer.hidden_size)) is None:
                 return kernel
     return kernels.REFERENCE
 
 
-def _cached(layer: Any) -> int:
+def _cached(layer: Configuration) -> int:
     """Return numbers per step, row and direction: states, the cell's cache, y under a mask, drawn masks, candidates."""
     cell, G, H = layer.cell, layer.cell.gates, layer.hidden_size
     h, states = layer.state_sizes[0], sum(layer.state_sizes)
@@ -68,7 +67,7 @@ def _cached(layer: Any) -> int:
     return int(numbers)
 
 
-def _transient(layer: Any, *, reference: bool) -> int:
+def _transient(layer: Configuration, *, reference: bool) -> int:
     """Return numbers per step and row that one direction needs for a moment, copies under masks and resets included."""
     G, H, h, states = layer.cell.gates, layer.hidden_size, layer.state_sizes[0], sum(layer.state_sizes)
     numbers = states + 2 * h + 2 * G * H * (layer.noise > 0)

@@ -1,7 +1,7 @@
-"""The parameters of a recurrent layer: which arrays there are, of what shapes, and how they are drawn."""
+"""Declare, draw and check the parameters of a recurrent layer."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from xprnn.cells import Parameter
 from xprnn.recurrent.constraints import draw_fixed, fixed_shapes
 from xprnn.recurrent.options import logit
 
+if TYPE_CHECKING:
+    from xprnn.recurrent.config import Configuration
+
 Params = dict[str, Any]
 """A layer's parameters: a nested dict of arrays."""
 
@@ -20,13 +23,13 @@ INPUT = ("W_ih", "b_ih", "ln_ih")
 """The parameters of the input map."""
 
 
-def names(layer: Any) -> tuple[str, ...]:
+def names(layer: "Configuration") -> tuple[str, ...]:
     """Return the names of the directions of all levels, in the order of the state's first axis."""
     ends = ("", "_reverse") if layer.bidirectional else ("",)
     return tuple(f"l{k}{end}" for k in range(layer.num_layers) for end in ends)
 
 
-def declared(layer: Any) -> tuple[dict[str, Parameter], ...]:
+def declared(layer: "Configuration") -> tuple[dict[str, Parameter], ...]:
     """Return, per direction of every level, its parameters: this fixes the keys and the order of draws."""
     D, n = 2 if layer.bidirectional else 1, layer.state_sizes[0]
     y = "D*H" if n == layer.hidden_size else "D*P"
@@ -36,7 +39,7 @@ def declared(layer: Any) -> tuple[dict[str, Parameter], ...]:
     return tuple(found)
 
 
-def _of_direction(layer: Any, letter: str, width: int) -> dict[str, Parameter]:
+def _of_direction(layer: "Configuration", letter: str, width: int) -> dict[str, Parameter]:
     """Declare the parameters of a direction whose input has this width: weights, biases, the cell's others, options."""
     cell, G, H = layer.cell, layer.cell.gates, layer.hidden_size
     own = dict(cell.parameters(H, bias=layer.bias is True))
@@ -58,12 +61,13 @@ def _of_direction(layer: Any, letter: str, width: int) -> dict[str, Parameter]:
     return found
 
 
-def logits(layer: Any) -> list[float]:
+def logits(layer: "Configuration") -> list[float]:
     """Return the leak with which training begins, dt/tau, as what σ maps to it."""
+    assert layer.alpha is not None  # a leak is learned only where tau is set
     return [logit(alpha) for alpha in np.atleast_1d(layer.alpha)]
 
 
-def shapes(layer: Any) -> tuple[Shapes, ...]:
+def shapes(layer: "Configuration") -> tuple[Shapes, ...]:
     """Return, per direction, its parameters' shapes in letters and numbers, constants among them."""
     fixed = fixed_shapes(layer, layer.hidden_size)
     found: list[Shapes] = []
@@ -72,7 +76,7 @@ def shapes(layer: Any) -> tuple[Shapes, ...]:
     return tuple(found)
 
 
-def draw(layer: Any, parameters: dict[str, Parameter], rng: "np.random.Generator") -> dict[str, Any]:
+def draw(layer: "Configuration", parameters: dict[str, Parameter], rng: "np.random.Generator") -> dict[str, Any]:
     """Draw a direction's parameters on the host in float64, in the order of the keys, its constants last."""
     drawn: dict[str, Any] = {key: _draw_one(layer, p, rng) for key, p in parameters.items()}
     if fixed_shapes(layer, layer.hidden_size):
@@ -80,7 +84,7 @@ def draw(layer: Any, parameters: dict[str, Parameter], rng: "np.random.Generator
     return drawn
 
 
-def _draw_one(layer: Any, parameter: Parameter, rng: "np.random.Generator") -> Any:
+def _draw_one(layer: "Configuration", parameter: Parameter, rng: "np.random.Generator") -> Any:
     """Draw one array by its rule."""
     shape: Any = parameter.shape
     rule = parameter.init
@@ -94,8 +98,8 @@ def _draw_one(layer: Any, parameter: Parameter, rng: "np.random.Generator") -> A
     return init.uniform(rng, shape, bound) if rule == "uniform" else np.full(shape, 1.0 if rule == "ones" else 0.0)
 
 
-def check(layer: Any, params: Any, spec: ArraySpec, like: str = "x") -> None:
-    """Raise unless `params` are the layer's, of its shapes and where `like` lives."""
+def check(layer: "Configuration", params: Any, spec: ArraySpec, like: str = "x") -> None:
+    """Raise unless `params` are the layer's, of its shapes and with the library, dtype and device of `like`."""
     checks.keys("params", params, layer._names)
     for name, path, shapes in layer._expected:
         checks.parameters(path, params[name], shapes, spec, like)

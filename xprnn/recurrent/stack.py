@@ -1,4 +1,4 @@
-"""Through a stack of levels and back: dropout between them, residuals, and the caches.
+"""Run a stack of levels forward and backward: dropout between them, residuals, caches.
 
 Axes: T time, B batch, H hidden units, L layers, D directions. `layer` is an `RNN`, `GRU` or `LSTM`, or one of a user's
 own; the arguments are those of its methods, whose docstrings hold here.
@@ -16,14 +16,15 @@ from xprnn.recurrent import level
 from xprnn.recurrent import state as states_of
 from xprnn.recurrent.around import Draws
 from xprnn.recurrent.call import Call
+from xprnn.recurrent.config import Configuration
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
 
 
 class Cache(NamedTuple):
-    """What `forward` leaves for `backward`; it refers to x and y, so change neither in between."""
+    """Cache of `forward` for `backward`. It refers to x and y, so change neither in between."""
 
-    layer: Any
+    layer: Configuration
     form: Form
     mask: Array | None
     levels: tuple[level.LevelCache, ...]
@@ -31,9 +32,9 @@ class Cache(NamedTuple):
 
 
 def forward(
-    layer: Any, params: Params, x: Any, state0: State = None, *, keep: bool, **options: Any
+    layer: Configuration, params: Params, x: Any, state0: State = None, *, keep: bool, **options: Any
 ) -> tuple[Any, State, Any]:
-    """Run forward: y, the final state and, with `keep`, the `Cache` that `backward` needs, else None."""
+    """Run forward; return y, the final state, and the `Cache` if `keep` is set, else None."""
     call = calls.read(layer, params, x, state0, **options)
     form = call.form
     y, finals, cache = run(layer, params, calls.own(call) if keep else call, keep=keep)
@@ -42,7 +43,7 @@ def forward(
     return form.outward(y), states_of.write(finals, form), cache
 
 
-def run(layer: Any, params: Params, call: Call, *, keep: bool) -> tuple[Array, list[States], Cache | None]:
+def run(layer: Configuration, params: Params, call: Call, *, keep: bool) -> tuple[Array, list[States], Cache | None]:
     """Run every level on the outputs of the one below."""
     y = call.x
     finals: list[States] = []
@@ -60,7 +61,9 @@ def run(layer: Any, params: Params, call: Call, *, keep: bool) -> tuple[Array, l
     return y, finals, Cache(layer, call.form, call.mask, tuple(levels), tuple(drops)) if keep else None
 
 
-def backward(layer: Any, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
+def backward(
+    layer: Configuration, params: Params, cache: Cache, dy: Any, dstate: State = None
+) -> tuple[Params, Any, State]:
     """Run backward: the gradients of the parameters, of x and of the initial state."""
     if not isinstance(cache, Cache) or (cache.layer is not layer and cache.layer != layer):
         raise ValueError("`cache` must come from this layer's `forward`")
@@ -77,7 +80,9 @@ def backward(layer: Any, params: Params, cache: Cache, dy: Any, dstate: State = 
     return dict(zip(layer._names, dps, strict=True)), form.outward(dy), states_of.write(dinitials, form)
 
 
-def trace(layer: Any, params: Params, x: Any, state0: State = None, **options: Any) -> dict[str, dict[str, Any]]:
+def trace(
+    layer: Configuration, params: Params, x: Any, state0: State = None, **options: Any
+) -> dict[str, dict[str, Any]]:
     """Run forward on the reference kernel and return every state and gate of every step."""
     _, _, cache = forward(layer, params, x, state0, keep=True, kernel="reference", **options)
     form, xp, traces = cache.form, cache.form.spec.xp, {}
@@ -91,7 +96,7 @@ def trace(layer: Any, params: Params, x: Any, state0: State = None, **options: A
     return traces
 
 
-def _input_drop(layer: Any, k: int, call: Call) -> Array | None:
+def _input_drop(layer: Configuration, k: int, call: Call) -> Array | None:
     """Return the factor on the input of level k, or None."""
     rate = layer.dropout if k else layer.input_dropout
     if call.key is None or not rate:

@@ -1,8 +1,8 @@
-"""The states of a recurrent layer as its user holds them, h (L*D, B, H) or the pair (h, c), and as the scans do.
+"""Convert states between the user's form, h (L*D, B, H) or the pair (h, c), and that of the scans.
 
 h of an LSTM with a projection is (L*D, B, P).
 
-Inside, a state is one tuple of arrays (B, ·) per part, that is per layer and direction.
+Inside, a state is one tuple of arrays (B, ·) per direction of every level.
 """
 
 from typing import Any
@@ -19,27 +19,27 @@ State = Any
 def read(
     name: str, state: State, sizes: tuple[tuple[int, ...], int], spec: ArraySpec, B: int | None, like: str = "x"
 ) -> list[Any]:
-    """Return a user's state, checked, as one tuple of arrays (B, H) per part, each None where nothing is given.
+    """Check a user's state and return one tuple of arrays (B, H) per direction, None for a state of zeros.
 
     Parameters
     ----------
     name : str
         "dstate" may leave out a component.
     sizes : (widths, L*D)
-        The widths of the components, one or two, and the number of parts.
+        The widths of the components, one or two, and the number of directions.
     B : int or None
         None where x has no batch axis.
     """
-    (widths, parts), n = sizes, len(sizes[0])
+    (widths, directions), n = sizes, len(sizes[0])
     if state is None:
-        return [None] * parts
+        return [None] * directions
     components = _components(name, state, n)
     for k, component in enumerate(components):
-        shape = (parts, widths[k]) if B is None else (parts, B, widths[k])
+        shape = (directions, widths[k]) if B is None else (directions, B, widths[k])
         if not checks.fits(component, spec, shape):
             letters = f"({'L*D' if B is None else 'L*D, B'}, {'H' if widths[k] == widths[-1] else 'P'})"
             _check(name if n == 1 else f"{name}[{k}]", component, spec, letters, shape, like)
-    return [tuple([_part(s, part, B) for s in components]) for part in range(parts)]
+    return [tuple([_direction(s, d, B) for s in components]) for d in range(directions)]
 
 
 def _check(label: str, component: Any, spec: ArraySpec, letters: str, shape: tuple[int, ...], like: str) -> None:
@@ -49,13 +49,13 @@ def _check(label: str, component: Any, spec: ArraySpec, letters: str, shape: tup
         raise TypeError(f"`{label}` must be an array {letters}, got None; give both or neither")
 
 
-def write(parts: list[States], form: Form) -> State:
-    """Return states, one tuple of arrays (B, H) per part, in the user's form."""
-    if len(parts) == 1:
-        components = [s[None, ...] for s in parts[0]]
+def write(states: list[States], form: Form) -> State:
+    """Return states, one tuple of arrays (B, H) per direction, in the user's form."""
+    if len(states) == 1:
+        components = [s[None, ...] for s in states[0]]
     else:
         stack = form.spec.xp.stack
-        components = [stack(list(column)) for column in zip(*parts, strict=True)]
+        components = [stack(list(column)) for column in zip(*states, strict=True)]
     if not form.batched:
         components = [s[:, 0, ...] for s in components]
     return components[0] if len(components) == 1 else tuple(components)
@@ -69,8 +69,8 @@ def _components(name: str, state: State, n: int) -> tuple[Any, ...]:
     return tuple(state)
 
 
-def _part(state: Array | None, part: int, B: int | None) -> Array | None:
-    """Return one part's state as (B, H)."""
+def _direction(state: Array | None, d: int, B: int | None) -> Array | None:
+    """Return the state of one direction as (B, H)."""
     if state is None:
         return None
-    return state[part : part + 1, ...] if B is None else state[part, ...]
+    return state[d : d + 1, ...] if B is None else state[d, ...]

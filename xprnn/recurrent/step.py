@@ -20,12 +20,13 @@ from xprnn.cells import States
 from xprnn.recurrent import call as calls
 from xprnn.recurrent import level, stack
 from xprnn.recurrent import state as states_of
+from xprnn.recurrent.config import Configuration
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
 from xprnn.scan import Around
 
 
-def step(layer: Any, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
+def step(layer: Configuration, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
     """Run one step: y_t and the new state."""
     call = calls.read_step(layer, params, x_t, state)
     y, finals, _ = stack.run(layer, params, call, keep=False)
@@ -33,7 +34,9 @@ def step(layer: Any, params: Params, x_t: Array, state: State = None) -> tuple[A
     return y_t if call.form.batched else y_t[0, ...], states_of.write(finals, call.form)
 
 
-def stepper(layer: Any, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> "Stepper":
+def stepper(
+    layer: Configuration, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto"
+) -> "Stepper":
     """Bind the layer to parameters and a state of its own."""
     spec, batch, states = calls.read_binding(layer, params, state, batch, kernel)
     form = Form(spec, 1, batch, batched=True, batch_first=False)

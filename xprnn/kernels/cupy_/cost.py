@@ -77,7 +77,7 @@ def _slowness(dtype: Any) -> int:
     return 2 if np.dtype(dtype).itemsize == 8 else 1
 
 
-def worth(cell: Cell, dtype: Any, shape: tuple[int, ...], directions: int = 1) -> str | None:
+def why_slower(cell: Cell, dtype: Any, shape: tuple[int, ...], directions: int = 1) -> str | None:
     """Return why the stepwise twin is expected to be faster than the persistent one, forward and backward, or None."""
     _, B, H = shape
     seconds = []

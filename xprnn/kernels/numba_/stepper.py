@@ -12,13 +12,13 @@ from xprnn.cells import Cell, States
 from xprnn.kernels.numba_.arguments import ready, told_of, weights
 from xprnn.kernels.numba_.compile import compiled
 from xprnn.kernels.numba_.jit.panel_matmul import packed, padded
-from xprnn.kernels.reference_stepper import Part, widths
+from xprnn.kernels.reference_stepper import LayerBinding, widths
 
 
 class Bound:
     """A stack of layers, each in a memory of its own."""
 
-    def __init__(self, cell: Cell, parts: list[Part], B: int, spec: Any) -> None:
+    def __init__(self, cell: Cell, parts: list[LayerBinding], B: int, spec: Any) -> None:
         self._layers = [_BoundLayer(cell, part, B, spec.dtype) for part in parts]
         self._calls = [(layer.code, layer.arguments, layer.now[0].shape) for layer in self._layers]
         self._dtype = spec.dtype
@@ -46,7 +46,7 @@ class Bound:
 class _BoundLayer:
     """One layer: the code of its step, and what that is given beside x_t and y_t."""
 
-    def __init__(self, cell: Cell, part: Part, B: int, dtype: Any) -> None:
+    def __init__(self, cell: Cell, part: LayerBinding, B: int, dtype: Any) -> None:
         p, told = part.p, told_of(cell, dtype)
         sizes, (W, V, b, P) = widths(cell, p), weights(cell, part.p, told)
         width, n, H, G = told.width, sizes[0], len(b) // told.gates, padded(len(b), told.width)

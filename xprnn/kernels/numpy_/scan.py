@@ -15,7 +15,7 @@ from xprnn.activations import Custom
 from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore, Params, States
 from xprnn.kernels.numpy_ import elman, gru, lstm
 from xprnn.kernels.numpy_.cells import Backward, Forward
-from xprnn.kernels.reference_stepper import Part, widths
+from xprnn.kernels.reference_stepper import LayerBinding, widths
 from xprnn.scan import BLOCK, NOTHING, Around
 
 FORWARD: dict[type, Callable[..., Forward]] = {
@@ -235,7 +235,7 @@ def _restart_backward(reset: Any, carry: States, dfresh: States) -> None:
 class Bound:
     """A stack of layers bound to parameters and states of its own, for `xprnn.recurrent.step.Stepper`."""
 
-    def __init__(self, cell: Cell, parts: list[Part], B: int, spec: Any) -> None:
+    def __init__(self, cell: Cell, parts: list[LayerBinding], B: int, spec: Any) -> None:
         self._layers = [_BoundLayer(cell, part, B, spec.dtype) for part in parts]
 
     @xpx.quiet
@@ -258,7 +258,7 @@ class Bound:
 class _BoundLayer:
     """One layer: two sets of states, read and written in turn."""
 
-    def __init__(self, cell: Cell, part: Part, B: int, dtype: Any) -> None:
+    def __init__(self, cell: Cell, part: LayerBinding, B: int, dtype: Any) -> None:
         p = {key: np.array(value) for key, value in part.p.items()}
         (G, width), sizes = p["W_hh"].shape, widths(cell, p)
         self._load, self._step, _ = FORWARD[type(cell)](cell, p, (1, B, G), dtype, NOTHING)
