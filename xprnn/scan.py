@@ -196,9 +196,9 @@ def _restart(reset: Array, fresh: States | None, state: States, xp: Namespace) -
     return tuple(xp.where(reset, f, s) for f, s in zip(fresh, state, strict=True))
 
 
-def _each(f: Callable[..., Array], given: Iterable[Array | None], state: States, *rest: States) -> States:
-    """Return `f` of every state for which something is given."""
-    return tuple(s if g is None else f(g, s, *r) for g, s, *r in zip(given, state, *rest, strict=True))
+def _each(f: Callable[..., Array], effects: Iterable[Array | None], state: States, *rest: States) -> States:
+    """Return `f` of every state that has an effect, and the others as they are."""
+    return tuple(s if e is None else f(e, s, *r) for e, s, *r in zip(effects, state, *rest, strict=True))
 
 
 def _around_gradients(
@@ -212,14 +212,14 @@ def _around_gradients(
         zeros = xp.zeros_like(d)
         return xpx.cast(xpx.sum_first(zeros if reset is None else xp.where(reset, d, zeros), xp), d.dtype)
 
-    made: dict[str, Callable[[], tuple[Array | None, ...]]] = {
+    gradients: dict[str, Callable[[], tuple[Array | None, ...]]] = {
         "noise": lambda: ds,
         "gate": lambda: tuple(
             None if g is None else d * (n - p) for g, d, n, p in zip(gates, ds, cache.new, prev, strict=True)
         ),
         "fresh": lambda: tuple(fresh(d) for d in dprev),
     }
-    return NOTHING._replace(**{name: made[name]() for name in want})
+    return NOTHING._replace(**{name: gradients[name]() for name in want})
 
 
 def _loop(
@@ -241,6 +241,9 @@ def _loop(
         xs = prepare(tree.map(lambda x: xp.broadcast_to(x, (T, *x.shape[1:])), inputs))
         result: tuple[States, Any] = xpx.lax().scan(body, carry, xs, length=T, reverse=reverse)
         return result
+    if T == 1:  # nothing to cut or to stack
+        carry, out = body(carry, _index(prepare(inputs), (0, ...)))
+        return carry, _index(out, (None, ...))
     outs: list[Any] = []
     starts = range(0, T, BLOCK)
     for start in reversed(starts) if reverse else starts:
@@ -250,6 +253,13 @@ def _loop(
             carry, out = body(carry, step_inputs)
             outs.append(out)
     return carry, _stack(outs[::-1] if reverse else outs, xp)
+
+
+def _index(nest: Any, at: tuple[Any, ...]) -> Any:
+    """Return every array of a nested tuple, indexed; `tree.map` without its checks."""
+    if isinstance(nest, tuple):
+        return tree.rebuilt(nest, [_index(x, at) for x in nest]) if nest else nest
+    return None if nest is None else nest[at]
 
 
 def _cut(inputs: Any, start: int, stop: int) -> Any:
