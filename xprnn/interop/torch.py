@@ -4,6 +4,7 @@ PyTorch is not needed: a state dict is a dict of arrays, of any library.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from xprnn._array import checks
@@ -16,8 +17,8 @@ from xprnn.recurrent.base import Recurrent
 
 KEYS = {"W_ih": "weight_ih", "W_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh", "W_hr": "weight_hr"}
 
-CELLS = frozenset({Elman(), Elman(RELU), GRU(), LSTM(), LSTM(projection=True)})
-"""The equations that PyTorch's layers have."""
+CELLS = frozenset({Elman(), Elman(RELU), GRU(), LSTM()})
+"""The equations that PyTorch's layers have; its LSTM has a projection of any width too."""
 
 
 def load(state_dict: Mapping[str, Array], layer: Any) -> dict[str, Any]:
@@ -110,7 +111,8 @@ def _entries(layer: Any) -> list[_Entry]:
 
 def _refuse_foreign(layer: Recurrent) -> None:
     """Raise where PyTorch has no layer like this one."""
-    told = {"its cell": layer.cell not in CELLS, "`tau`": layer.tau is not None}
+    cell = replace(layer.cell, projection=0) if isinstance(layer.cell, LSTM) else layer.cell
+    told = {"its cell": cell not in CELLS, "`tau`": layer.tau is not None}
     told |= {f"`{name}`": bool(getattr(layer, name)) for name in ("residual", "zoneout", "zoneout_c")}
     if different := [what for what, differs in told.items() if differs]:
         raise ValueError(f"`layer` is no layer of PyTorch's: it differs by {', '.join(different)}: {short_repr(layer)}")
