@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xprnn import protocol
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
-from xprnn.protocol import check_layer
+from xprnn.protocol import Layer, check_layer
 from xprnn.train.user_values import pair
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def predictions(pred: Any, target: Any, ax: Any = None) -> "Axes":
     return axes
 
 
-def gradient_reach(model: Any, params: Any, x: Any, loss: Any, ax: Any = None) -> "Axes":
+def gradient_reach(model: Layer, params: Any, x: Any, loss: Any, ax: Any = None) -> "Axes":
     """Draw how far back learning reaches: the norm of dLoss/dx_t over the lag of step t behind the last one.
 
     The norm is that over the whole batch, in evaluation: nothing is dropped. Where it falls as a straight line, the
@@ -141,7 +142,7 @@ def gradient_reach(model: Any, params: Any, x: Any, loss: Any, ax: Any = None) -
     dy = pair("loss", loss(y), xpx.spec_of(y))[1] if callable(loss) else loss
     checks.array("loss(y)[1]" if callable(loss) else "loss", dy, xpx.spec_of(y), "like `y`", tuple(y.shape), "y")
     dx = _numbers("dx", model.backward(params, cache, dy)[1], (2, 3))
-    if dx.ndim == 3 and getattr(model, "batch_first", False):
+    if dx.ndim == 3 and protocol.batch_first(model):
         dx = dx.swapaxes(0, 1)
     norms = np.linalg.norm(dx.reshape(len(dx), -1), axis=1)[::-1]
     axes.plot(norms)

@@ -323,7 +323,7 @@ def test_outputs_are_kept_only_where_they_are_asked_for_and_gradients_fit_them(r
     _, _, cache = model.forward(params, x, outputs=["1"])
     for bad, error, message in (
         ([1], TypeError, "`doutputs` must be a dict"),
-        ({"0": x}, ValueError, r"`doutputs` has \['0'\]; the `outputs` that `forward` kept are \['1'\]"),
+        ({"0": x}, ValueError, r"`doutputs` has \['0'\]; the `outputs` of `forward` are \['1'\]"),
         ({"1": x}, ValueError, r"`doutputs\['1'\]` must have shape"),
         ({"1": y.astype("f4")[:, :3]}, TypeError, r"`doutputs\['1'\]` must be float64"),
     ):

@@ -84,8 +84,8 @@ class Counting:
 
     def __init__(self, layer):
         self.layer, self.calls = layer, 0
-        for part in ("init", "forward", "backward", "step", "stepper", "memory"):
-            setattr(self, part, getattr(layer, part))
+        for name in ("init", "forward", "backward", "step", "stepper", "memory", "widths"):
+            setattr(self, name, getattr(layer, name))
 
     def __call__(self, *args, **options):
         self.calls += 1

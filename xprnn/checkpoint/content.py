@@ -25,7 +25,7 @@ class Checkpoint(NamedTuple):
     """What `save` was given."""
 
     params: Tree
-    model: Any
+    model: Any  # a Layer, or None; its class is the caller's to know
     optimizer: Any
     opt_state: Tree
     step: int

@@ -14,6 +14,7 @@ from xprnn._array.namespace import Array, ArraySpec
 from xprnn.checkpoint import tensor_file
 from xprnn.checkpoint.content import Checkpoint, check_whole, checked, gather
 from xprnn.checkpoint.tensor_file import Entry, Header, replacing
+from xprnn.protocol import Layer
 from xprnn.tree import Tree
 
 
@@ -25,7 +26,7 @@ def save(
     path: str | os.PathLike[str],
     params: Tree,
     *,
-    model: Any = None,
+    model: Layer | None = None,
     optimizer: Any = None,
     opt_state: Tree = None,
     step: int = 0,

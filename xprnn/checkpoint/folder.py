@@ -11,6 +11,7 @@ from xprnn._array import checks
 from xprnn.checkpoint import tensor_file
 from xprnn.checkpoint.content import Checkpoint
 from xprnn.checkpoint.file import CheckpointError, check, told, write
+from xprnn.protocol import Layer
 from xprnn.tree import Tree
 
 BEST = "best.safetensors"
@@ -44,7 +45,7 @@ class Folder:
         params: Tree,
         *,
         metric: float | None = None,
-        model: Any = None,
+        model: Layer | None = None,
         optimizer: Any = None,
         opt_state: Tree = None,
         history: Any = None,

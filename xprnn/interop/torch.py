@@ -13,6 +13,7 @@ from xprnn._array.namespace import Array
 from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Elman
 from xprnn.layers import Linear
+from xprnn.protocol import Layer
 from xprnn.recurrent.base import Recurrent
 
 KEYS = {"W_ih": "weight_ih", "W_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh", "W_hr": "weight_hr"}
@@ -21,7 +22,7 @@ CELLS = frozenset({Elman(), Elman(RELU), GRU(), LSTM()})
 """The equations that PyTorch's layers have; its LSTM has a projection of any width too."""
 
 
-def load(state_dict: Mapping[str, Array], layer: Any) -> dict[str, Any]:
+def load(state_dict: Mapping[str, Array], layer: Layer) -> dict[str, Any]:
     """Return a layer's parameters from PyTorch's.
 
     Parameters
@@ -57,7 +58,7 @@ def load(state_dict: Mapping[str, Array], layer: Any) -> dict[str, Any]:
     return found
 
 
-def dump(params: dict[str, Any], layer: Any) -> dict[str, Array]:
+def dump(params: dict[str, Any], layer: Layer) -> dict[str, Array]:
     """Return PyTorch's state dict from a layer's parameters: the inverse of `load`.
 
     Parameters
@@ -96,7 +97,7 @@ class _Entry(NamedTuple):
     shape: tuple[str, tuple[int, ...]]
 
 
-def _entries(layer: Any) -> list[_Entry]:
+def _entries(layer: Layer) -> list[_Entry]:
     """Return the parameters of a layer in PyTorch's order."""
     if isinstance(layer, Linear):
         I, V = layer.widths

@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
+from xprnn import protocol
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import flag, short_repr
 from xprnn._array.layout import form_of
 from xprnn.kernels.select import check_name
-from xprnn.protocol import parts
+from xprnn.protocol import Layer
 
 
 class Explanation(NamedTuple):
@@ -24,7 +25,7 @@ class Explanation(NamedTuple):
 
 
 def explain(
-    layer: Any, x: Any, *, training: bool = True, kernel: str = "auto", mask: bool = False, reset: bool = False
+    layer: Layer, x: Any, *, training: bool = True, kernel: str = "auto", mask: bool = False, reset: bool = False
 ) -> Explanation:
     """Explain which kernel a call of a recurrent layer takes, and why.
 
@@ -62,12 +63,12 @@ def explain(
     check_name(kernel)
     for name, value in (("training", training), ("mask", mask), ("reset", reset)):
         flag(name, value)
-    recurrent = [each for each in parts(layer) if hasattr(each, "plans")]
+    recurrent = protocol.recurrent_layers(layer)
     if not recurrent:
         raise TypeError(f"`layer` must be a recurrent layer or hold one, got {short_repr(layer)}")
     first = x[0] if isinstance(x, list | tuple) and len(x) else x
     tokens = xpx.is_array(first) and xpx.is_integer(first)
-    form = form_of(x, None, bool(getattr(layer, "batch_first", False)), kind="integer" if tokens else "float")
+    form = form_of(x, None, bool(protocol.batch_first(layer)), kind="integer" if tokens else "float")
     spec = form.spec._replace(dtype=form.spec.xp.float32) if tokens else form.spec
     mask = mask or (form.rows is not None and len(set(form.rows)) > 1)
     plans = [

@@ -4,13 +4,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from xprnn import kernels, random, tree
+from xprnn import kernels, protocol, random, tree
 from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
 from xprnn._array.layout import Form, flags, form_of
 from xprnn._array.namespace import Array
-from xprnn.protocol import OneLayer, check_layer, parts, widths
+from xprnn.layers.wrapper import Wrapper
+from xprnn.protocol import Layer, Stepper, check_layer, walk_layers
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
@@ -28,12 +29,12 @@ class Pieces(NamedTuple):
     form: Form
 
     @classmethod
-    def of(cls, layer: Any, x: Any, *, lengths: Any, mask: Any, reset: Any) -> "Pieces":
+    def of(cls, layer: Layer, x: Any, *, lengths: Any, mask: Any, reset: Any) -> "Pieces":
         """Check x and its flags as the inner layer would; the lengths of an array become a part of its mask."""
-        width, first = widths(layer)[0], x[0] if isinstance(x, list | tuple) and len(x) else x
+        width, first = protocol.widths(layer)[0], x[0] if isinstance(x, list | tuple) and len(x) else x
         tokens = width is None and xpx.is_array(first) and xpx.is_integer(first)
         form = form_of(
-            x, width, bool(getattr(layer, "batch_first", None)), kind="integer" if tokens else "float", instead=INSTEAD
+            x, width, bool(protocol.batch_first(layer)), kind="integer" if tokens else "float", instead=INSTEAD
         )
         valid, begins = flags(form, lengths, mask, reset)
         if form.rows is not None:
@@ -124,19 +125,19 @@ class Cache(NamedTuple):
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)  # the wrappers make their own
-class Piecewise(OneLayer, ABC):
+class Piecewise(Wrapper, ABC):
     """What wrappers share: everything but `forward` and `backward` is the inner layer's."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
         check_layer("layer", self.layer)
-        for part in parts(self.layer):
-            if getattr(part, "bidirectional", False):
+        for each in walk_layers(self.layer):
+            if protocol.bidirectional(each):
                 raise ValueError(
-                    f"{name} needs layers with bidirectional=False, whose state goes on; got {short_repr(part)}"
+                    f"{name} needs layers with bidirectional=False, whose state goes on; got {short_repr(each)}"
                 )
-            if not getattr(part, "keeps_time", True):
-                raise ValueError(f"{name} needs layers that keep the time axis; put {short_repr(part)} after {name}")
+            if not protocol.keeps_time(each):
+                raise ValueError(f"{name} needs layers that keep the time axis; put {short_repr(each)} after {name}")
 
     def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
         """Run forward, piece by piece, and keep nothing for a backward pass; parameters as in `forward`."""
@@ -161,10 +162,9 @@ class Piecewise(OneLayer, ABC):
 
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
         """Run one time step of the inner layer."""
-        result: tuple[Array, State] = self.layer.step(params, x_t, state)
-        return result
+        return self.layer.step(params, x_t, state)
 
-    def stepper(self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Any:
+    def stepper(self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
         """Bind the inner layer."""
         return self.layer.stepper(params, state, batch, kernel=kernel)
 

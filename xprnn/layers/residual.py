@@ -1,14 +1,17 @@
 """`Residual`: a layer and x beside it, by the layer protocol of `xprnn.recurrent`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from xprnn import protocol
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.checks import memory_sizes, short_repr
 from xprnn._array.namespace import Array
 from xprnn.layers.stateless import Steps, steps_of
-from xprnn.protocol import OneLayer, check_layer, widths
+from xprnn.layers.wrapper import Wrapper
+from xprnn.protocol import Stepper, check_layer
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
 
@@ -22,7 +25,7 @@ class ResidualCache(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Residual(OneLayer):
+class Residual(Wrapper):
     """y = x + layer(x): parameters and state are those of the layer inside.
 
     Parameters
@@ -43,19 +46,17 @@ class Residual(OneLayer):
 
     def __post_init__(self) -> None:
         check_layer("layer", self.layer)
-        if not getattr(self.layer, "keeps_time", True):
+        if not protocol.keeps_time(self.layer):
             raise ValueError(f"`layer` must keep the time axis, to be added to x; {short_repr(self.layer)} does not")
-        width, out = widths(self.layer)
+        width, out = protocol.widths(self.layer)
         if width is not None and out is not None:
             self._check_width(width, out)
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
         """Tell what a training step takes in bytes, as `RNN.memory`."""
         T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
-        into = widths(self.layer)[0]
-        told = {} if into is not None else {"width": width}
-        step, state = self.layer.memory(T, B, itemsize, kernel, **told)
-        return step + 5 * T * B * (into or width) * itemsize, state
+        step, state = protocol.memory(self.layer, T, B, itemsize, kernel, width)
+        return step + 5 * T * B * (protocol.widths(self.layer)[0] or width) * itemsize, state
 
     @xpx.quiet
     def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
@@ -118,7 +119,7 @@ class Residual(OneLayer):
 class ResidualStepper:
     """The bound stepper of a `Residual`."""
 
-    def __init__(self, stepper: Any, check_width: Any) -> None:
+    def __init__(self, stepper: Stepper, check_width: Callable[[int, int], None]) -> None:
         self._stepper, self._check_width = stepper, check_width
 
     @no_grad
@@ -135,5 +136,5 @@ class ResidualStepper:
         return self._stepper.state
 
     def reset(self, rows: Any = None) -> None:
-        """Set the state to that in which a sequence begins, of all streams or of the given rows."""
+        """Set the state to that in which a sequence begins, of all streams or of these rows."""
         self._stepper.reset(rows)

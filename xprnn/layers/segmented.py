@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from xprnn import tree
+from xprnn import protocol, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
@@ -17,7 +17,7 @@ from xprnn._array.checks import memory_sizes, short_repr
 from xprnn.layers import revolve
 from xprnn.layers.piecewise import Cache, Pieces, Piecewise, Store, total
 from xprnn.layers.truncated import Truncated
-from xprnn.protocol import parts, widths
+from xprnn.protocol import Layer, walk_layers
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
@@ -67,7 +67,7 @@ class Segmented(Piecewise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if any(isinstance(part, Truncated) for part in parts(self.layer)):
+        if any(isinstance(each, Truncated) for each in walk_layers(self.layer)):
             raise ValueError("Segmented cannot hold Truncated, whose windows would begin anew at each cut")
         if (self.segments is None) == (self.memory_budget is None):
             given = "neither" if self.segments is None else "both"
@@ -75,19 +75,19 @@ class Segmented(Piecewise):
         name = "segments" if self.memory_budget is None else "memory_budget"
         checks.field(self, name, checks.integer)
         if self.memory_budget is not None:
-            for part in parts(self.layer):
-                if not hasattr(part, "memory"):
+            for each in walk_layers(self.layer):
+                if not hasattr(each, "memory"):
                     raise ValueError(
-                        f"`memory_budget` needs layers with a method `memory`; give `segments` for {short_repr(part)}"
+                        f"`memory_budget` needs layers with a method `memory`; give `segments` for {short_repr(each)}"
                     )
 
-    def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto") -> tuple[int, int]:
-        """Tell what a training step takes, as `RNN.memory`."""
-        T, B, itemsize, _ = memory_sizes(T, B, itemsize)
+    def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
+        """Tell what a training step takes in bytes, as `RNN.memory`; `width` is x's, if the layer does not tell it."""
+        T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         if self.memory_budget is not None:
-            return self.memory_budget, self.layer.memory(1, B, itemsize, kernel)[1]
+            return self.memory_budget, protocol.memory(self.layer, 1, B, itemsize, kernel, width)[1]
         n = min(self.segments or 1, T)
-        run, state = self.layer.memory(-(-T // n), B, itemsize, kernel)
+        run, state = protocol.memory(self.layer, -(-T // n), B, itemsize, kernel, width)
         return run + (n - 1) * state, state
 
     @no_grad
@@ -139,8 +139,7 @@ class Segmented(Piecewise):
         x, told = cache.pieces.segment(cache.cuts[k], cache.cuts[k + 1])
         told |= cache.options(cache.cuts[k])
         if keep:
-            result: tuple[Any, State, Any] = self.layer.forward(params, x, state, **told)
-            return result
+            return self.layer.forward(params, x, state, **told)
         return *self.layer(params, x, state, **told), None
 
     def _plan(self, pieces: Pieces, params: Params, kernel: str) -> tuple[tuple[int, ...], int]:
@@ -154,9 +153,10 @@ class Segmented(Piecewise):
         kernel = kernel if form.spec.is_numpy else "reference"
         held = sum(T * form.B for flags in (pieces.mask, pieces.reset) if flags is not None)  # bools
         padded = 0 if form.rows is None else _padding(self.layer, itemsize)
+        width = _width(pieces.x)
 
         def memory(T: int) -> tuple[int, int]:
-            step, state = self.layer.memory(T, form.B, itemsize, kernel)
+            step, state = protocol.memory(self.layer, T, form.B, itemsize, kernel, width)
             return step + held + T * form.B * padded, state
 
         length, slots = _within(self.memory_budget, T, memory)
@@ -177,10 +177,16 @@ def _climb(k: int, store: Store, slots: int, run: Callable[[int, State], State])
         store.append((stop, state))
 
 
-def _padding(layer: Any, itemsize: int) -> int:
+def _padding(layer: Layer, itemsize: int) -> int:
     """Return bytes per step and row, at most, of what every layer does to a list: rows joined and padded, and where."""
-    told = [width or 0 for one in parts(layer) for width in widths(one)]
-    return 2 * sum(told) * itemsize + 8 * len(told)
+    known = [width or 0 for each in walk_layers(layer) for width in protocol.widths(each)]
+    return 2 * sum(known) * itemsize + 8 * len(known)
+
+
+def _width(x: Any) -> int:
+    """Return the width of x, an array or a list; 0 of tokens."""
+    first = x[0] if isinstance(x, list | tuple) else x
+    return 0 if xpx.is_integer(first) else int(first.shape[-1])
 
 
 def _within(budget: int, T: int, memory: Callable[[int], tuple[int, int]]) -> tuple[int, int]:

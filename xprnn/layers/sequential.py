@@ -1,28 +1,29 @@
-"""`Sequential`: layers one after the other, by the layer protocol of `xprnn.recurrent`."""
+"""Layers one after the other, `Sequential`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
-from xprnn import init, random
+from xprnn import init, protocol, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.checks import memory_sizes, short_repr
 from xprnn._array.namespace import Array
-from xprnn.protocol import check_layer, widths
+from xprnn.layers import inner_outputs
+from xprnn.protocol import Layer, Stepper, check_layer
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
 
 
 class SequentialCache(NamedTuple):
-    """What `Sequential.forward` leaves for `backward`: one cache per layer.
+    """Cache of `Sequential`: one cache per layer.
 
     Attributes
     ----------
     outputs : dict
-        What layers put out, by their names: those that were asked for.
+        The outputs of the layers named in ``forward(outputs=)``, by their names.
     """
 
     layer: "Sequential"
@@ -53,49 +54,40 @@ class Sequential:
     (4, 2)
     """
 
-    layers: tuple[Any, ...]
+    layers: tuple[Layer, ...]
     draws: ClassVar[bool] = False  # itself
 
-    def __init__(self, *layers: Any) -> None:
+    def __init__(self, *layers: Layer) -> None:
         if not layers:
             raise ValueError("`layers` must hold at least one layer, got none")
         for k, layer in enumerate(layers):
             check_layer(f"layers[{k}]", layer)
         object.__setattr__(self, fields(self)[0].name, layers)
-        told = self._layouts()
-        for k, layout in told.items():
-            first = next(iter(told))
-            if layout != told[first]:
-                raise ValueError(
-                    f"`layers` must all have the same batch_first, got {told[first]} of layers[{first}] = "
-                    f"{short_repr(layers[first])} and {layout} of layers[{k}] = {short_repr(layers[k])}"
-                )
+        self._check_layouts()
 
     @property
     def keeps_time(self) -> bool:
         """Whether the output has a time axis."""
-        return all(getattr(layer, "keeps_time", True) for layer in self.layers)
+        return all(protocol.keeps_time(layer) for layer in self.layers)
 
     @property
     def batch_first(self) -> bool | None:
-        """Whether x is (B, T, ·): what its layers say, None where none does."""
+        """Whether x is (B, T, ·), None if no layer says."""
         return next(iter(self._layouts().values()), None)
 
-    @cached_property  # each of two layers is asked, and in a nest the same one twice at every level
+    @cached_property  # in a nest, each level would ask the same layers again
     def widths(self) -> tuple[int | None, int | None]:
-        """The widths of x and y, None where they are not told."""
-        return widths(self.layers[0])[0], widths(self.layers[-1])[1]
+        """The widths of x and y, None if unknown."""
+        return protocol.widths(self.layers[0])[0], protocol.widths(self.layers[-1])[1]
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
-        """Tell what a training step takes in bytes, as `RNN.memory`: the sum over the layers."""
+        """Return the bytes of a training step and of the state, as `RNN.memory`: the sums over the layers."""
         T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         step = state = 0
         for layer in self.layers:
-            into, out = widths(layer)
-            told = {} if into is not None else {"width": width}
-            of_layer = layer.memory(T, B, itemsize, kernel, **told)
-            step, state = step + of_layer[0], state + of_layer[1]
-            width = width if out is None else out
+            layer_step, layer_state = protocol.memory(layer, T, B, itemsize, kernel, width)
+            step, state = step + layer_step, state + layer_state
+            width = protocol.widths(layer)[1] or width
         return step, state
 
     def init(self, rng: Any, like: Array | None = None) -> Params:
@@ -104,38 +96,52 @@ class Sequential:
         return {str(k): layer.init(generator, like) for k, layer in enumerate(self.layers)}
 
     def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
-        """Run forward and keep nothing for a backward pass; parameters as in `forward`."""
+        """Run forward without a cache; parameters as in `forward`."""
         states = self._read(params, state0, "state0")
         finals = []
-        for layer, name, state, told in self._each(states, options):
-            x, final = layer(params[name], x, state, **told)
+        for layer, name, state, own in self._each(states, options):
+            x, final = layer(params[name], x, state, **own)
             finals.append(final)
         return x, tuple(finals)
 
     def forward(
         self, params: Params, x: Any, state0: State = None, *, outputs: Iterable[str] = (), **options: Any
     ) -> tuple[Any, State, SequentialCache]:
-        """Run all layers; `lengths`, `mask`, `reset` and `kernel` go to each.
+        """Run all layers forward, with a cache for `backward`.
 
-        Of `rng` each layer gets a key of its own: its masks are independent of those of other layers. After a layer
-        that has no time axis any more (`Last`), `lengths`, `mask` and `reset` end. What the layers named in `outputs`,
-        "0", "1", …, put out is in ``cache.outputs``.
+        Parameters
+        ----------
+        params : dict
+        x : array, or a list of arrays
+        state0 : tuple with one state per layer, optional
+        outputs : tuple of str
+            The names, "0", "1", …, of layers whose outputs ``cache.outputs`` shall hold.
+        **options
+            `lengths`, `mask`, `reset`, `rng` and `kernel`, as in `RNN.forward`, for each layer. Each layer draws by a
+            key of its own from `rng`. Behind a layer whose output has no time axis (`Last`), `lengths`, `mask` and
+            `reset` end.
 
         Returns
         -------
         y : array, or a list of arrays
-        state : tuple, one per layer
+        state : tuple with one state per layer
         cache : SequentialCache
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit a layer.
         """
         states = self._read(params, state0, "state0")
-        finals, caches, seen = [], [], self._asked(outputs)
-        for layer, name, state, told in self._each(states, options):
-            x, final, cache = layer.forward(params[name], x, state, **told)
+        finals, caches = [], []
+        inner: dict[str, Any] = dict(inner_outputs.check_names(outputs, self._names))
+        for layer, name, state, own in self._each(states, options):
+            x, final, cache = layer.forward(params[name], x, state, **own)
             finals.append(final)
             caches.append(cache)
-            if name in seen:
-                seen[name] = x
-        return x, tuple(finals), SequentialCache(self, tuple(caches), seen)
+            if name in inner:
+                inner[name] = x
+        return x, tuple(finals), SequentialCache(self, tuple(caches), inner)
 
     @no_grad
     @xpx.quiet
@@ -148,9 +154,22 @@ class Sequential:
         *,
         doutputs: dict[str, Any] | None = None,
     ) -> tuple[Params, Any, State]:
-        """Return `dparams`, `dx` and `dstate0`, each in the form of its counterpart; dx is None for integers x.
+        """Back-propagate through all layers, the last first.
 
-        Where a loss depends on ``cache.outputs`` too, `doutputs` has its gradients there, by the layers' names.
+        Parameters
+        ----------
+        params : dict
+        cache : SequentialCache
+        dy : like y, or None
+            The gradient at y; None is zero.
+        dstate : like state, optional
+        doutputs : dict, optional
+            The gradients at ``cache.outputs``, by the layers' names, of a loss that depends on these too.
+
+        Returns
+        -------
+        dparams, dx, dstate0
+            In the form of `params`, of x (None for integers) and of the state.
 
         Raises
         ------
@@ -160,31 +179,30 @@ class Sequential:
         if not isinstance(cache, SequentialCache) or (cache.layer is not self and cache.layer != self):
             raise ValueError("`cache` must come from this layer's `forward`")
         dstates = self._read(params, dstate, "dstate")
-        added = self._beside(cache, doutputs)
-        if (last := self._names[-1]) in added and dy is not None:  # elsewhere the layer looks at it
-            _check_like("dy", dy, f"cache.outputs[{last!r}]", cache.outputs[last])
+        inner = inner_outputs.check_gradients(doutputs, cache.outputs)
+        if (last := self._names[-1]) in inner and dy is not None:  # else the last layer checks it
+            inner_outputs.check_like("dy", dy, f"cache.outputs[{last!r}]", cache.outputs[last])
         dparams: Params = dict.fromkeys(params)  # in their order
         dinitials: list[State] = []
         for k in reversed(range(len(self.layers))):
             name = self._names[k]
-            if name in added:
-                dy = added[name] if dy is None else _sum(dy, added[name])
+            if name in inner:
+                dy = inner[name] if dy is None else inner_outputs.add(dy, inner[name])
             dparams[name], dy, dinitial = self.layers[k].backward(params[name], cache.caches[k], dy, dstates[k])
             dinitials.insert(0, dinitial)
         return dparams, dy, tuple(dinitials)
 
     def trace(self, params: Params, x: Any, state0: State = None, **options: Any) -> dict[str, Any]:
-        """Run forward and return what happens inside: ``{"0": layer 0's trace, …}``; arguments as in `RNN.trace`.
+        """Return the traces of the layers, ``{"0": layer 0's trace, …}``, without those that have none.
 
-        Layers that have no `trace` are left out.
+        Arguments as in `RNN.trace`.
         """
         states = self._read(params, state0, "state0")
         traces = {}
-        for layer, name, state, told in self._each(states, options):
-            p = params[name]
-            if inside := hasattr(layer, "trace") and layer.trace(p, x, state, **told):
+        for layer, name, state, own in self._each(states, options):
+            if inside := protocol.trace(layer, params[name], x, state, **own):
                 traces[name] = inside
-            x, _ = layer(p, x, state, **told, kernel="reference")
+            x, _ = layer(params[name], x, state, **own, kernel="reference")
         return traces
 
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
@@ -212,58 +230,39 @@ class Sequential:
 
     @cached_property
     def _timed(self) -> tuple[bool, ...]:
-        """Whether x of each layer has a time axis still."""
-        keep = [getattr(layer, "keeps_time", True) for layer in self.layers]
-        return tuple(all(keep[:k]) for k in range(len(keep)))
+        """Per layer, whether its x has a time axis."""
+        timed = [protocol.keeps_time(layer) for layer in self.layers]
+        return tuple(all(timed[:k]) for k in range(len(timed)))
 
     def _layouts(self) -> dict[int, bool]:
         """Return the `batch_first` of the layers that have one, and a time axis."""
-        layouts = {k: getattr(layer, "batch_first", None) for k, layer in enumerate(self.layers) if self._timed[k]}
+        layouts = {k: protocol.batch_first(layer) for k, layer in enumerate(self.layers) if self._timed[k]}
         return {k: layout for k, layout in layouts.items() if layout is not None}
 
-    def _each(self, states: tuple[Any, ...], options: dict[str, Any]) -> Iterable[tuple[Any, str, Any, dict[str, Any]]]:
-        """Return the layers, their names, their states, and what each is told."""
+    def _check_layouts(self) -> None:
+        """Raise unless all layers have the same `batch_first`."""
+        layouts, layers = self._layouts(), self.layers
+        for k, layout in layouts.items():
+            first = next(iter(layouts))
+            if layout != layouts[first]:
+                raise ValueError(
+                    f"`layers` must all have the same batch_first, got {layouts[first]} of layers[{first}] = "
+                    f"{short_repr(layers[first])} and {layout} of layers[{k}] = {short_repr(layers[k])}"
+                )
+
+    def _each(
+        self, states: tuple[Any, ...], options: dict[str, Any]
+    ) -> Iterable[tuple[Layer, str, Any, dict[str, Any]]]:
+        """Return the layers with their names, their states and their options."""
         return zip(self.layers, self._names, states, self._options(options), strict=True)
 
     def _options(self, options: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return what each layer is told: a key of its own, and nothing of time once there is no such axis."""
+        """Return the options of each layer: a key of its own, and flags of time only if its x has a time axis."""
         untimed = {name: value for name, value in options.items() if name not in ("lengths", "mask", "reset")}
-        told = [options if timed else untimed for timed in self._timed]
+        each = [options if timed else untimed for timed in self._timed]
         if (key := random.key(options.get("rng"))) is None:
-            return told
-        return [{**own, "rng": key.fold(name)} for own, name in zip(told, self._names, strict=True)]
-
-    def _asked(self, outputs: Iterable[str]) -> dict[str, Any]:
-        """Return the names of layers as keys, or raise unless there are such layers."""
-        if isinstance(outputs, str):
-            raise TypeError(
-                f"`outputs` must be a tuple of layers' names, got {short_repr(outputs)}; "
-                f"({short_repr(outputs)},) is one"
-            )
-        if xpx.is_array(outputs) or not isinstance(outputs, Iterable):
-            raise TypeError(f"`outputs` must be a tuple of layers' names, got {short_repr(outputs)}")
-        asked = [checks.text(f"outputs[{k}]", name) for k, name in enumerate(outputs)]
-        if unknown := [name for name in asked if name not in self._names]:
-            raise ValueError(
-                f"`outputs` must be of the layers' names, {', '.join(self._names)}, got {short_repr(unknown)}"
-            )
-        return dict.fromkeys(asked)
-
-    def _beside(self, cache: SequentialCache, doutputs: Any) -> dict[str, Any]:
-        """Return the gradients at outputs, each of which is like the output."""
-        if doutputs is None:
-            return {}
-        if not isinstance(doutputs, dict):
-            raise TypeError(
-                f"`doutputs` must be a dict of gradients, by the names of layers, got {short_repr(doutputs)}"
-            )
-        if unknown := [name for name in doutputs if name not in cache.outputs]:
-            raise ValueError(
-                f"`doutputs` has {short_repr(unknown)}; the `outputs` that `forward` kept are {list(cache.outputs)}"
-            )
-        for name, d in doutputs.items():
-            _check_like(f"doutputs[{name!r}]", d, f"cache.outputs[{name!r}]", cache.outputs[name])
-        return doutputs
+            return each
+        return [{**own, "rng": key.fold(name)} for own, name in zip(each, self._names, strict=True)]
 
     def _read(self, params: Params, state: State, name: str) -> tuple[Any, ...]:
         checks.keys("params", params, self._names)
@@ -276,26 +275,10 @@ class Sequential:
         return tuple(state)
 
 
-def _check_like(name: str, d: Any, like: str, y: Any) -> None:
-    """Raise unless a gradient is like what it belongs to: an array, or a list of arrays."""
-    if not isinstance(y, list):
-        checks.array(name, d, xpx.spec_of(y), "(…)", tuple(y.shape), like)
-    elif not isinstance(d, list | tuple) or len(d) != len(y):
-        raise TypeError(f"`{name}` must be a list of {len(y)} arrays like `{like}`, got {type(d).__name__}")
-    else:
-        for k, (one, of) in enumerate(zip(d, y, strict=True)):
-            _check_like(f"{name}[{k}]", one, f"{like}[{k}]", of)
-
-
-def _sum(a: Any, b: Any) -> Any:
-    """Return the sum of two gradients: arrays, or lists of them."""
-    return [one + other for one, other in zip(a, b, strict=True)] if isinstance(a, list | tuple) else a + b
-
-
 class SequentialStepper:
-    """The bound steppers of a `Sequential`'s layers, one after the other."""
+    """Bound stepper of a `Sequential`: the steppers of its layers, one after the other."""
 
-    def __init__(self, steppers: list[Any]) -> None:
+    def __init__(self, steppers: list[Stepper]) -> None:
         self._steppers = steppers
 
     def __call__(self, x_t: Array) -> Array:
@@ -310,6 +293,6 @@ class SequentialStepper:
         return tuple(stepper.state for stepper in self._steppers)
 
     def reset(self, rows: Any = None) -> None:
-        """Set the states to those in which a sequence begins, of all streams or of the given rows."""
+        """Set the states to those in which a sequence begins, of all streams or of these rows."""
         for stepper in self._steppers:
             stepper.reset(rows)

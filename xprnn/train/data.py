@@ -14,7 +14,7 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
 from xprnn._array.namespace import ArraySpec
-from xprnn.protocol import parts
+from xprnn.protocol import walk_layers
 from xprnn.random import Key, threefry2x32
 from xprnn.train.minibatch import Batch, padded, placed, rows_of, steps_of, turned
 
@@ -75,7 +75,7 @@ class Source:
             self.x, self.y, self.mask = data.x, data.y, data.mask
             if not self.timed:
                 raise ValueError(f"`{name}` must not be a Stream: the model's output has no axis of time")
-            if any(getattr(part, "bidirectional", False) for part in parts(model)):
+            if any(getattr(each, "bidirectional", False) for each in walk_layers(model)):
                 raise ValueError(f"`{name}` must not be a Stream: its reverse direction begins at the end")
         elif isinstance(data, tuple) and len(data) in (2, 3):
             self.x, self.y, self.mask = (_opened(f"{name}[{k}]", a) for k, a in enumerate((*data, None)[:3]))
