@@ -38,7 +38,7 @@ class Pieces(NamedTuple):
         )
         valid, begins = flags(form, lengths, mask, reset)
         if form.rows is not None:
-            return cls(x, mask, reset, form)
+            return cls(x, _copied(mask), _copied(reset), form)
         told = [None if a is None else form.outward(a)[..., 0] for a in (valid, begins)]
         return cls(x, told[0], told[1], form)
 
@@ -157,8 +157,8 @@ class Piecewise(Wrapper, ABC):
         kernel: str = "auto",
     ) -> tuple[Any, State, Cache]:
         """Run forward; parameters, returned values and errors as in the inner layer's `forward`."""
-        told = self._read(params, x, lengths=lengths, mask=mask, reset=reset, rng=rng, kernel=kernel)
-        return self._forward(params, state0, *told, keep=True)
+        call = self._read(params, x, lengths=lengths, mask=mask, reset=reset, rng=rng, kernel=kernel)
+        return self._forward(params, _copied(state0), *call, keep=True)
 
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
         """Run one time step of the inner layer."""
@@ -192,6 +192,14 @@ class Piecewise(Wrapper, ABC):
     def _check_cache(self, cache: Any) -> None:
         if not isinstance(cache, Cache) or cache.layer != self:
             raise ValueError("`cache` must come from this layer's `forward`")
+
+
+def _copied(arrays: Any) -> Any:
+    """Return copies of small arrays, that a cache may outlive a change of the caller's; what is no array, as it is."""
+    if isinstance(arrays, list | tuple):
+        copies = [_copied(a) for a in arrays]
+        return copies if isinstance(arrays, list) else tree.rebuilt(arrays, copies)
+    return xpx.copy(arrays) if xpx.is_array(arrays) else arrays
 
 
 def total(a: Any, b: Any) -> Any:
