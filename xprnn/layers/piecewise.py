@@ -10,6 +10,7 @@ from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
 from xprnn._array.layout import Form, flags, form_of
 from xprnn._array.namespace import Array
+from xprnn.layers import autograd
 from xprnn.layers.wrapper import Wrapper
 from xprnn.protocol import Layer, Stepper, check_layer, walk_layers
 from xprnn.random import Key
@@ -140,8 +141,11 @@ class Piecewise(Wrapper, ABC):
                 raise ValueError(f"{name} needs layers that keep the time axis; put {short_repr(each)} after {name}")
 
     def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
-        """Run forward, piece by piece, and keep nothing for a backward pass; parameters as in `forward`."""
-        y, state, _ = self._forward(params, state0, *self._read(params, x, **options), keep=False)
+        """Run forward, piece by piece, without a cache; parameters as in `forward`."""
+        call = self._read(params, x, **options)
+        if autograd.is_recording(params, x, state0):
+            return self.forward(params, x, state0, **options)[:2]
+        y, state, _ = self._forward(params, state0, *call, keep=False)
         return y, state
 
     def forward(
@@ -156,9 +160,23 @@ class Piecewise(Wrapper, ABC):
         rng: Any = None,
         kernel: str = "auto",
     ) -> tuple[Any, State, Cache]:
-        """Run forward; parameters, returned values and errors as in the inner layer's `forward`."""
+        """Run forward, piece by piece; parameters, returned values and errors as in the inner layer's `forward`.
+
+        Notes
+        -----
+        On PyTorch tensors that record gradients, y and the state hold no graph of the steps: autograd runs `backward`.
+        It gives first derivatives only; the inner layer, with the same parameters, has higher ones, and `torch.func`.
+        """
         call = self._read(params, x, lengths=lengths, mask=mask, reset=reset, rng=rng, kernel=kernel)
-        return self._forward(params, _copied(state0), *call, keep=True)
+
+        def run() -> tuple[Any, State, Cache]:
+            return self._forward(params, _copied(state0), *call, keep=True)
+
+        return autograd.as_one_node(self, params, x, state0, run) if autograd.is_recording(params, x, state0) else run()
+
+    @abstractmethod
+    def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
+        """Back-propagate piece by piece, the last first."""
 
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
         """Run one time step of the inner layer."""
