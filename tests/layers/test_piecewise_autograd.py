@@ -13,9 +13,12 @@ from xprnn import tree
 B, I, H = 2, 3, 4
 RICH = xprnn.LSTM(I, H, 2, learn_state=True, dropout=0.2, zoneout=0.1, tau=2.0, learn_tau=True)
 NET = xprnn.Sequential(xprnn.GRU(I, H), xprnn.Linear(H, 2))
+PASSING = xprnn.Sequential(xprnn.GRU(I, H), xprnn.Dropout(0.0))
+"""A layer whose y is a tensor of its cache."""
+
 WRAPPED = {
     "segments": (RICH, xprnn.Segmented(RICH, segments=3)),
-    "one segment": (NET, xprnn.Segmented(NET, segments=1)),
+    "one segment": (PASSING, xprnn.Segmented(PASSING, segments=1)),
     "budget": (NET, xprnn.Segmented(NET, memory_budget=120_000)),
     "in segments": (NET, xprnn.Segmented(xprnn.Segmented(NET, segments=2), segments=2)),
     "in Sequential": (NET, xprnn.Sequential(xprnn.Segmented(xprnn.GRU(I, H), segments=3), xprnn.Linear(H, 2))),
