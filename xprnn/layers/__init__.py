@@ -1,4 +1,4 @@
-"""Layers without a scan of their own, and layers around layers."""
+"""Layers beside the recurrent ones: maps of every step, and layers around layers."""
 
 from xprnn.layers.dropout import Dropout
 from xprnn.layers.embedding import Embedding

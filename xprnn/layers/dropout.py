@@ -19,7 +19,7 @@ from xprnn.recurrent.parameters import Params
 
 
 class DropoutCache(NamedTuple):
-    """What `Dropout.forward` leaves for `backward`."""
+    """Cache of `Dropout`."""
 
     layer: "Dropout"
     steps: Steps
@@ -28,7 +28,7 @@ class DropoutCache(NamedTuple):
 
 @dataclass(frozen=True)
 class Dropout(Stateless):
-    """In training, sets each number to 0 with probability `rate` and divides the rest by 1 - rate.
+    """Dropout layer: in training, each number is 0 with probability `rate`, and divided by 1 - rate else.
 
     Training is a call with an `rng`; without one, and in `step` and a stepper, y is x itself, no copy. x is
     (T, B, I), (T, I), or a list of arrays (T_n, I). The rows of x (B, I), as after `Last`, are dropped like the steps
@@ -73,7 +73,7 @@ class Dropout(Stateless):
         return no_params(rng, like)
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
-        """Tell what a training step takes in bytes, as `RNN.memory`; `width` is x's."""
+        """Return the bytes of a training step and of the state, as `RNN.memory`; `width` is x's."""
         T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         kernels.check_name(kernel)
         return T * B * width * (5 * itemsize + 8) + 16384, 0

@@ -1,4 +1,4 @@
-"""`Embedding`: a vector for every integer, by the layer protocol of `xprnn.recurrent`.
+"""Embedding of integers, `Embedding`.
 
 Axes: T time, B batch, V number of vectors, D their width.
 """
@@ -20,7 +20,7 @@ from xprnn.recurrent.parameters import Params
 
 
 class EmbeddingCache(NamedTuple):
-    """What `Embedding.forward` leaves for `backward`."""
+    """Cache of `Embedding`."""
 
     layer: "Embedding"
     form: Form
@@ -30,7 +30,7 @@ class EmbeddingCache(NamedTuple):
 
 @dataclass(frozen=True)
 class Embedding(Stateless):
-    """The row x of W for every integer x: y[…, :] = W[x[…], :].
+    """Embedding layer: a trainable vector for every integer, y[…, :] = W[x[…], :].
 
     x holds integers 0 … V-1, of any integer dtype, beside W: (T, B), (B, T) with `batch_first`, (T,), or a list of
     arrays (T_n,). On NumPy they are checked by value; on other libraries, where that would wait for the device, an
@@ -69,11 +69,11 @@ class Embedding(Stateless):
 
     @property
     def widths(self) -> tuple[None, int]:
-        """The widths of x and y: x has none."""
+        """The widths of x and y; x has none."""
         return None, self.embedding_dim
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
-        """Tell what a training step takes in bytes, as `RNN.memory`."""
+        """Return the bytes of a training step and of the state, as `RNN.memory`."""
         T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         kernels.check_name(kernel)
         V, D = self.num_embeddings, self.embedding_dim
@@ -81,17 +81,17 @@ class Embedding(Stateless):
 
     def init(self, rng: Any, like: Array | None = None) -> Params:
         """Draw `W` (V, D) from N(0, 1), PyTorch's rule; parameters and errors as in `RNN.init`, `like` of floats."""
-        generator, place = init.generator(rng), init.destination(like)
-        return init.deliver({"W": generator.standard_normal((self.num_embeddings, self.embedding_dim))}, place)
+        generator, spec = init.generator(rng), init.destination(like)
+        return init.deliver({"W": generator.standard_normal((self.num_embeddings, self.embedding_dim))}, spec)
 
     def _forward(
         self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
     ) -> tuple[Any, EmbeddingCache]:
         del key, kernel
         W, spec = self._weight(params)
-        given, valid, form = self._read(x, lengths, mask, spec)
+        tokens, valid, form = self._read(x, lengths, mask, spec)
         flat = None if valid is None else valid[..., 0]
-        rows, index, known = _rows("x", W, given, flat, spec, form)
+        rows, index, known = _rows("x", W, tokens, flat, spec, form)
         cache = EmbeddingCache(self, form, index, None if known is None else known[..., None])
         return form.outward(select(valid, rows, spec.xp)), cache
 
@@ -116,7 +116,7 @@ class Embedding(Stateless):
         self._weight(params)
 
     def _weight(self, params: Params) -> tuple[Array, ArraySpec]:
-        """Return W, checked, and where it lives."""
+        """Return W, checked, and its spec."""
         checks.keys("params", params, ("W",))
         spec = checks.spec_of("params['W']", params["W"])
         shape = (self.num_embeddings, self.embedding_dim)
@@ -150,11 +150,11 @@ def _integers(name: str, x: Any, spec: ArraySpec, first: Any = None) -> None:
 
 
 def _rows(
-    name: str, W: Array, given: Array, valid: Array | None, spec: ArraySpec, form: Form | None
+    name: str, W: Array, tokens: Array, valid: Array | None, spec: ArraySpec, form: Form | None
 ) -> tuple[Array, Array, Array | None]:
     """Return the rows of W (…, D); the indices (…), 0 where there is none; and where there is one, None: everywhere."""
     xp, V = spec.xp, W.shape[0]
-    index = xpx.signed(given, xp)
+    index = xpx.signed(tokens, xp)
     inside = known = None
     if spec.is_numpy:
         known = valid
@@ -165,15 +165,15 @@ def _rows(
         index = xp.where(known, index, xp.zeros_like(index))
     if spec.is_numpy and index.size and not (index.min() >= 0 and index.max() < V):
         at = tuple(np.argwhere((index < 0) | (index >= V))[0].tolist())
-        place = _place(name, at, form)
-        raise ValueError(f"`{name}` must hold integers of 0 … V-1 = {V - 1}, got {given[at]} at {place}")
+        element = _element(name, at, form)
+        raise ValueError(f"`{name}` must hold integers of 0 … V-1 = {V - 1}, got {tokens[at]} at {element}")
     rows = xp.reshape(xp.take(W, xp.reshape(index, (-1,)), axis=0), (*index.shape, W.shape[1]))
     if inside is not None:
         rows = xpx.where(inside[..., None], rows, xpx.full((1,), float("nan"), spec), xp)
     return rows, index, known
 
 
-def _place(name: str, at: tuple[int, ...], form: Form | None) -> str:
+def _element(name: str, at: tuple[int, ...], form: Form | None) -> str:
     """Return how the user writes the element of x at (t, b), or without a form of x_t at (b,) or ()."""
     if form is not None and form.rows is not None:
         return f"{name}[{at[1]}][{at[0]}]"

@@ -17,7 +17,7 @@ from xprnn.recurrent.parameters import Params
 
 
 class LastCache(NamedTuple):
-    """What `Last.forward` leaves for `backward`."""
+    """Cache of `Last`."""
 
     layer: "Last"
     form: Form
@@ -27,11 +27,11 @@ class LastCache(NamedTuple):
 
 @dataclass(frozen=True)
 class Last(Stateless):
-    """The last valid step of every row: x (T, B, I) to y (B, I).
+    """Last time step of every sequence: x (T, B, I) to y (B, I), the last valid step of every row.
 
     x may be a list of arrays (T_n, I), which gives (B, I) too, or (T, I), which gives (I,). A row without a valid
     step gives 0. Of a bidirectional layer below, the reverse half of y is its output at that step, the first that it
-    computed; for the whole sequence in both directions take the layer's returned state.
+    computed; for all steps in both directions take the layer's returned state.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ from xprnn.recurrent.parameters import Params
 
 
 class LinearCache(NamedTuple):
-    """What `Linear.forward` leaves for `backward`; it refers to x."""
+    """Cache of `Linear`; it refers to x."""
 
     layer: "Linear"
     steps: Steps
@@ -30,7 +30,7 @@ class LinearCache(NamedTuple):
 
 @dataclass(frozen=True)
 class Linear(Stateless):
-    """The affine map y = x Wᵀ + b on the last axis.
+    """Linear layer: the affine map y = x Wᵀ + b on the last axis.
 
     x is (…, I), or a list of arrays (T_n, I); y (…, V), or such a list. `lengths` and `mask` need x of shape
     (T, B, I), (B, T, I) with `batch_first`, or (T, I).
@@ -67,7 +67,7 @@ class Linear(Stateless):
         return self.in_features, self.out_features
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
-        """Tell what a training step takes in bytes, as `RNN.memory`: x, y and their gradients, and copies of them."""
+        """Return the bytes of a training step and of the state, as `RNN.memory`."""
         T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         kernels.check_name(kernel)
         I, V = self.widths

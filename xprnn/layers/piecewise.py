@@ -1,4 +1,4 @@
-"""A layer run piece by piece along time: what `Segmented` and `Truncated` share."""
+"""Base class of layers that run another one piece by piece along time: `Segmented` and `Truncated`."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
 
-INSTEAD = "between pieces the state would be rounded to it: cast x and params to float32, or use the plain layer"
+INSTEAD = "between pieces the state would be rounded to it: cast x and params to float32, or use the layer inside"
 """Of half types, which hold no running state."""
 
 
 class Pieces(NamedTuple):
-    """x with its flags, to be cut along time: arrays in the user's layout, or lists with one array per sequence."""
+    """Input and flags of a call, cut along time: arrays in the user's layout, or lists with one array per sequence."""
 
     x: Any
     mask: Any
@@ -31,7 +31,7 @@ class Pieces(NamedTuple):
 
     @classmethod
     def of(cls, layer: Layer, x: Any, *, lengths: Any, mask: Any, reset: Any) -> "Pieces":
-        """Check x and its flags as the inner layer would; the lengths of an array become a part of its mask."""
+        """Check x and its flags as the inner layer would. The lengths of an array go into its mask."""
         width, first = protocol.widths(layer)[0], x[0] if isinstance(x, list | tuple) and len(x) else x
         tokens = width is None and xpx.is_array(first) and xpx.is_integer(first)
         form = form_of(
@@ -40,8 +40,8 @@ class Pieces(NamedTuple):
         valid, begins = flags(form, lengths, mask, reset)
         if form.rows is not None:
             return cls(x, _copied(mask), _copied(reset), form)
-        told = [None if a is None else form.outward(a)[..., 0] for a in (valid, begins)]
-        return cls(x, told[0], told[1], form)
+        outward = [None if a is None else form.outward(a)[..., 0] for a in (valid, begins)]
+        return cls(x, outward[0], outward[1], form)
 
     @property
     def axis(self) -> int:
@@ -50,8 +50,8 @@ class Pieces(NamedTuple):
 
     def segment(self, start: int, stop: int) -> tuple[Any, dict[str, Any]]:
         """Return x and its flags from one step to another."""
-        told = {"mask": self.cut(self.mask, start, stop), "reset": self.cut(self.reset, start, stop)}
-        return self.cut(self.x, start, stop), told
+        flags = {"mask": self.cut(self.mask, start, stop), "reset": self.cut(self.reset, start, stop)}
+        return self.cut(self.x, start, stop), flags
 
     def cut(self, a: Any, start: int, stop: int) -> Any:
         """Return these steps of an array, or of each in a list as far as it goes."""
@@ -70,26 +70,26 @@ class Pieces(NamedTuple):
         xp, before = xpx.namespace(dy), self.cut(dy, start, fresh)
         return xp.concat([xp.zeros_like(before), self.cut(dy, fresh, stop)], axis=self.axis)
 
-    def join(self, whole: Any, part: Any, start: int, *, add: bool = False) -> Any:
-        """Write, or add, the steps of `part` into what is for all steps; None makes that."""
-        if part is None:
+    def join(self, sequence: Any, piece: Any, start: int, *, add: bool = False) -> Any:
+        """Write or add a piece into the sequence of all steps, zeros if it is None yet."""
+        if piece is None:
             return None
         if self.form.rows is None:
-            return self._write(whole, part, start, self.form.T, add=add)
-        rows = zip(whole or [None] * len(part), part, self.form.rows, strict=True)
-        return [self._write(row, piece, start, length, add=add) for row, piece, length in rows]
+            return self._write(sequence, piece, start, self.form.T, add=add)
+        rows = zip(sequence or [None] * len(piece), piece, self.form.rows, strict=True)
+        return [self._write(row, of_row, start, length, add=add) for row, of_row, length in rows]
 
-    def _write(self, whole: Any, part: Array, start: int, T: int, *, add: bool) -> Array:
-        if whole is None:
-            shape = list(part.shape)
+    def _write(self, sequence: Any, piece: Array, start: int, T: int, *, add: bool) -> Array:
+        if sequence is None:
+            shape = list(piece.shape)
             shape[self.axis] = T
-            whole = xpx.zeros(tuple(shape), part)
-        steps = slice(start, start + part.shape[self.axis])
+            sequence = xpx.zeros(tuple(shape), piece)
+        steps = slice(start, start + piece.shape[self.axis])
         index = (slice(None), steps, ...) if self.axis else (steps, ...)
-        return xpx.write(whole, index, whole[index] + part if add else part)
+        return xpx.write(sequence, index, sequence[index] + piece if add else piece)
 
     def check(self, name: str, dy: Any, width: int | None) -> None:
-        """Raise unless a user's dy has the steps of x, and this width; what else there is, the inner layer checks."""
+        """Raise unless a user's dy has the steps of x, and this width. The inner layer checks the rest."""
         rows = self.form.rows
         if dy is None:
             return
@@ -100,16 +100,16 @@ class Pieces(NamedTuple):
             checks.spec_of(label, a, instead=INSTEAD)
             if len(a.shape) <= self.axis + 1 or a.shape[self.axis] != T or (width and a.shape[-1] != width):
                 letters = self.form.letters("V") if rows is None else "(T_n, V)"
-                told = f" and V = {width}" if width else ""
-                raise ValueError(f"`{label}` must have shape {letters} with T = {T}{told}, got {tuple(a.shape)}")
+                V = f" and V = {width}" if width else ""
+                raise ValueError(f"`{label}` must have shape {letters} with T = {T}{V}, got {tuple(a.shape)}")
 
 
 Store = list[tuple[int, State]]
-"""Where a state is stored, the number of a segment or a step, and the state before it; None is the layer's own."""
+"""Pairs of a segment's or a step's number and the state before it; None is the layer's own state."""
 
 
 class Cache(NamedTuple):
-    """What `forward` of a wrapper leaves for `backward`; it refers to x."""
+    """Cache of a layer in pieces; it refers to x."""
 
     layer: Any
     pieces: Pieces
@@ -118,16 +118,16 @@ class Cache(NamedTuple):
     cuts: tuple[int, ...]  # where segments begin, and T
     store: Store
     slots: int = 1  # of Segmented: states that may be stored at a time, the first among them
-    whole: Any = None  # of Segmented: the inner layer's cache, where there is one segment only
+    inner: Any = None  # of Segmented: the inner layer's cache, if there is one segment only
 
     def options(self, start: int) -> dict[str, Any]:
-        """Return what the inner layer is told beside the flags, from this step on."""
+        """Return the options of the inner layer beside the flags, from this step on."""
         return {"rng": self.key and self.key.at(start), "kernel": self.kernel}
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)  # the wrappers make their own
+@dataclass(frozen=True, init=False, repr=False, eq=False)  # subclasses have their own
 class Piecewise(Wrapper, ABC):
-    """What wrappers share: everything but `forward` and `backward` is the inner layer's."""
+    """Layer in pieces: all but `forward` and `backward` is the inner layer's."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__

@@ -1,4 +1,4 @@
-"""`Residual`: a layer and x beside it, by the layer protocol of `xprnn.recurrent`."""
+"""Residual connection around a layer, `Residual`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from xprnn.recurrent.state import State
 
 
 class ResidualCache(NamedTuple):
-    """What `Residual.forward` leaves for `backward`."""
+    """Cache of `Residual`."""
 
     layer: "Residual"
     steps: Steps
@@ -26,12 +26,12 @@ class ResidualCache(NamedTuple):
 
 @dataclass(frozen=True)
 class Residual(Wrapper):
-    """y = x + layer(x): parameters and state are those of the layer inside.
+    """Residual connection around a layer, y = x + layer(x); parameters and state are the layer's.
 
     Parameters
     ----------
-    layer : layer
-        Its output must be as wide as x and keep the time axis.
+    layer : Layer
+        Its output must have the width of x and a time axis.
 
     Raises
     ------
@@ -53,14 +53,14 @@ class Residual(Wrapper):
             self._check_width(width, out)
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
-        """Tell what a training step takes in bytes, as `RNN.memory`."""
+        """Return the bytes of a training step and of the state, as `RNN.memory`."""
         T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         step, state = protocol.memory(self.layer, T, B, itemsize, kernel, width)
         return step + 5 * T * B * (protocol.widths(self.layer)[0] or width) * itemsize, state
 
     @xpx.quiet
     def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
-        """Run forward and keep nothing for a backward pass; parameters as in `forward`."""
+        """Run forward without a cache; parameters as in `forward`."""
         steps = self._steps(x, options)
         y, state = self.layer(params, x, state0, **options)
         return self._add(steps, y), state
@@ -117,7 +117,7 @@ class Residual(Wrapper):
 
 
 class ResidualStepper:
-    """The bound stepper of a `Residual`."""
+    """Bound stepper of a `Residual`."""
 
     def __init__(self, stepper: Stepper, check_width: Callable[[int, int], None]) -> None:
         self._stepper, self._check_width = stepper, check_width

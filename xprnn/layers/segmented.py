@@ -1,8 +1,8 @@
 """Exact back-propagation through time in bounded memory, `Segmented`.
 
-The inner layer runs segment by segment, its state is handed on and stored where it will be needed, and it runs forward
-again in the backward pass. Masks and noise are functions of the absolute step, so a segment run again draws what it
-drew.
+The inner layer runs segment by segment and hands its state on. States are stored where the backward pass will need
+them, from which the segments run forward again. Masks and noise are functions of the absolute step, so a segment draws
+the same in both runs.
 """
 
 from collections.abc import Callable
@@ -25,17 +25,17 @@ from xprnn.recurrent.state import State
 
 @dataclass(frozen=True)
 class Segmented(Piecewise):
-    """Exact back-propagation through time in bounded memory: a layer run in segments, forward twice or more.
+    """Exact back-propagation through time in bounded memory, by gradient checkpointing over segments of time.
 
-    The forward pass keeps states at cuts only; the backward pass runs each segment forward again from the state before
-    it. Gradients equal the plain layer's but for rounding; at least one more forward pass is the price.
+    The forward pass stores states at cuts only. The backward pass runs each segment forward again from the state before
+    it. Gradients equal those of the layer inside but for rounding. The price is one forward pass more, or several.
 
     Parameters
     ----------
-    layer : layer
-        That runs forward in time only: RNN, GRU, LSTM, or a Sequential of such and of layers without a state.
+    layer : Layer
+        A layer that runs forward in time only: RNN, GRU, LSTM, or a Sequential of such and of layers without a state.
     segments : int, optional
-        Into how many pieces T is cut, their states all stored: √T of them need about 2 √T steps' memory. Wrapping
+        The number of pieces of T, with all their states stored: √T of them need about 2 √T steps' memory. Wrapping
         twice cuts pieces into pieces.
     memory_budget : int, optional
         Bytes that the cache and the transient arrays of a training step may take, arguments, results and optimiser
@@ -45,8 +45,9 @@ class Segmented(Piecewise):
     Raises
     ------
     TypeError, ValueError
-        If both or none are given; if a layer needs the whole sequence (`bidirectional`, `Last`), or, with a budget,
-        does not tell its memory. In a call: if the budget is too small for one step; it states the smallest.
+        If there are both or neither, if a layer needs all steps at once (`bidirectional`, `Last`), or if with a budget
+        a layer has no method `memory`. In a call: if the budget is too small for one step; the message states the
+        smallest.
 
     References
     ----------
@@ -70,8 +71,8 @@ class Segmented(Piecewise):
         if any(isinstance(each, Truncated) for each in walk_layers(self.layer)):
             raise ValueError("Segmented cannot hold Truncated, whose windows would begin anew at each cut")
         if (self.segments is None) == (self.memory_budget is None):
-            given = "neither" if self.segments is None else "both"
-            raise ValueError(f"give `segments` or `memory_budget`, one of the two; got {given}")
+            came = "neither" if self.segments is None else "both"
+            raise ValueError(f"give `segments` or `memory_budget`, one of the two; got {came}")
         name = "segments" if self.memory_budget is None else "memory_budget"
         checks.field(self, name, checks.integer)
         if self.memory_budget is not None:
@@ -82,7 +83,7 @@ class Segmented(Piecewise):
                     )
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto", width: int = 0) -> tuple[int, int]:
-        """Tell what a training step takes in bytes, as `RNN.memory`; `width` is x's, if the layer does not tell it."""
+        """Return the bytes of a training step and of the state, as `RNN.memory`; `width` is x's, if unknown."""
         T, B, itemsize, width = memory_sizes(T, B, itemsize, width)
         if self.memory_budget is not None:
             return self.memory_budget, protocol.memory(self.layer, 1, B, itemsize, kernel, width)[1]
@@ -101,10 +102,10 @@ class Segmented(Piecewise):
         dx: Any = None
         for k in reversed(range(len(cuts) - 1)):
             state = _climb(k, store, cache.slots, lambda i, s: self._run(params, cache, i, s)[1])
-            kept = self._run(params, cache, k, state, keep=True)[2] if cache.whole is None else cache.whole
+            inner = self._run(params, cache, k, state, keep=True)[2] if cache.inner is None else cache.inner
             dy_k = pieces.cut(dy, cuts[k], cuts[k + 1])
-            grads, dx_k, dstate = self.layer.backward(params, kept, dy_k, dstate)
-            del kept  # before the next segment's
+            grads, dx_k, dstate = self.layer.backward(params, inner, dy_k, dstate)
+            del inner  # before the next segment's
             dparams = total(dparams, grads)
             dx = pieces.join(dx, dx_k, cuts[k])
             if k and store[-1][0] == k:
@@ -117,8 +118,8 @@ class Segmented(Piecewise):
         cuts, slots = self._plan(pieces, params, kernel)
         cache = Cache(self, pieces, key, kernel, cuts, [(0, state0)], slots if keep else 1)
         if keep and len(cuts) == 2:
-            y, final, whole = self._run(params, cache, 0, state0, keep=True)
-            return y, final, cache._replace(whole=whole)
+            y, final, inner = self._run(params, cache, 0, state0, keep=True)
+            return y, final, cache._replace(inner=inner)
         y = None
 
         def advance(k: int, state: State) -> State:
@@ -136,11 +137,11 @@ class Segmented(Piecewise):
 
     def _run(self, params: Params, cache: Cache, k: int, state: State, *, keep: bool = False) -> tuple[Any, State, Any]:
         """Run segment k of the inner layer from a state."""
-        x, told = cache.pieces.segment(cache.cuts[k], cache.cuts[k + 1])
-        told |= cache.options(cache.cuts[k])
+        x, options = cache.pieces.segment(cache.cuts[k], cache.cuts[k + 1])
+        options |= cache.options(cache.cuts[k])
         if keep:
-            return self.layer.forward(params, x, state, **told)
-        return *self.layer(params, x, state, **told), None
+            return self.layer.forward(params, x, state, **options)
+        return *self.layer(params, x, state, **options), None
 
     def _plan(self, pieces: Pieces, params: Params, kernel: str) -> tuple[tuple[int, ...], int]:
         """Return where the segments begin, and T, and how many states may be stored at a time."""
@@ -151,13 +152,13 @@ class Segmented(Piecewise):
         floats = [a for a in (pieces.x, *tree.leaves(params)) if xpx.is_array(a) and not xpx.is_integer(a)]
         itemsize = xpx.itemsize(floats[0]) if floats else 8  # without any, the inner layer refuses its parameters
         kernel = kernel if form.spec.is_numpy else "reference"
-        held = sum(T * form.B for flags in (pieces.mask, pieces.reset) if flags is not None)  # bools
+        flags = sum(T * form.B for a in (pieces.mask, pieces.reset) if a is not None)  # bools
         padded = 0 if form.rows is None else _padding(self.layer, itemsize)
         width = _width(pieces.x)
 
         def memory(T: int) -> tuple[int, int]:
             step, state = protocol.memory(self.layer, T, form.B, itemsize, kernel, width)
-            return step + held + T * form.B * padded, state
+            return step + flags + T * form.B * padded, state
 
         length, slots = _within(self.memory_budget, T, memory)
         return (*range(0, T, length), T), slots
@@ -192,7 +193,7 @@ def _width(x: Any) -> int:
 def _within(budget: int, T: int, memory: Callable[[int], tuple[int, int]]) -> tuple[int, int]:
     """Return the length of a segment, and how many states to store, for the fewest runs within a budget of bytes.
 
-    `memory` tells bytes of a training step of so many steps, and of a state.
+    `memory` returns the bytes of a training step of so many steps, and of a state.
 
     Raises
     ------
@@ -208,7 +209,7 @@ def _within(budget: int, T: int, memory: Callable[[int], tuple[int, int]]) -> tu
     best = (float("inf"), 1, 1)
     for length in sorted({-(-T // n) for n in range(1, T + 1)}):
         room, n = budget - memory(length)[0], -(-T // length)
-        if room >= state:  # the first is the user's own state; in its place, that before the last segment
+        if room >= state:  # the first is the user's own state; its slot is for that before the last segment
             slots = min(n, room // state) if state else n
             best = min(best, (revolve.runs(n, slots) / n, -length, slots))
     return -best[1], best[2]

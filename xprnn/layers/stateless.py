@@ -1,4 +1,4 @@
-"""What layers without a state share: the calls of the layer protocol, and how they read x.
+"""Base class of layers without a state.
 
 Axes: T time, B batch, I input. The state is `()`. At a step that `lengths` or `mask` call invalid, a layer's output and
 the gradient at its input are 0.
@@ -20,7 +20,7 @@ from xprnn.recurrent.state import State
 
 
 class Stateless(ABC):
-    """What layers without a state share: the calls of the protocol, and the checks of what only belongs to it."""
+    """Layer without a state: the calls of the layer protocol."""
 
     keeps_time: ClassVar[bool] = True
 
@@ -52,7 +52,7 @@ class Stateless(ABC):
         """Return y_t."""
 
     def __call__(self, params: Params, x: Any, state0: State = (), **options: Any) -> tuple[Any, State]:
-        """Run forward and keep nothing for a backward pass; parameters as in `forward`."""
+        """Run forward without a cache; parameters as in `forward`."""
         y, state, _ = self.forward(params, x, state0, **options)
         return y, state
 
@@ -69,7 +69,7 @@ class Stateless(ABC):
         rng: Any = None,
         kernel: str = "auto",
     ) -> tuple[Any, State, Any]:
-        """Run over whole sequences.
+        """Run forward over sequences, with a cache for `backward`.
 
         Parameters
         ----------
@@ -83,7 +83,7 @@ class Stateless(ABC):
         rng
             As in `RNN.forward`: None is evaluation.
         reset, kernel
-            Part of the protocol; of no effect here.
+            Of the protocol, and without an effect here.
 
         Returns
         -------
@@ -102,7 +102,7 @@ class Stateless(ABC):
     @no_grad
     @xpx.quiet
     def backward(self, params: Params, cache: Any, dy: Any, dstate: State = ()) -> tuple[Params, Any, State]:
-        """Return the gradients `dparams`, `dx` and `()` from dy, in the form of y; None is zero."""
+        """Back-propagate: `dparams`, `dx` and `()` from dy, in the form of y; None is zero."""
         _no_state("dstate", dstate)
         layer = getattr(cache, "layer", None)
         if layer is not self and layer != self:
@@ -127,7 +127,7 @@ class Stateless(ABC):
 
 
 class StatelessStepper:
-    """The bound stepper of a layer without a state."""
+    """Bound stepper of a layer without a state."""
 
     state = ()
 
@@ -150,14 +150,14 @@ def _no_state(name: str, state: State) -> None:
 
 
 class Steps(NamedTuple):
-    """The x of a layer that treats every step alike.
+    """Input of a layer that treats every step alike.
 
-    As it came, where nothing speaks of time; else (T, B, I), and 0 at invalid steps.
+    x is in the caller's layout if no option speaks of time, else (T, B, I), and 0 at invalid steps.
     """
 
     x: Array
     mask: Array | None  # (T, B, 1)
-    form: Form | None  # None: as it came
+    form: Form | None  # None: the caller's layout
     spec: ArraySpec
 
     def outward(self, y: Array) -> Any:

@@ -18,16 +18,16 @@ class Truncated(Piecewise):
     """Truncated back-propagation through time, BPTT(k2; k1) of [1]_: every k1 steps, back over the last k2.
 
     The gradient at the outputs of k1 steps at a time goes back over the k2 steps before their end, and stops there:
-    PyTorch's recipe of detaching the state. Values are the plain layer's; gradients are not, on purpose.
+    PyTorch's recipe of detaching the state. Values are those of the layer inside; gradients are not, on purpose.
 
     Parameters
     ----------
-    layer : layer
+    layer : Layer
         As in `Segmented`.
     k1 : int
         Steps between two backward passes.
     k2 : int
-        Steps that a backward pass goes back over, at least k1. With k2 > k1 steps are run again where windows overlap.
+        The number of steps of a backward pass, at least k1. With k2 > k1, windows overlap, and their steps run again.
 
     Raises
     ------
@@ -66,11 +66,11 @@ class Truncated(Piecewise):
         dx: Any = None
         dstate0: Any = None
         for start, fresh, stop in reversed(self._windows(pieces.form.T)):
-            x, told = pieces.segment(start, stop)
-            _, _, kept = self.layer.forward(params, x, states[start], **told, **cache.options(start))
+            x, flags = pieces.segment(start, stop)
+            _, _, inner = self.layer.forward(params, x, states[start], **flags, **cache.options(start))
             dy_k = pieces.late(dy, start, fresh, stop)
-            grads, dx_k, dstart = self.layer.backward(params, kept, dy_k, dstate)
-            del kept  # before the next window's
+            grads, dx_k, dstart = self.layer.backward(params, inner, dy_k, dstate)
+            del inner  # before the next window's
             dstate = None  # nothing is handed over to the windows before
             dparams = total(dparams, grads)
             dx = pieces.join(dx, dx_k, start, add=True)
@@ -86,8 +86,8 @@ class Truncated(Piecewise):
         for start, stop in itertools.pairwise(cuts):
             if keep:
                 cache.store.append((start, state))
-            part, told = pieces.segment(start, stop)
-            y_k, state = self.layer(params, part, state, **told, **cache.options(start))
+            x, flags = pieces.segment(start, stop)
+            y_k, state = self.layer(params, x, state, **flags, **cache.options(start))
             y = pieces.join(y, y_k, start)
         return y, state, cache
 
