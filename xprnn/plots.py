@@ -1,4 +1,4 @@
-"""Pictures of a training and of what a network does, by matplotlib: the extra `plot`.
+"""Plots of a training and of a network's states, by matplotlib: the extra `plot`.
 
 Each function draws into `ax`, or into a new figure of its own, and returns the Axes; ``axes.figure.savefig("x.png")``
 writes it. Nothing is left behind in pyplot, and no display is needed. Arrays are of any backend, time first. Axes are
@@ -25,7 +25,7 @@ __all__ = ["gradient_reach", "hidden_pca", "hidden_states", "history", "predicti
 
 
 def history(history: Any, ax: Any = None) -> "Axes":
-    """Draw losses over epochs, on a logarithmic scale where all of them are positive.
+    """Plot losses over epochs, on a logarithmic scale where all of them are positive.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def history(history: Any, ax: Any = None) -> "Axes":
 
 
 def predictions(pred: Any, target: Any, ax: Any = None) -> "Axes":
-    """Draw what a model says over the steps, and dashed in the same colour what it should say.
+    """Plot predictions over time, and the targets dashed in the same colour.
 
     Parameters
     ----------
@@ -105,14 +105,14 @@ def predictions(pred: Any, target: Any, ax: Any = None) -> "Axes":
 
 
 def gradient_reach(model: Layer, params: Any, x: Any, loss: Any, ax: Any = None) -> "Axes":
-    """Draw how far back learning reaches: the norm of dLoss/dx_t over the lag of step t behind the last one.
+    """Plot the gradient norm over the time lag: ‖dLoss/dx_t‖ over the lag of step t behind the last one.
 
-    The norm is that over the whole batch, in evaluation: nothing is dropped. Where it falls as a straight line, the
-    gradient vanishes exponentially.
+    It shows how far back learning reaches. The norm is that over the batch, in evaluation: nothing is dropped. Where it
+    falls as a straight line, the gradient vanishes exponentially.
 
     Parameters
     ----------
-    model : layer
+    model : Layer
     params : dict
     x : array (T, B, I), (B, T, I) with `batch_first`, or (T, I)
     loss : callable or array
@@ -153,7 +153,7 @@ def gradient_reach(model: Layer, params: Any, x: Any, loss: Any, ax: Any = None)
 
 
 def hidden_states(states: Any, ax: Any = None) -> "Axes":
-    """Draw states as a heat map, time to the right and a row per unit, 0 in the middle of the colours.
+    """Plot hidden states as a heat map, time to the right and a row per unit, 0 in the middle of the colours.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def hidden_states(states: Any, ax: Any = None) -> "Axes":
 
 
 def hidden_pca(states: Any, ax: Any = None) -> "Axes":
-    """Draw the path of the states in the plane of their first two principal components, coloured by time.
+    """Plot the trajectory of hidden states in the plane of their first two principal components, coloured by time.
 
     Parameters
     ----------

@@ -96,12 +96,12 @@ def test_a_broken_newest_file_is_an_error_that_names_the_next_whole_one(tmp_path
         path = tmp_path / of_steps(step)[0]
         path.write_bytes(path.read_bytes()[:-1] + end)
     with pytest.raises(
-        checkpoint.CheckpointError, match=r"step-00000003.*got 71; the newest that is whole is .*-00000001"
+        checkpoint.CheckpointError, match=r"step-00000003.*got 71; the newest that is intact is .*-00000001"
     ):
         folder.latest()
     for step in (1, 0):
         (tmp_path / of_steps(step)[0]).write_bytes(b"")
-    with pytest.raises(checkpoint.CheckpointError, match="no older one is whole"):
+    with pytest.raises(checkpoint.CheckpointError, match="no older one is intact"):
         folder.latest()
     (tmp_path / "best.safetensors").write_bytes(b"{}")
     with pytest.raises(checkpoint.CheckpointError, match=r"best\.safetensors: the file is cut short"):

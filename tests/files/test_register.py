@@ -196,8 +196,8 @@ class WithUnregistered:
         (Unequal, "`cls = Unequal` must be equal to another of the same fields: leave out eq=False"),
         (Derived, "`cls = Derived` must take its field 'size' in the constructor, by name"),
         (Positional, "`cls = Positional` must take its field 'size' in the constructor, by name"),
-        (WithFunction, "`WithFunction.function` must be plain data or of a registered class, .*, got <ufunc 'sin'>"),
-        (WithUnregistered, "`WithUnregistered.cell` must be plain data or of a registered class, .*, got Gain"),
+        (WithFunction, "`WithFunction.function` must be a JSON value or of a registered class, .*, got <ufunc 'sin'>"),
+        (WithUnregistered, "`WithUnregistered.cell` must be a JSON value or of a registered class, .*, got Gain"),
     ],
 )
 def test_what_cannot_be_made_anew_is_refused(cls, message):
@@ -210,5 +210,5 @@ def test_what_cannot_be_made_anew_is_refused(cls, message):
 def test_a_value_that_no_file_can_hold_is_refused_when_it_is_described():
     register(Gain)
     register(Scaled)
-    with pytest.raises(TypeError, match=r"`model\.cell` must be plain data or of a registered class"):
+    with pytest.raises(TypeError, match=r"`model\.cell` must be a JSON value or of a registered class"):
         registry.describe(Scaled(4, 2, cell=np.ones(3)), "model")

@@ -87,7 +87,7 @@ class RNN(xprnn.RNN):
 class Layer:
     """Of a user's own."""
 
-    init = forward = backward = step = stepper = None
+    init = forward = __call__ = backward = step = stepper = staticmethod(print)
 
 
 def decayed(step):
@@ -98,19 +98,22 @@ CUSTOM = Custom(np.sin, np.cos, "input")
 REFUSED = [
     (
         MySGD(0.1),
-        r"`obj` must be plain data or of a registered class, RNN.*, got MySGD\(.*; xprnn.registry.register the class",
+        r"`obj` must be a JSON value or of a registered class, RNN.*, got MySGD\(.*; xprnn.registry.register the class",
     ),
-    (RNN(2, 3), "`obj` must be plain data or of a registered class"),
-    (xprnn.Sequential(xprnn.Last(), Layer()), r"`obj\.layers\[1\]` must be plain data .*Layer object.*; leave it out"),
+    (RNN(2, 3), "`obj` must be a JSON value or of a registered class"),
+    (
+        xprnn.Sequential(xprnn.Last(), Layer()),
+        r"`obj\.layers\[1\]` must be a JSON value .*Layer object.*; leave it out",
+    ),
     (
         xprnn.RNN(2, 3, nonlinearity=CUSTOM),
         r"`obj\.nonlinearity` holds functions of your own, which no file can hold, .*",
     ),
     (CUSTOM, "`obj` holds functions of your own"),
-    (optim.SGD(decayed), r"`obj\.lr` must be plain data .*got <function decayed"),
-    (5, "`obj` must be plain data or of a registered class, .*, got 5"),
-    (xprnn.RNN, "`obj` must be plain data or of a registered class, .*, got <class"),
-    (None, "`obj` must be plain data or of a registered class, .*, got None"),
+    (optim.SGD(decayed), r"`obj\.lr` must be a JSON value .*got <function decayed"),
+    (5, "`obj` must be a JSON value or of a registered class, .*, got 5"),
+    (xprnn.RNN, "`obj` must be a JSON value or of a registered class, .*, got <class"),
+    (None, "`obj` must be a JSON value or of a registered class, .*, got None"),
 ]
 
 
@@ -123,7 +126,7 @@ def test_what_no_file_can_hold_is_refused_and_says_what_to_do(configuration, mat
 def test_save_names_the_argument(tmp_path):
     for name, value, match in (
         ("model", xprnn.RNN(2, 3, nonlinearity=CUSTOM), r"`model\.nonlinearity` holds functions of your own"),
-        ("optimizer", MySGD(0.1), "`optimizer` must be plain data or of a registered class"),
+        ("optimizer", MySGD(0.1), "`optimizer` must be a JSON value or of a registered class"),
     ):
         with pytest.raises(TypeError, match=match):
             checkpoint.save(tmp_path / "a", {}, **{name: value})

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, as named arrays and JSON, and back, checked."""
+"""Content of a checkpoint as named arrays and JSON, and back, checked."""
 
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
@@ -8,11 +8,12 @@ import numpy as np
 from xprnn import registry
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array
 from xprnn.checkpoint import tensor_file
 from xprnn.checkpoint.tensor_file import Header
 from xprnn.protocol import check_layer
-from xprnn.registry.json_tree import Inner, decode, dumps, encode, parse, shown
+from xprnn.registry.json_tree import Inner, decode, dumps, encode, parse
 from xprnn.tree import Tree
 
 FORMAT_VERSION = 1
@@ -22,7 +23,7 @@ CONTENT = ("format_version", "step", "metric", "model", "optimizer", *TREES)
 
 
 class Checkpoint(NamedTuple):
-    """What `save` was given."""
+    """Content of a checkpoint: the arguments of `save`."""
 
     params: Tree
     model: Any  # a Layer, or None; its class is the caller's to know
@@ -70,30 +71,37 @@ def _check_role(name: str, configuration: Any) -> None:
     if name == "model":
         check_layer(name, configuration)
     elif not hasattr(configuration, "init") or not hasattr(configuration, "update"):
-        raise TypeError(f"`optimizer` must be an optimiser, with init and update; got {shown(configuration)}")
+        raise TypeError(f"`optimizer` must be an optimiser, with init and update; got {short_repr(configuration)}")
 
 
-def checked(header: Header) -> tuple[Callable[[Callable[[str], Array]], Checkpoint], int, float | None]:
-    """Return what makes a checkpoint, given what reads an array by its name; the step; the metric, None where none is.
+def check_header(header: Header) -> tuple[Callable[[Callable[[str], Array]], Checkpoint], int, float | None]:
+    """Check the header of a checkpoint's file.
+
+    Returns
+    -------
+    build : callable
+        Builds the checkpoint with a function that reads an array by its name.
+    step : int
+    metric : float or None
 
     Raises
     ------
     TypeError, ValueError
-        If the file's header does not tell a checkpoint.
+        If it is no header of a checkpoint.
     """
     content = _content(header.metadata)
     step, metric = content["step"], decode(content["metric"], "metric", _refuse)
     if type(step) is not int or step < 0:
-        raise ValueError(f"`step` must be an int of at least 0, got {shown(step)}")
+        raise ValueError(f"`step` must be an int of at least 0, got {short_repr(step)}")
     if metric is not None and type(metric) is not float:
-        raise ValueError(f"`metric` must be a number, got {shown(metric)}")
+        raise ValueError(f"`metric` must be a number, got {short_repr(metric)}")
     built = {}
     for name in ("model", "optimizer"):
         built[name] = None if content[name] is None else registry.build(content[name], name)
         if built[name] is not None:
             _check_role(name, built[name])
 
-    def make(array: Callable[[str], Array]) -> Checkpoint:
+    def build(array: Callable[[str], Array]) -> Checkpoint:
         trees = {name: decode(content[name], name, _arrays(array)) for name in TREES}
         return Checkpoint(**trees, **built, step=step)
 
@@ -101,28 +109,28 @@ def checked(header: Header) -> tuple[Callable[[Callable[[str], Array]], Checkpoi
 
     def use(name: str) -> None:
         if unused.pop(name, None) is None:
-            raise ValueError(f"the array {shown(name)} is missing, or told of twice")
+            raise ValueError(f"the array {short_repr(name)} is missing, or referred to twice")
 
-    make(use)
+    build(use)
     if unused:
-        raise ValueError(f"the array {shown(next(iter(unused)))} is there, and nothing tells of it")
-    return make, step, metric
+        raise ValueError(f"the array {short_repr(next(iter(unused)))} is there, and nothing refers to it")
+    return build, step, metric
 
 
-def check_whole(file: BinaryIO, header: Header) -> None:
-    """Raise unless a file holds, to the bit, what was written, wherever in it another program put the arrays.
+def check_checksum(file: BinaryIO, header: Header) -> None:
+    """Verify the checksum of a file, wherever in it another program put the arrays.
 
     Raises
     ------
     ValueError
-        If a bit of an array, or of what is told of them, is another.
+        If a bit of an array, or of the metadata, has changed.
     """
-    if (told := header.metadata.get("crc32")) is None:
+    if (expected := header.metadata.get("crc32")) is None:
         raise ValueError("the file has no checksum: its `__metadata__` lacks the key 'crc32'")
-    if told != (found := tensor_file.checksum_of(header.metadata["xprnn"], file, header)):
+    if expected != (found := tensor_file.checksum_of(header.metadata["xprnn"], file, header)):
         raise ValueError(
-            f"the file is not what was written: its checksum is {found}, and it tells {shown(told)}; it was damaged, "
-            "or changed by another program"
+            f"the file is not what was written: its checksum is {found}, and it tells {short_repr(expected)}; it was "
+            "damaged, or changed by another program"
         )
 
 
@@ -133,18 +141,20 @@ def _content(metadata: dict[str, str]) -> dict[str, Any]:
     content = parse(metadata["xprnn"], "the metadata 'xprnn'")
     version = content.get("format_version") if isinstance(content, dict) else None
     if type(version) is not int or version < 1:
-        raise ValueError(f"`format_version` must be an int of at least 1, got {shown(version)}")
+        raise ValueError(f"`format_version` must be an int of at least 1, got {short_repr(version)}")
     if version > FORMAT_VERSION:
         raise ValueError(
-            f"`format_version` is {shown(version)}, of a newer xprnn; this one reads up to {FORMAT_VERSION}"
+            f"`format_version` is {short_repr(version)}, of a newer xprnn; this one reads up to {FORMAT_VERSION}"
         )
     if content.keys() != set(CONTENT):
-        raise ValueError(f"the metadata 'xprnn' must have the keys {', '.join(CONTENT)}, got {shown(list(content))}")
+        raise ValueError(
+            f"the metadata 'xprnn' must have the keys {', '.join(CONTENT)}, got {short_repr(list(content))}"
+        )
     return dict(content)
 
 
 def _refuse(tag: str, body: Any, path: str, inner: Inner) -> Any:
-    raise ValueError(f"`{path}` has the unknown tag {shown(tag)}")
+    raise ValueError(f"`{path}` has the unknown tag {short_repr(tag)}")
 
 
 def _arrays(array: Callable[[str], Array]) -> Callable[[str, Any, str, Inner], Array]:

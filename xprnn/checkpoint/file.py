@@ -1,4 +1,4 @@
-"""A checkpoint in a file of its own: written whole or not at all, and read to the bit as it was written."""
+"""Checkpoint files: atomic writes, and reads verified by a checksum."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from xprnn import backends
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, ArraySpec
 from xprnn.checkpoint import tensor_file
-from xprnn.checkpoint.content import Checkpoint, check_whole, checked, gather
+from xprnn.checkpoint.content import Checkpoint, check_checksum, check_header, gather
 from xprnn.checkpoint.tensor_file import Entry, Header, replacing
 from xprnn.protocol import Layer
 from xprnn.tree import Tree
@@ -33,7 +33,7 @@ def save(
     history: Any = None,
     more: Any = None,
 ) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint to a file, atomically.
 
     It is written beside `path` under another name, forced to the disk, and renamed: whatever happens on the way, a file
     that was there before stays as it was. The same content gives the same bytes.
@@ -43,10 +43,10 @@ def save(
     path : str or path
         Ends in ``.safetensors`` by custom. The folder must exist.
     params, opt_state, history, more : tree
-        Nested dicts (of str), tuples and lists of arrays of any library and of plain data: int, float, str, bool, None.
+        Nested dicts (of str), tuples and lists of arrays of any library and of int, float, str, bool, None.
         Arrays are of bool, integers, or floats, bfloat16 included. A NumPy scalar is an array of no axis.
-    model : layer, optional
-        One of xprnn's layers, or of a class that `xprnn.registry.register` was given; of functions no file can tell.
+    model : Layer, optional
+        Of xprnn's layers, or of a class registered by `xprnn.registry.register`. No file can hold functions.
     optimizer : optional
         One of `xprnn.optim`, or of a registered class.
     step : int
@@ -82,10 +82,10 @@ def write(path: Path, checkpoint: Checkpoint, metric: float | None = None) -> No
 
 
 def load(path: str | os.PathLike[str], like: Array | None = None) -> Checkpoint:
-    """Read a checkpoint.
+    """Read a checkpoint from a file, verified.
 
-    All that a file tells is checked before an array is read, then that no bit of it changed since it was written (by a
-    CRC-32), and no memory is taken but for what the file really holds.
+    The header is checked before an array is read, then a CRC-32 of the content. No memory is taken for more than the
+    file really holds.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def load(path: str | os.PathLike[str], like: Array | None = None) -> Checkpoint:
     path = Path(path)
     with path.open("rb") as file:
         with _naming(path):
-            header, make = _whole(file)
+            header, build = _verified(file)
         if spec is not None and not spec.is_numpy:
             for entry in header.entries.values():
                 backends.dtype_of(entry.dtype, spec.xp)
@@ -124,20 +124,20 @@ def load(path: str | os.PathLike[str], like: Array | None = None) -> Checkpoint:
                 host = tensor_file.read(file, header, name)
             return _beside(host, header.entries[name], spec)
 
-        return make(array)
+        return build(array)
 
 
-def _whole(file: BinaryIO) -> tuple[Header, Callable[[Callable[[str], Array]], Checkpoint]]:
-    """Return a file's header and what makes the checkpoint, of one that is to the bit as it was written."""
+def _verified(file: BinaryIO) -> tuple[Header, Callable[[Callable[[str], Array]], Checkpoint]]:
+    """Verify the checksum; return the header and a function that builds the `Checkpoint`."""
     header = tensor_file.read_header(file)
-    make, _, _ = checked(header)
-    check_whole(file, header)
-    return header, make
+    build, _, _ = check_header(header)
+    check_checksum(file, header)
+    return header, build
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn what is said of a file's content into a `CheckpointError` that names the file."""
+    """Turn errors of a file's content into a `CheckpointError` that names the file."""
     try:
         yield
     except (TypeError, ValueError) as error:  # of TypeErrors, those of classes that refuse their arguments
@@ -150,14 +150,14 @@ def _beside(host: np.ndarray, entry: Entry, spec: ArraySpec | None) -> Array:
     return xpx.from_host(host, spec._replace(dtype=backends.dtype_of(entry.dtype, spec.xp)))
 
 
-def told(path: Path) -> tuple[int, float | None]:
-    """Return the step and the metric of a file, whose header is checked."""
+def step_and_metric(path: Path) -> tuple[int, float | None]:
+    """Return the step and the metric of a file, by its header, which is checked."""
     with path.open("rb") as file, _naming(path):
-        _, step, metric = checked(tensor_file.read_header(file))
+        _, step, metric = check_header(tensor_file.read_header(file))
         return step, metric
 
 
 def check(path: Path) -> None:
-    """Raise unless a file is a checkpoint, to the bit as it was written."""
+    """Raise unless a file is an intact checkpoint."""
     with path.open("rb") as file, _naming(path):
-        _whole(file)
+        _verified(file)

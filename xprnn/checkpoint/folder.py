@@ -10,7 +10,7 @@ from typing import Any
 from xprnn._array import checks
 from xprnn.checkpoint import tensor_file
 from xprnn.checkpoint.content import Checkpoint
-from xprnn.checkpoint.file import CheckpointError, check, told, write
+from xprnn.checkpoint.file import CheckpointError, check, step_and_metric, write
 from xprnn.protocol import Layer
 from xprnn.tree import Tree
 
@@ -26,9 +26,9 @@ class Folder:
     Parameters
     ----------
     path : str or path
-        Made by the first `save` if it is not there.
+        The first `save` creates it if it is not there.
     keep : int
-        How many of the last steps' files are kept.
+        The number of files of the last steps.
 
     Raises
     ------
@@ -90,22 +90,24 @@ class Folder:
             (self.path / BEST).unlink(missing_ok=True)  # of a step that is gone, and would count again
         for left in tensor_file.abandoned(self.path):
             left.unlink(missing_ok=True)
-        new, made = self._file(step), Checkpoint(params, model, optimizer, opt_state, step, history, more)
+        new, checkpoint = self._file(step), Checkpoint(params, model, optimizer, opt_state, step, history, more)
         if metric is not None and not math.isnan(metric) and (record is None or metric < record):
-            write(self.path / BEST, made, metric)  # first: killed in between, a run that goes on writes both again
-        write(new, made, metric)
+            write(
+                self.path / BEST, checkpoint, metric
+            )  # first: killed in between, a run that goes on writes both again
+        write(new, checkpoint, metric)
         for old in self._steps()[: -self.keep]:
             self._file(old).unlink(missing_ok=True)
         return new
 
     def latest(self) -> Path | None:
-        """Return the file of the last step, None where there is none; it is whole.
+        """Return the file of the last step, verified; None where there is none.
 
         Raises
         ------
         CheckpointError
-            If it is broken. No older one is taken in its place, since nobody would know; the message names the next
-            one that is whole.
+            If it is broken. No older one is taken instead, since nobody would know; the message names the newest that
+            is intact.
         """
         steps = self._steps()
         if not steps:
@@ -114,8 +116,8 @@ class Folder:
         try:
             check(newest)
         except CheckpointError as error:
-            whole = next((path for step in reversed(steps[:-1]) if _is_whole(path := self._file(step))), None)
-            hint = "no older one is whole" if whole is None else f"the newest that is whole is {whole}"
+            intact = next((path for step in reversed(steps[:-1]) if _is_intact(path := self._file(step))), None)
+            hint = "no older one is intact" if intact is None else f"the newest that is intact is {intact}"
             raise CheckpointError(f"{error}; {hint}") from error
         return newest
 
@@ -130,14 +132,14 @@ class Folder:
             If it is broken.
         """
         steps = self._steps()
-        is_of_now = (self.path / BEST).exists() and bool(steps) and told(self.path / BEST)[0] <= steps[-1]
+        is_of_now = (self.path / BEST).exists() and bool(steps) and step_and_metric(self.path / BEST)[0] <= steps[-1]
         return self.path / BEST if is_of_now else None
 
     def _record(self, steps: list[int]) -> float | None:
         """Return the lowest metric so far: that of the best file, or where there is none of the steps that are left."""
         if self.best() is not None:
-            return told(self.path / BEST)[1]
-        metrics = [metric for step in steps if (metric := told(self._file(step))[1]) is not None]
+            return step_and_metric(self.path / BEST)[1]
+        metrics = [metric for step in steps if (metric := step_and_metric(self._file(step))[1]) is not None]
         return min((metric for metric in metrics if not math.isnan(metric)), default=None)
 
     def _file(self, step: int) -> Path:
@@ -156,7 +158,7 @@ def _number(metric: Any) -> float:
     return float(metric)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
         check(path)
     except CheckpointError:

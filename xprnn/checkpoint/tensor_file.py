@@ -22,8 +22,9 @@ import numpy as np
 
 from xprnn import backends
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import short_repr
 from xprnn._array.namespace import Array
-from xprnn.registry.json_tree import dumps, is_text, parse, shown
+from xprnn.registry.json_tree import dumps, is_text, parse
 
 CODES = {
     "bool": "BOOL",
@@ -57,11 +58,11 @@ LARGEST = 2**63 - 1
 """Bytes of an array."""
 
 PARTIAL = ".partial"
-"""How the name of a file ends that is not written whole."""
+"""Suffix of a file that is not complete yet."""
 
 
 class Entry(NamedTuple):
-    """What the header tells of an array."""
+    """Entry of the header: an array's dtype, shape and position."""
 
     code: str
     shape: tuple[int, ...]
@@ -75,7 +76,7 @@ class Entry(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a file holds, checked."""
+    """Header of a file, checked."""
 
     entries: dict[str, Entry]
     metadata: dict[str, str]
@@ -132,10 +133,10 @@ def write(file: BinaryIO, arrays: dict[str, Array], metadata: dict[str, str]) ->
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of `path` at the end, where nothing went wrong on the way.
+    """Open a new file that replaces `path` at the end, atomically, if nothing went wrong on the way.
 
-    It has another name in the same folder, and is forced to the disk before it is renamed; whatever happens, a file
-    that was there stays whole until the new one is.
+    It has another name in the same folder, and is forced to the disk before it is renamed. Whatever happens, a file
+    that was there stays intact until the new one is.
     """
     partial = path.parent / f".{os.urandom(8).hex()}{PARTIAL}"
     try:
@@ -189,7 +190,7 @@ def _sum(total: int, name: str, code: str, shape: tuple[int, ...], data: Any) ->
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read what a file holds, and check that it is whole.
+    """Read the header of a file, and check that it describes the file to its end.
 
     Raises
     ------
@@ -209,32 +210,32 @@ def read_header(file: BinaryIO) -> Header:
     header = parse(text, "the header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError(f"`__metadata__` must hold texts, got {shown(metadata)}")
+        raise ValueError(f"`__metadata__` must hold texts, got {short_repr(metadata)}")
     for words in (*header, *metadata, *metadata.values()):
         if not is_text(words):
-            raise ValueError(f"the header must hold text of UTF-8, got {shown(words)}")
-    entries = {name: _entry(name, told) for name, told in header.items()}
+            raise ValueError(f"the header must hold text of UTF-8, got {short_repr(words)}")
+    entries = {name: _entry(name, fields) for name, fields in header.items()}
     _check_cover(entries, size - 8 - length)
     return Header(entries, metadata, 8 + length)
 
 
-def _entry(name: str, told: Any) -> Entry:
-    """Return what the header tells of an array, checked."""
-    label = shown(name)
-    if not isinstance(told, dict) or told.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"the array {label} must have dtype, shape and data_offsets, got {shown(told)}")
-    code, shape, offsets = told["dtype"], told["shape"], told["data_offsets"]
+def _entry(name: str, fields: Any) -> Entry:
+    """Return an entry of the header, checked."""
+    label = short_repr(name)
+    if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"the array {label} must have dtype, shape and data_offsets, got {short_repr(fields)}")
+    code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(code, str) or code not in STORED:
-        raise ValueError(f"the dtype of the array {label} must be one of {', '.join(STORED)}, got {shown(code)}")
+        raise ValueError(f"the dtype of the array {label} must be one of {', '.join(STORED)}, got {short_repr(code)}")
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n <= LARGEST for n in numbers):
-            raise ValueError(f"{what} of the array {label} must be a list of sizes, got {shown(numbers)}")
+            raise ValueError(f"{what} of the array {label} must be a list of sizes, got {short_repr(numbers)}")
     if len(shape) > 32 or math.prod(n for n in shape if n) > LARGEST // 8:  # what every library can hold
-        raise ValueError(f"the shape of the array {label} is beyond what an array can have: {shown(shape)}")
+        raise ValueError(f"the shape of the array {label} is beyond what an array can have: {short_repr(shape)}")
     size = math.prod(shape) * STORED[code].itemsize
     if len(offsets) != 2 or offsets[1] - offsets[0] != size:
         expected = f"a begin and an end, {size} apart"
-        raise ValueError(f"data_offsets of the array {label} must be {expected}; got {shown(offsets)}")
+        raise ValueError(f"data_offsets of the array {label} must be {expected}; got {short_repr(offsets)}")
     return Entry(code, tuple(shape), *offsets)
 
 
@@ -244,7 +245,7 @@ def _check_cover(entries: dict[str, Entry], size: int) -> None:
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != reached:
             relation = "overlaps the one before" if entry.begin < reached else "leaves a gap before it"
-            raise ValueError(f"the array {shown(name)} {relation}: it begins at {entry.begin}, not at {reached}")
+            raise ValueError(f"the array {short_repr(name)} {relation}: it begins at {entry.begin}, not at {reached}")
         reached = entry.end
     if reached != size:
         raise ValueError(f"the arrays must have {reached} bytes, as the header tells, got {size}")
@@ -265,7 +266,7 @@ def read(file: BinaryIO, header: Header, name: str) -> np.ndarray:
         return (native.astype(np.uint32) << 16).view(np.float32)
     if entry.code == "BOOL":
         if np.any(native > 1):
-            raise ValueError(f"the array {shown(name)} must hold True and False, got other bytes than 1 and 0")
+            raise ValueError(f"the array {short_repr(name)} must hold True and False, got other bytes than 1 and 0")
         return native.view(np.bool)
     return native
 
@@ -276,5 +277,5 @@ def _raw(file: BinaryIO, header: Header, name: str) -> np.ndarray:
     raw = np.empty(entry.end - entry.begin, np.uint8)
     file.seek(header.length + entry.begin)
     if (n := file.readinto(raw.data)) != raw.size:  # type: ignore[attr-defined]
-        raise ValueError(f"the array {shown(name)} must have {raw.size} bytes, got {n}")
+        raise ValueError(f"the array {short_repr(name)} must have {raw.size} bytes, got {n}")
     return raw

@@ -1,4 +1,4 @@
-"""The gate orders of other libraries, and what turns one order of rows into another.
+"""Gate orders of other libraries, and the permutation of rows between two of them.
 
 References
 ----------

@@ -2,7 +2,7 @@
 
 `run_node` gives an operator's outputs, `from_node` the layer behind it. The contract is that of opsets 7 to 22 [1]_,
 with onnxruntime's reading where the text is silent: an activation takes from `activation_alpha` and `activation_beta`
-only what it has, in order, and a row of length 0 ends in 0. Where no number is given, α and β are ONNX's defaults;
+only what it has, in order, and a row of length 0 ends in 0. Without a number, α and β are ONNX's defaults;
 onnxruntime takes 0 for those of Affine, ScaledTanh and ThresholdedRelu.
 
 References
@@ -22,7 +22,7 @@ from xprnn.recurrent.layers import GRU, LSTM, RNN
 
 
 def run_node(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Run an operator.
+    """Run the ONNX operator RNN, GRU or LSTM.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def run_node(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, A
 def from_node(
     op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, Array]
 ) -> tuple[RNN | GRU | LSTM, dict[str, Any], dict[str, Any]]:
-    """Return the trainable layer behind an operator.
+    """Convert an ONNX operator to a trainable layer.
 
     Parameters
     ----------
@@ -104,8 +104,8 @@ def _run(node: Node) -> dict[str, Array]:
     y = flip(y, xp) if node.reverse else y
     states = state if isinstance(state, tuple) else (state,)
     if (lens := node.inputs.get("sequence_lens")) is not None:
-        begun = (lens > 0)[None, :, None]
-        states = tuple(xpx.where(begun, s, xp.zeros_like(s), xp) for s in states)
+        nonempty = (lens > 0)[None, :, None]
+        states = tuple(xpx.where(nonempty, s, xp.zeros_like(s), xp) for s in states)
     outputs = {"Y": xp.permute_dims(xp.reshape(y, (T, B, D, H)), (0, 2, 1, 3))}
     return outputs | dict(zip(("Y_h", "Y_c"), states, strict=False))
 
@@ -140,10 +140,10 @@ def _params(node: Node) -> dict[str, Any]:
         if "B" in node.inputs:
             b = node.inputs["B"][k, ...]
             found |= {"b_ih": b[: G * H], "b_hh": b[G * H :]}
-        part = {key: reorder(a, node.op, "onnx", "xprnn", xp, without=without) for key, a in found.items()}
+        direction = {key: reorder(a, node.op, "onnx", "xprnn", xp, without=without) for key, a in found.items()}
         if "P" in node.inputs:
-            part["P"] = reorder(node.inputs["P"][k, ...], "P", "onnx", "xprnn", xp, without=without)
-        params[name] = part
+            direction["P"] = reorder(node.inputs["P"][k, ...], "P", "onnx", "xprnn", xp, without=without)
+        params[name] = direction
     return params
 
 
@@ -153,8 +153,8 @@ def _call(node: Node) -> dict[str, Any]:
         mask = xpx.integers(node.sizes[0], x, xp)[:, None] < xp.astype(lens, xp.int64)[None, :]
     h, c = node.inputs.get("initial_h"), node.inputs.get("initial_c")
     if node.op == "LSTM" and (h is None) != (c is None):
-        given = c if h is None else h
-        h, c = (xp.zeros_like(given) if a is None else a for a in (h, c))
+        other = c if h is None else h
+        h, c = (xp.zeros_like(other) if a is None else a for a in (h, c))
     state0 = None if h is None else (h, c) if node.op == "LSTM" else h
     if node.reverse:
         x, mask = flip(x, xp), flip(mask, xp)

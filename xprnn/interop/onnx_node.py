@@ -1,4 +1,4 @@
-"""Reading an ONNX operator: its attributes as plain values, its inputs checked against one another."""
+"""Read an ONNX operator: its attributes as Python's own values, its inputs checked against one another."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -59,46 +59,46 @@ class Node(NamedTuple):
 
 def read(op_type: str, attributes: Mapping[str, Any], inputs: Mapping[str, Array]) -> Node:
     """Return an operator, checked; arguments and errors as of `xprnn.interop.onnx.run_node`."""
-    op = _plain(op_type)
+    op = _python(op_type)
     checks.one_of("op_type", op, tuple(ATTRIBUTES))
-    for name, given, known in (("attributes", attributes, ATTRIBUTES[op]), ("inputs", inputs, INPUTS[op])):
-        if not isinstance(given, Mapping):
-            raise TypeError(f"`{name}` must be a mapping of ONNX's names, got {type(given).__name__}")
-        for key in given:
+    for name, argument, known in (("attributes", attributes, ATTRIBUTES[op]), ("inputs", inputs, INPUTS[op])):
+        if not isinstance(argument, Mapping):
+            raise TypeError(f"`{name}` must be a mapping of ONNX's names, got {type(argument).__name__}")
+        for key in argument:
             if key not in known:
                 raise ValueError(f"`{name}` has the unknown name {short_repr(key)}; {op} takes {', '.join(known)}")
-    found, held = _attributes(attributes), {name: a for name, a in inputs.items() if a is not None}
+    found, arrays = _attributes(attributes), {name: a for name, a in inputs.items() if a is not None}
     D = DIRECTIONS[found["direction"]]
     activations, layout = _activations(op, found, D), found["layout"]
-    spec, sizes = _sizes(held, D, layout=layout)
-    _check_inputs(op, held, spec, sizes, layout=layout)
+    spec, sizes = _sizes(arrays, D, layout=layout)
+    _check_inputs(op, arrays, spec, sizes, layout=layout)
     if found["hidden_size"] not in (None, sizes[3]):
         raise ValueError(f"`hidden_size` must be H = {sizes[3]}, the last axis of R, got {found['hidden_size']}")
     if layout:
-        batched = [name for name in ("X", "initial_h", "initial_c") if name in held]
-        held |= {name: spec.xp.permute_dims(held[name], (1, 0, 2)) for name in batched}
-    return Node(op, found, held, activations, spec.xp, sizes)
+        batched = [name for name in ("X", "initial_h", "initial_c") if name in arrays]
+        arrays |= {name: spec.xp.permute_dims(arrays[name], (1, 0, 2)) for name in batched}
+    return Node(op, found, arrays, activations, spec.xp, sizes)
 
 
-def _sizes(held: dict[str, Array], D: int, *, layout: int) -> tuple[ArraySpec, tuple[int, int, int, int, int]]:
+def _sizes(arrays: dict[str, Array], D: int, *, layout: int) -> tuple[ArraySpec, tuple[int, int, int, int, int]]:
     """Return where the arrays live, and T, B, I, H, D."""
     for name in ("X", "W", "R"):
-        if name not in held:
+        if name not in arrays:
             raise ValueError(f"`inputs` lacks {name!r}")
-    spec = checks.spec_of("X", held["X"])
+    spec = checks.spec_of("X", arrays["X"])
     for name in ("X", "R"):
-        checks.beside(name, held[name], spec, spec.dtype, "X")
-        shape, letters = tuple(held[name].shape), {"X": "(B, T, I)" if layout else "(T, B, I)", "R": "(D, G*H, H)"}
+        checks.beside(name, arrays[name], spec, spec.dtype, "X")
+        shape, letters = tuple(arrays[name].shape), {"X": "(B, T, I)" if layout else "(T, B, I)", "R": "(D, G*H, H)"}
         if len(shape) != 3:
             raise ValueError(f"`{name}` must have three axes, {letters[name]}, got shape {shape}")
         if any(n == 0 for k, n in enumerate(shape) if (name, k) != ("X", 0 if layout else 1)):
             raise ValueError(f"`{name}` {letters[name]} must have no axis of length 0 but B, got shape {shape}")
-    first, second, I = held["X"].shape
+    first, second, I = arrays["X"].shape
     T, B = (second, first) if layout else (first, second)
-    return spec, (int(T), int(B), int(I), int(held["R"].shape[2]), D)
+    return spec, (int(T), int(B), int(I), int(arrays["R"].shape[2]), D)
 
 
-def _check_inputs(op: str, held: dict[str, Array], spec: ArraySpec, sizes: tuple[int, ...], *, layout: int) -> None:
+def _check_inputs(op: str, arrays: dict[str, Array], spec: ArraySpec, sizes: tuple[int, ...], *, layout: int) -> None:
     T, B, I, H, D = sizes
     G, state = GATES[op], ("(B, D, H)", (B, D, H)) if layout else ("(D, B, H)", (D, B, H))
     expected = {
@@ -110,24 +110,24 @@ def _check_inputs(op: str, held: dict[str, Array], spec: ArraySpec, sizes: tuple
         "P": ("(D, 3*H)", (D, 3 * H)),
     }
     for name, (letters, shape) in expected.items():
-        if name in held:
-            checks.array(name, held[name], spec, letters, shape, "X")
-    if (lens := held.get("sequence_lens")) is None:
+        if name in arrays:
+            checks.array(name, arrays[name], spec, letters, shape, "X")
+    if (lens := arrays.get("sequence_lens")) is None:
         return
     checks.beside("sequence_lens", lens, spec, getattr(lens, "dtype", None), "X")
     if not xpx.is_integer(lens) or tuple(lens.shape) != (B,):
-        told = f"{xpx.dtype_name(lens.dtype)} of shape {tuple(lens.shape)}"
-        raise ValueError(f"`sequence_lens` must be integers of shape (B,) = ({B},), got {told}")
+        came = f"{xpx.dtype_name(lens.dtype)} of shape {tuple(lens.shape)}"
+        raise ValueError(f"`sequence_lens` must be integers of shape (B,) = ({B},), got {came}")
     if spec.is_numpy and B and not 0 <= int(lens.min()) <= int(lens.max()) <= T:
         raise ValueError(f"`sequence_lens` must lie in 0 … T = {T}, got {short_repr(lens.tolist())}")
 
 
-def _plain(value: Any) -> Any:
+def _python(value: Any) -> Any:
     """Return an attribute in Python's own types, whatever a graph's reader gave: bytes, NumPy's numbers, tuples."""
     if isinstance(value, np.ndarray | np.generic) and value.size <= MOST:
         value = value.tolist()
     if isinstance(value, tuple | list) and len(value) <= MOST:
-        return [_plain(each) for each in value]
+        return [_python(each) for each in value]
     if (found := checks.index(value)) is not None:
         return found
     return value.decode() if isinstance(value, bytes) else value
@@ -138,7 +138,7 @@ def _attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"direction": "forward", "hidden_size": None, "layout": 0, "clip": None}
     found |= {"linear_before_reset": 0, "input_forget": 0}
     found |= {"activations": [], "activation_alpha": [], "activation_beta": []}
-    found |= {name: _plain(value) for name, value in attributes.items() if value is not None}
+    found |= {name: _python(value) for name, value in attributes.items() if value is not None}
     checks.one_of("direction", found["direction"], tuple(DIRECTIONS))
     for name in ("layout", "linear_before_reset", "input_forget"):
         checks.one_of(name, found[name], (0, 1))
@@ -163,16 +163,16 @@ def _activations(op: str, found: dict[str, Any], D: int) -> list[list[Activation
             f"`activations` must be {n} per direction, {n * D} in all, got {len(names)}: {short_repr(names)}"
         )
     numbers = {"alpha": list(found["activation_alpha"]), "beta": list(found["activation_beta"])}
-    made = []
+    chosen = []
     for name in names:
         if (ours := ACTIVATIONS.get(str(name).lower())) is None:
             raise ValueError(f"`activations` must be of {', '.join(ACTIVATIONS)}, got {short_repr(name)}")
         takes = {key for key in numbers if getattr(TABLE[ours], key) is not None}
-        made.append(Activation(ours, **{key: numbers[key].pop(0) for key in takes if numbers[key]}))
+        chosen.append(Activation(ours, **{key: numbers[key].pop(0) for key in takes if numbers[key]}))
     for key, left in numbers.items():
         if left:
             raise ValueError(
                 f"`activation_{key}` has {len(left)} more numbers than the activations {short_repr(names)} take: "
                 f"{short_repr(left)}"
             )
-    return [made[k * n : (k + 1) * n] for k in range(D)]
+    return [chosen[k * n : (k + 1) * n] for k in range(D)]

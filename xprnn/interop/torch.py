@@ -1,4 +1,4 @@
-"""Weights of PyTorch's `nn.RNN`, `nn.GRU`, `nn.LSTM` and `nn.Linear`, in and out, exact: the gate orders are the same.
+"""Conversion of weights from and to PyTorch's `nn.RNN`, `nn.GRU`, `nn.LSTM` and `nn.Linear`, exact.
 
 PyTorch is not needed: a state dict is a dict of arrays, of any library.
 """
@@ -23,7 +23,7 @@ CELLS = frozenset({Elman(), Elman(RELU), GRU(), LSTM()})
 
 
 def load(state_dict: Mapping[str, Array], layer: Layer) -> dict[str, Any]:
-    """Return a layer's parameters from PyTorch's.
+    """Convert a PyTorch state dict to a layer's parameters.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ def load(state_dict: Mapping[str, Array], layer: Layer) -> dict[str, Any]:
         ``"bias_ih_l0"``, ``"bias_hh_l0"`` (G*H,), with a projection ``"weight_hr_l0"`` (P, H), the reverse direction's
         with "_reverse"; of a Linear ``"weight"`` (V, H) and ``"bias"`` (V,).
     layer : RNN, GRU, LSTM or Linear
-        Of the same sizes, and of the same equations: with the weights of another function a network would be
-        silently wrong. Dropout and noise, which act in training alone, are free.
+        It must have the same sizes and the same equations, else the network would be silently wrong. Dropout and
+        noise, which act in training alone, are free.
 
     Returns
     -------
     params : dict
-        Of the very arrays given; nothing is copied.
+        It holds the arrays of `state_dict` themselves, without a copy.
 
     Raises
     ------
@@ -51,15 +51,15 @@ def load(state_dict: Mapping[str, Array], layer: Layer) -> dict[str, Any]:
         raise TypeError(f"`state_dict` must be a mapping of names to arrays, got {type(state_dict).__name__}")
     checks.keys("state_dict", dict(state_dict), tuple(entry.theirs for entry in entries))
     _check({f"state_dict[{entry.theirs!r}]": (state_dict[entry.theirs], entry) for entry in entries})
-    params: dict[str, Any] = {entry.part: {} for entry in entries}
+    params: dict[str, Any] = {entry.direction: {} for entry in entries}
     for entry in entries:
-        params[entry.part][entry.ours] = state_dict[entry.theirs]
+        params[entry.direction][entry.ours] = state_dict[entry.theirs]
     found: dict[str, Any] = params.get("", params)
     return found
 
 
 def dump(params: dict[str, Any], layer: Layer) -> dict[str, Array]:
-    """Return PyTorch's state dict from a layer's parameters: the inverse of `load`.
+    """Convert a layer's parameters to a PyTorch state dict: the inverse of `load`.
 
     Parameters
     ----------
@@ -78,20 +78,22 @@ def dump(params: dict[str, Any], layer: Layer) -> dict[str, Array]:
         As `load`.
     """
     entries = _entries(layer)
-    held = {"": params} if entries[0].part == "" else params
-    parts = {entry.part: [each.ours for each in entries if each.part == entry.part] for entry in entries}
-    checks.keys("params", held, tuple(parts))
-    for part, keys in parts.items():
-        checks.keys(f"params[{part!r}]" if part else "params", held[part], tuple(keys))
-    label = {part: f"params[{part!r}]" if part else "params" for part in parts}
-    _check({f"{label[entry.part]}[{entry.ours!r}]": (held[entry.part][entry.ours], entry) for entry in entries})
-    return {entry.theirs: held[entry.part][entry.ours] for entry in entries}
+    nested = {"": params} if entries[0].direction == "" else params
+    keys: dict[str, list[str]] = {}
+    for entry in entries:
+        keys.setdefault(entry.direction, []).append(entry.ours)
+    checks.keys("params", nested, tuple(keys))
+    label = {direction: f"params[{direction!r}]" if direction else "params" for direction in keys}
+    for direction, expected in keys.items():
+        checks.keys(label[direction], nested[direction], tuple(expected))
+    _check({f"{label[e.direction]}[{e.ours!r}]": (nested[e.direction][e.ours], e) for e in entries})
+    return {entry.theirs: nested[entry.direction][entry.ours] for entry in entries}
 
 
 class _Entry(NamedTuple):
     """A parameter under both names, and its shape in letters and numbers."""
 
-    part: str  # "" where the layer's parameters are not nested
+    direction: str  # of a level, as "l0_reverse"; "" where the parameters are not nested
     ours: str
     theirs: str
     shape: tuple[str, tuple[int, ...]]
@@ -107,15 +109,19 @@ def _entries(layer: Layer) -> list[_Entry]:
         raise TypeError(f"`layer` must be an RNN, GRU, LSTM or Linear, got {short_repr(layer)}")
     _refuse_foreign(layer)
     shaped = zip(layer._names, layer._shapes, strict=True)
-    return [_Entry(part, ours, f"{KEYS[ours]}_{part}", of[ours]) for part, of in shaped for ours in of]
+    return [
+        _Entry(direction, ours, f"{KEYS[ours]}_{direction}", shapes[ours])
+        for direction, shapes in shaped
+        for ours in shapes
+    ]
 
 
 def _refuse_foreign(layer: Recurrent) -> None:
     """Raise where PyTorch has no layer like this one."""
     cell = replace(layer.cell, projection=0) if isinstance(layer.cell, LSTM) else layer.cell
-    told = {"its cell": cell not in CELLS, "`tau`": layer.tau is not None}
-    told |= {f"`{name}`": bool(getattr(layer, name)) for name in ("residual", "zoneout", "zoneout_c")}
-    if different := [what for what, differs in told.items() if differs]:
+    differences = {"its cell": cell not in CELLS, "`tau`": layer.tau is not None}
+    differences |= {f"`{name}`": bool(getattr(layer, name)) for name in ("residual", "zoneout", "zoneout_c")}
+    if different := [what for what, differs in differences.items() if differs]:
         raise ValueError(f"`layer` is no layer of PyTorch's: it differs by {', '.join(different)}: {short_repr(layer)}")
     if foreign := [key for key in layer._shapes[0] if key not in KEYS]:
         raise ValueError(f"`layer` has the parameter {foreign[0]!r}, for which PyTorch has none: {short_repr(layer)}")

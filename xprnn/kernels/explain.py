@@ -34,15 +34,15 @@ def explain(
     layer : RNN, GRU, LSTM, or a layer that holds some
         Where these take different kernels, all are named.
     x : array or list of arrays
-        As given to the call.
+        As in the call.
     training : bool
-        Whether the call is given an `rng`, so that noise and masks are drawn.
+        Whether the call has an `rng`, so that noise and masks are drawn.
     kernel : str
-        As given to the call.
+        As in the call.
     mask : bool
-        Whether the call is given `lengths` or a `mask`; a list is.
+        Whether the call has `lengths` or a `mask`; a list has.
     reset : bool
-        Whether the call is given a `reset`.
+        Whether the call has a `reset`.
 
     Returns
     -------

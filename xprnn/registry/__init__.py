@@ -1,4 +1,4 @@
-"""Configuration as plain data, and back: layers, models, activations and optimisers.
+"""Configuration as JSON, and back: layers, models, activations and optimisers.
 
 A description is JSON: the name of the class over its fields, ``{"SGD": {"lr": 0.1, "momentum": 0.0, …}}``. Classes are
 looked up in `CLASSES`, and nowhere else: no description can make Python import, or run, anything other. `register` adds
@@ -13,13 +13,14 @@ import numpy as np
 
 from xprnn import optim
 from xprnn._array import checks
+from xprnn._array.checks import short_repr
 from xprnn.activations import Activation, Custom
 from xprnn.layers import Dropout, Last, Linear, Segmented, Truncated
 from xprnn.layers.embedding import Embedding
 from xprnn.layers.residual import Residual
 from xprnn.layers.sequential import Sequential
 from xprnn.recurrent.layers import GRU, LSTM, RNN
-from xprnn.registry.json_tree import Inner, decode, encode, shown, step
+from xprnn.registry.json_tree import Inner, decode, encode, step
 
 __all__ = ["CLASSES", "INSTEAD", "build", "describe", "register"]
 
@@ -65,8 +66,8 @@ def register(cls: type[T]) -> type[T]:
     """Register a class of your own, so that `describe`, `build`, checkpoints and `fit(resume=True)` know it.
 
     Register a layer, a cell, an activation or an optimiser where it is defined, in a module that the program imports
-    before it reads a file. A class of the same module and name, as in a notebook cell that runs again, takes the place
-    of the one before.
+    before it reads a file. A class of the same module and name, as in a notebook cell that runs again,
+    replaces the one before.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def register(cls: type[T]) -> type[T]:
     Sign(lr=0.2)
     """
     if not isinstance(cls, type):
-        raise TypeError(f"`cls` must be a class, got {shown(cls)}")
+        raise TypeError(f"`cls` must be a class, got {short_repr(cls)}")
     _check_fields(cls)
     name, other = cls.__name__, CLASSES.get(cls.__name__)
     if name in TAGS:
@@ -119,7 +120,7 @@ def register(cls: type[T]) -> type[T]:
 
 
 def _check_fields(cls: type) -> None:
-    """Raise unless a class can be made anew from its fields."""
+    """Raise unless a class can be built from its fields."""
     label, params = f"cls = {cls.__qualname__}", getattr(cls, "__dataclass_params__", None)
     decorated = "__dataclass_params__" in vars(cls) or not vars(cls).get("__annotations__")  # or without a new field
     if params is None or not decorated or not is_dataclass(cls):
@@ -142,13 +143,13 @@ def _is_renewed(cls: type, other: type) -> bool:
 
 
 def describe(configuration: Any, name: str = "configuration") -> dict[str, Any]:
-    """Return a layer, a model, an activation or an optimiser as JSON.
+    """Serialise a configuration to JSON: a layer, a model, an activation or an optimiser.
 
     Parameters
     ----------
     configuration : an object of one of `CLASSES`
-        Its fields may hold plain data, tuples, lists and dicts of such, and further objects of these classes. NumPy's
-        numbers become Python's.
+        Its fields may hold None, bool, int, float, str, tuples, lists and dicts of such, and further objects of these
+        classes. NumPy's numbers become Python's.
     name : str
         Names it in messages.
 
@@ -187,11 +188,11 @@ def _describe(value: Any, path: str, inner: Inner) -> Any:
 def _refusal(value: Any, path: str) -> str:
     cls = type(value)
     if isinstance(value, Custom):
-        return f"`{path}` holds functions of your own, which no file can hold, got {shown(value)}; {INSTEAD}"
+        return f"`{path}` holds functions of your own, which no file can hold, got {short_repr(value)}; {INSTEAD}"
     if (known := CLASSES.get(cls.__name__)) is not None and _is_renewed(cls, known):
-        return f"`{path}` is of a {cls.__name__} that was defined anew since, got {shown(value)}; make it anew"
+        return f"`{path}` is of a {cls.__name__} that was defined anew since, got {short_repr(value)}; make it anew"
     hint = f"xprnn.registry.register the class, or {INSTEAD}" if is_dataclass(value) and cls is not type else INSTEAD
-    return f"`{path}` must be plain data or of a registered class, {_names()}, got {shown(value)}; {hint}"
+    return f"`{path}` must be a JSON value or of a registered class, {_names()}, got {short_repr(value)}; {hint}"
 
 
 def _names() -> str:
@@ -207,7 +208,7 @@ def _hint(tag: Any) -> str:
 
 
 def build(description: Any, name: str = "description") -> Any:
-    """Return what was described.
+    """Build a configuration from its description.
 
     Parameters
     ----------
@@ -220,7 +221,7 @@ def build(description: Any, name: str = "description") -> Any:
     ------
     TypeError, ValueError
         If it is no description, a class is not registered, a field is unknown, a field that has no default is missing,
-        or the class refuses what it is given.
+        or the class refuses its arguments.
 
     Examples
     --------
@@ -232,19 +233,19 @@ def build(description: Any, name: str = "description") -> Any:
     tag = next(iter(description)) if isinstance(description, dict) and len(description) == 1 else None
     if tag is None or tag not in CLASSES:
         hint = "" if tag is None else _hint(tag)
-        raise ValueError(f"`{name}` must be one of {_names()} over its fields, got {shown(description)}{hint}")
+        raise ValueError(f"`{name}` must be one of {_names()} over its fields, got {short_repr(description)}{hint}")
     return decode(description, name, _build)
 
 
 def _build(tag: str, body: Any, path: str, inner: Inner) -> Any:
     if (cls := CLASSES.get(tag)) is None:
-        raise ValueError(f"`{path}` must be of a registered class, {_names()}, got {shown(tag)}{_hint(tag)}")
+        raise ValueError(f"`{path}` must be of a registered class, {_names()}, got {short_repr(tag)}{_hint(tag)}")
     if not isinstance(body, dict):
-        raise ValueError(f"`{path}` must hold the fields of {tag}, got {shown(body)}")
+        raise ValueError(f"`{path}` must hold the fields of {tag}, got {short_repr(body)}")
     known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(cls)}
     for field in body:
         if field not in known:
-            raise ValueError(f"`{path}` has the unknown field {shown(field)}; {tag} has {', '.join(known)}")
+            raise ValueError(f"`{path}` has the unknown field {short_repr(field)}; {tag} has {', '.join(known)}")
     for field, needed in known.items():
         if needed and field not in body:
             raise ValueError(f"`{path}` lacks the field {field!r} of {tag}")
@@ -252,5 +253,5 @@ def _build(tag: str, body: Any, path: str, inner: Inner) -> Any:
     if cls is not Sequential:
         return cls(**values)
     if not isinstance(values["layers"], tuple):
-        raise ValueError(f"`{path}.layers` must be a tuple, got {shown(values['layers'])}")
+        raise ValueError(f"`{path}.layers` must be a tuple, got {short_repr(values['layers'])}")
     return cls(*values["layers"])

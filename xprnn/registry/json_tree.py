@@ -1,4 +1,4 @@
-"""Plain data and nested dicts, tuples and lists as JSON, and back without loss; read strictly.
+"""Nested dicts, tuples and lists as JSON, and back without loss; read strictly.
 
 None, bool, int, finite floats, text and lists are JSON's own. What JSON lacks is an object of one key, its tag:
 ``{"tuple": [...]}``, ``{"dict": {...}}``, ``{"float": "nan"}``. Further tags are the caller's.
@@ -48,7 +48,7 @@ def encode(value: Any, path: str, other: Callable[[Any, str, Inner], Any], left:
 
     Parameters
     ----------
-    value : dict, tuple or list of such, plain data, or what `other` knows
+    value : None, bool, int, float, str, a dict, tuple or list of such, or what `other` knows
     path : str
         Names the value in messages.
     other : callable
@@ -84,7 +84,7 @@ def encode(value: Any, path: str, other: Callable[[Any, str, Inner], Any], left:
 
 
 def decode(node: Any, path: str, other: Callable[[str, Any, str, Inner], Any], left: int = DEPTH) -> Any:
-    """Return what `encode` was given, from what `parse` returns.
+    """Return the value that `encode` had, from what `parse` returns.
 
     Parameters
     ----------
@@ -114,11 +114,11 @@ def decode(node: Any, path: str, other: Callable[[str, Any, str, Inner], Any], l
     if not isinstance(node, dict):
         return node
     if len(node) != 1:
-        raise ValueError(f"`{path}` must have one tag, got {shown(list(node))}")
+        raise ValueError(f"`{path}` must have one tag, got {short_repr(list(node))}")
     ((tag, body),) = node.items()
     if tag == "float":
         if not isinstance(body, str) or body not in NOT_FINITE:
-            raise ValueError(f"`{path}` must be a float 'nan', 'inf' or '-inf', got {shown(body)}")
+            raise ValueError(f"`{path}` must be a float 'nan', 'inf' or '-inf', got {short_repr(body)}")
         return NOT_FINITE[body]
     if tag == "tuple":
         return tuple(each(_checked(body, list, path)))
@@ -160,9 +160,9 @@ def parse(text: str | bytes, what: str) -> Any:
 
 def _key(path: str, key: Any) -> str:
     if type(key) is not str:
-        raise TypeError(f"the keys of `{path}` must be str, got {shown(key)}")
+        raise TypeError(f"the keys of `{path}` must be str, got {short_repr(key)}")
     if not is_text(key):
-        raise ValueError(f"the keys of `{path}` must be text that UTF-8 can hold, got {shown(key)}")
+        raise ValueError(f"the keys of `{path}` must be text that UTF-8 can hold, got {short_repr(key)}")
     return key
 
 
@@ -173,7 +173,7 @@ def _check_depth(path: str, left: int) -> None:
 
 def _checked(body: Any, kind: type, path: str) -> Any:
     if not isinstance(body, kind):
-        raise ValueError(f"`{path}` must hold a {kind.__name__}, got {shown(body)}")
+        raise ValueError(f"`{path}` must hold a {kind.__name__}, got {short_repr(body)}")
     return body
 
 
@@ -181,7 +181,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {shown(key)} is there twice")
+            raise ValueError(f"the key {short_repr(key)} is there twice")
         found[key] = value
     return found
 
@@ -192,7 +192,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _finite(text: str) -> float:
     if math.isinf(number := float(text)):
-        raise ValueError(f"{shown(text)} is beyond every float")
+        raise ValueError(f"{short_repr(text)} is beyond every float")
     return number
 
 

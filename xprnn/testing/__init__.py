@@ -1,4 +1,4 @@
-"""`check_gradients`: whether a layer's backward pass is the derivative of its forward pass, in every shape of call."""
+"""Gradient checking of layers by finite differences, `check_gradients`, in every shape of call."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from xprnn._array import namespace as xpx
 from xprnn._array.checks import short_repr
 from xprnn._array.tree_checks import label
 from xprnn.layers import Sequential
-from xprnn.testing.calls import Problem, branch
+from xprnn.testing.calls import Differentiable, Problem, branch
 from xprnn.testing.differences import rows_of, rows_of_the_other_beginning
 from xprnn.testing.report import GradientError, Report, Row
 from xprnn.tree import Tree
@@ -23,7 +23,7 @@ as the rounding it amplifies, about 1e-13 / STEP."""
 
 
 def check_gradients(
-    layer: Any,
+    layer: Differentiable,
     params: Tree,
     x: Any,
     state0: Any = None,
@@ -33,7 +33,7 @@ def check_gradients(
     step: float = STEP,
     **options: Any,
 ) -> Report:
-    """Compare a layer's `backward` with the derivative of its `forward`, in float64, on any backend.
+    """Check a layer's gradients by finite differences, in float64, on any backend.
 
     The loss is a random weighting of y, of the returned state, and of the `outputs` of a `Sequential`. Its derivative
     along a random direction, by finite differences, is compared with the inner product of that direction and the

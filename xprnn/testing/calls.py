@@ -1,12 +1,24 @@
-"""The shapes in which a user calls a layer: `backward` with and without each of its arguments."""
+"""Shapes of call of a layer: `backward` with and without each of its arguments."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from xprnn import tree
 from xprnn._array.namespace import Array
 from xprnn.testing.report import GradientError
 from xprnn.tree import Tree
+
+
+class Differentiable(Protocol):
+    """Layer as far as its gradients go: `xprnn.protocol.Layer` has more."""
+
+    def forward(self, params: dict[str, Any], x: Any, state0: Any = None) -> tuple[Any, Any, Any]:
+        """Run forward; options are the layer's own."""
+
+    def backward(
+        self, params: dict[str, Any], cache: Any, dy: Any, dstate: Any = None
+    ) -> tuple[dict[str, Any], Any, Any]:
+        """Back-propagate."""
 
 
 class Call(NamedTuple):
@@ -21,7 +33,7 @@ class Call(NamedTuple):
 class Problem(NamedTuple):
     """A layer and what it is called with; in the trees of its inputs and results, lists are tuples."""
 
-    layer: Any
+    layer: Differentiable
     params: Tree
     x: Any
     options: dict[str, Any]
@@ -49,7 +61,7 @@ def calls_of(weights: dict[str, Any]) -> Iterator[Call]:
     zeros = tree.map(lambda w: 0.0 * w, weights)
     dy, no_dy, dstate = _listed(weights["y"]), _listed(zeros["y"]), weights["state"]
     y, state, outputs = (
-        tuple(path for path, _ in tree.items({part: weights.get(part)})) for part in ("y", "state", "outputs")
+        tuple(path for path, _ in tree.items({result: weights.get(result)})) for result in ("y", "state", "outputs")
     )
     if outputs:
         doutputs = {name: _listed(d) for name, d in weights["outputs"].items()}

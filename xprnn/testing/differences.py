@@ -55,7 +55,7 @@ def rows_of(
         sizes = [_norm({path: gradient[path] for path in v}) * _norm(v) for gradient in gradients]
         for call, gradient, size in zip(shapes, gradients, sizes, strict=True):
             expected, found = math.fsum(numeric[term] for term in call.terms), _dot(gradient, v)
-            # in the size of the gradient of all terms, for a part of it may be next to nothing; zeros have no size
+            # in the size of the gradient of all terms, as that of some may be next to nothing; zeros have no size
             least = DIGITS * EPS / h * math.fsum(losses[term] for term in call.terms)
             scale = max((s for s in (sizes[0], size, abs(expected), least) if not math.isnan(s)), default=0.0)
             error = abs(expected - found)

@@ -1,4 +1,4 @@
-"""What `check_gradients` found, as a table."""
+"""Report of `check_gradients`, a table."""
 
 import math
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `check_gradients` found; `str()` of it is a table."""
+    """Report of `check_gradients`; `str()` of it is a table."""
 
     rows: tuple[Row, ...]
     tol: float
@@ -35,13 +35,13 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         """Return the rows of the first call, one of every other, and all that are wrong."""
-        shown = [row for row in self.rows if row.call == self.rows[0].call or row.name == EVERY or row in self.wrong]
-        call, name = (max(map(len, column)) for column in zip(*((row.call, row.name) for row in shown), strict=True))
+        rows = [row for row in self.rows if row.call == self.rows[0].call or row.name == EVERY or row in self.wrong]
+        call, name = (max(map(len, column)) for column in zip(*((row.call, row.name) for row in rows), strict=True))
         head = f"{'call':{call}}  {'input':{name}}  {'numeric':>13}  {'analytic':>13}  {'error':>8}"
         lines = [
             f"{row.call:{call}}  {row.name:{name}}  {row.numeric:13.6e}  {row.analytic:13.6e}  {row.error:8.1e}"
             f"{'' if row.error <= self.tol else '  WRONG'}"
-            for row in shown
+            for row in rows
         ]
         return "\n".join([head, *lines])
 
