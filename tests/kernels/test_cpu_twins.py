@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.close import assert_close
 from tests.support.scans import (
-    KERNELS,
+    FAST_ON_NUMPY,
     KINDS,
     WITHOUT_NOISE,
     B,
@@ -98,7 +98,7 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=KERNELS)
+@pytest.fixture(params=FAST_ON_NUMPY)
 def twin(request):
     return request.param
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import xprnn
-from tests.support.scans import KERNELS
+from tests.support.scans import FAST_ON_NUMPY
 
 
-@pytest.fixture(params=KERNELS)
+@pytest.fixture(params=FAST_ON_NUMPY)
 def fastest(request):
     """The twin of NumPy arrays that "auto" takes, without numba and, where it is installed, with it."""
     if request.param == "numpy":

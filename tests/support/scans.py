@@ -29,7 +29,7 @@ needs_numba = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
 ON_NUMPY = [name for name in TAKEN if name != "numba" or LACKING is None]
 """The kernels on NumPy that run here, from the slowest, and the twins among them."""
 
-KERNELS = ON_NUMPY[1:]
+FAST_ON_NUMPY = ON_NUMPY[1:]
 
 CUPY = ("cupy_stepwise", "cupy_persistent", "cupy_persistent-spread")
 """The last has its hidden units spread over blocks, as where W_hh does not fit into one."""
