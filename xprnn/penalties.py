@@ -12,6 +12,7 @@ from xprnn import tree
 from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, ArraySpec
+from xprnn._array.sums import sum_time, total
 from xprnn._array.tree_checks import label
 from xprnn.losses import reduction as reduced
 from xprnn.tree import Tree
@@ -84,7 +85,7 @@ def _on_weights(
         if matrices_only and len(w.shape) < 2:
             return spec.xp.zeros_like(w)
         values, slopes = each(w)
-        penalty = penalty + factor * xpx.total(values, spec.xp)
+        penalty = penalty + factor * total(values, spec.xp)
         return factor * xpx.detached(slopes)
 
     gradient = tree.map(derivative, weights)
@@ -157,7 +158,7 @@ def firing_rate(
         loss, half_slope = reduce.of_weighted(diff * diff, diff, y.shape)
         return factor * loss, 2.0 * factor * half_slope
     steps = reduced.count(reduce.mask, (*y.shape[:-1], 1), spec)
-    mean = xpx.sum_time(diff, spec.xp) / steps  # of nothing valid 0, whatever the target
+    mean = sum_time(diff, spec.xp) / steps  # of nothing valid 0, whatever the target
     slope = (2.0 * factor / y.shape[-1]) * mean / steps
     dy = reduce.valid(xpx.detached(slope) + spec.xp.zeros_like(diff))
-    return factor * xpx.total(mean * mean, spec.xp) / y.shape[-1], dy
+    return factor * total(mean * mean, spec.xp) / y.shape[-1], dy

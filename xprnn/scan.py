@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
+from xprnn._array.sums import sum_first
 from xprnn.cells import Cell, Params, States
 
 __all__ = ["BLOCK", "NOTHING", "Around", "Cache", "blend", "previous", "scan", "scan_backward"]
@@ -210,7 +211,7 @@ def _around_gradients(
 
     def fresh(d: Array) -> Array:
         zeros = xp.zeros_like(d)
-        return xpx.cast(xpx.sum_first(zeros if reset is None else xp.where(reset, d, zeros), xp), d.dtype)
+        return xpx.cast(sum_first(zeros if reset is None else xp.where(reset, d, zeros), xp), d.dtype)
 
     gradients: dict[str, Callable[[], tuple[Array | None, ...]]] = {
         "noise": lambda: ds,

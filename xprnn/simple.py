@@ -9,6 +9,7 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array, ArraySpec
+from xprnn._array.sums import sum_time
 from xprnn.cells import Elman
 from xprnn.cells.elman import StepCache
 from xprnn.losses import half_sum_of_squares
@@ -183,10 +184,10 @@ class SimpleRNN:
         da, _, dp, _ = kernel.scan_backward(CELL, (dh,), (None,), cache, p)
         lr = self.lr
         self.W_hy = self.W_hy - lr * (xp.matrix_transpose(h_seq) @ dy)
-        self.b_y = self.b_y - lr * xpx.sum_time(dy, xp)
+        self.b_y = self.b_y - lr * sum_time(dy, xp)
         self.W_xh = self.W_xh - lr * (xp.matrix_transpose(x_seq) @ da[:, 0, :])
         self.W_hh = self.W_hh - lr * xp.matrix_transpose(dp["W_hh"])
-        self.b_h = self.b_h - lr * xpx.sum_time(da, xp)
+        self.b_h = self.b_h - lr * sum_time(da, xp)
 
 
 def _normal(generator: "np.random.Generator") -> Any:

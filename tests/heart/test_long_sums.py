@@ -6,7 +6,7 @@ import pytest
 import xprnn
 from tests.support.scans import ON_NUMPY
 from xprnn import losses, optim, penalties, train, tree
-from xprnn._array import namespace as xpx
+from xprnn._array.sums import row_sum, sum_time, total
 
 TOLERANCE = 2e-6
 """A running sum of 32 numbers of one sign in float32 is off by up to 1e-6, and so is PyTorch's own sum of a million.
@@ -128,8 +128,8 @@ def test_the_mean_over_many_minibatches():
 def test_sums_of_arrays_in_any_order_of_memory(order):
     a = np.full((N // 10, 20), 0.1, np.float32, order="C" if order == "gaps" else order)
     a = a[:, ::2] if order == "gaps" else a
-    found = xpx.total(a, np)
+    found = total(a, np)
     assert found == np.add.reduce(np.full(a.size, 0.1, np.float32))  # which is pairwise, in the manner of each NumPy
     assert error(found, a.size * TENTH) <= 4e-6  # 2.4e-6 in NumPy 2.1; a running sum is off by 1e-2
-    assert error(xpx.sum_time(a, np), np.full(a.shape[1], len(a) * TENTH)) <= TOLERANCE
-    assert error(xpx.row_sum(a.T, np), np.full((a.shape[1], 1), len(a) * TENTH)) <= TOLERANCE
+    assert error(sum_time(a, np), np.full(a.shape[1], len(a) * TENTH)) <= TOLERANCE
+    assert error(row_sum(a.T, np), np.full((a.shape[1], 1), len(a) * TENTH)) <= TOLERANCE

@@ -11,6 +11,7 @@ import xprnn
 from tests.support.close import assert_close
 from xprnn import kernels, tree
 from xprnn._array import namespace as xpx
+from xprnn._array import products as array_products
 
 try:
     from xprnn.kernels import threads
@@ -48,11 +49,11 @@ def test_products_by_numba_are_those_of_numpy(shape, dtype, ragged, rng, everywh
         x, da = x * mask, da * mask
         x, da = x.astype(dtype), da.astype(dtype)
     products = numba_products.PRODUCTS.at(mask) if ragged else numba_products.PRODUCTS
-    a, expected = products.affine_time(x, W, b, xpx.NUMPY), xpx.affine_time(x, W, b, xpx.NUMPY)
+    a, expected = products.affine_time(x, W, b, xpx.NUMPY), array_products.affine_time(x, W, b, xpx.NUMPY)
     assert_close(a * mask if ragged else a, expected * mask if ragged else expected)
     for biased in (True, False):
         found = products.affine_gradients(da, x, W, xpx.NUMPY, biased=biased)
-        exact = xpx.affine_gradients(*(v.astype(np.float64) for v in (da, x, W)), xpx.NUMPY, biased=biased)
+        exact = array_products.affine_gradients(*(v.astype(np.float64) for v in (da, x, W)), xpx.NUMPY, biased=biased)
         assert (found[1] is None) is not biased
         for name, value, wanted in zip("Wbx", found, exact, strict=True):
             if wanted is not None:
@@ -87,13 +88,13 @@ def test_a_product_by_numba_of_no_steps_is_zero(rng, everywhere):
 @needs_numba
 def test_products_by_numba_take_read_only_and_strided_arrays(rng, everywhere):
     x, W, b, da = draw((11, 5, 9, 14), "float64", rng)
-    expected = xpx.affine_time(x, W, b, xpx.NUMPY)
+    expected = array_products.affine_time(x, W, b, xpx.NUMPY)
     strided = np.asfortranarray(x)[::-1][::-1]
     for a in (strided, W, b):
         a.flags.writeable = False
     assert_close(numba_products.PRODUCTS.affine_time(strided, W, b, xpx.NUMPY), expected)
     dW, _ = numba_products.PRODUCTS.outer_time(da[:, ::-1], strided[:, ::-1], biased=False)
-    assert_close(dW, xpx.outer_time(da, x, xpx.NUMPY))
+    assert_close(dW, array_products.outer_time(da, x, xpx.NUMPY))
 
 
 LAYERS = {

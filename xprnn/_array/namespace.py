@@ -26,12 +26,6 @@ is_namespace_torch = compat.is_torch_namespace
 HALF = ("float16", "bfloat16")
 """Types in which arrays are stored, and nothing is summed: NumPy, and the standard, lack the second."""
 
-SHORT = 32
-"""Numbers of a running sum, which of one sign is then off by 1e-6 in float32; a longer sum is one of such sums."""
-
-LONG = 512
-"""The fewest rows that a product sums over at once where there are many more: with fewer BLAS is slow."""
-
 
 class ArraySpec(NamedTuple):
     """Library, dtype and device of an array, which every other array of the same call must share."""
@@ -116,7 +110,7 @@ def is_half(dtype: Any) -> bool:
     return getattr(dtype, "itemsize", 0) == 2 and dtype_name(dtype) in HALF
 
 
-def wide(a: Array) -> Array:
+def upcast(a: Array) -> Array:
     """Return an array in which to compute: one of a half type as float32, any other as it is."""
     if not is_half(a.dtype):
         return a
@@ -191,7 +185,7 @@ def itemsize(a: Array) -> int:
     return int(namespace(a).finfo(a.dtype).bits) // 8
 
 
-def _shaped(a: Array, shape: tuple[int, ...], xp: Namespace) -> Array:
+def reshape(a: Array, shape: tuple[int, ...], xp: Namespace) -> Array:
     """Return `a` in another shape: NumPy's method takes a fifth of its function's time."""
     return a.reshape(shape) if isinstance(a, np.ndarray) else xp.reshape(a, shape)
 
@@ -199,129 +193,7 @@ def _shaped(a: Array, shape: tuple[int, ...], xp: Namespace) -> Array:
 def as_rows(a: Array, xp: Namespace) -> Array:
     """Return a (…, N) as a matrix (·, N)."""
     shape = a.shape
-    return a if len(shape) == 2 else _shaped(a, (-1, shape[-1]), xp)
-
-
-def matmul_time(x: Array, W: Array, xp: Namespace) -> Array:
-    """Return `x @ W` for x (…, I), W (I, N) as **one** 2-D product.
-
-    NumPy runs a 3-D by 2-D `@` as T small products, up to nine times slower.
-    """
-    shape = x.shape
-    if len(shape) <= 2:
-        return _product(x, W)
-    return _shaped(_product(_shaped(x, (-1, shape[-1]), xp), W), (*shape[:-1], W.shape[1]), xp)
-
-
-def _product(a: Array, b: Array) -> Array:
-    """Return `a @ b`; of half types every library sums in float32, and rounds once."""
-    if isinstance(a, np.ndarray) and is_half(a.dtype):  # NumPy does so too, but without BLAS: up to 19 times slower
-        return cast(wide(a) @ wide(b), a.dtype)
-    return a.dot(b) if _plain(a, b) else a @ b  # NumPy's method does what `@` does, and begins sooner
-
-
-def _plain(a: Array, b: Array) -> bool:
-    """Tell whether both are NumPy arrays, and of no class of a user's own."""
-    return type(a) is np.ndarray and type(b) is np.ndarray
-
-
-def affine_time(x: Array, W: Array, b: Array | None, xp: Namespace) -> Array:
-    """Return `x Wᵀ + b` for x (…, I), W (N, I), b (N,), as one 2-D product."""
-    if isinstance(x, np.ndarray) and is_half(x.dtype):  # as in `_product`, and the sum in float32 too
-        return cast(affine_time(wide(x), wide(W), None if b is None else wide(b), xp), x.dtype)
-    a = matmul_time(x, W.T, xp)
-    if b is None:
-        return a
-    return np.add(a, b, a) if _plain(a, b) else a + b  # in the product: spare a copy of the largest array there is
-
-
-def outer_time(da: Array, x: Array, xp: Namespace) -> Array:
-    """Return a weight's gradient, Σ over the leading axes of da (…, N) ⊗ x (…, I), as products (N, I)."""
-    rows, x = as_rows(da, xp), as_rows(x, xp)
-    if _plain(rows, x) and len(rows) >= LONG:
-        return cast(_outer_in_blocks(wide(rows), wide(x)), da.dtype)
-    return _product(rows.T, x)
-
-
-def _outer_in_blocks(da: Array, x: Array) -> Array:
-    """Return daᵀ x, the sum of products of so many rows each that they take an eighth of the memory of da and x.
-
-    BLAS adds up all rows in one running sum where da or x has one column, with an error of 8e-4 in float32 at 1e6 rows.
-    """
-    (R, N), I = da.shape, x.shape[1]
-    size = max(LONG, 8 * N * I // max(N + I, 1))
-    n = R // size * size
-    if 4 * size > R:
-        return da.T.dot(x)
-    of_da, of_x = (_of_blas(a)[:n].reshape(-1, size, a.shape[1]) for a in (da, x))
-    found = sum_first(np.matmul(np.swapaxes(of_da, 1, 2), of_x), NUMPY)
-    return found if n == R else found + da[n:].T.dot(x[n:])
-
-
-def _of_blas(a: np.ndarray) -> np.ndarray:
-    """Return a matrix as BLAS takes it, rows one after the other, as other products would copy it number by number."""
-    rows_in_order = a.strides[1] == a.itemsize and a.strides[0] >= a.shape[1] * a.itemsize
-    return a if rows_in_order else np.ascontiguousarray(a)
-
-
-def affine_gradients(
-    da: Array, x: Array, W: Array, xp: Namespace, *, biased: bool
-) -> tuple[Array, Array | None, Array]:
-    """Return the gradients of `affine_time`, of W, of b and of x, from da (…, N)."""
-    flat = as_rows(da, xp)
-    db = sum_time(flat, xp) if biased else None
-    return outer_time(flat, x, xp), db, _shaped(_product(flat, W), x.shape, xp)
-
-
-def sum_time(da: Array, xp: Namespace) -> Array:
-    """Return the gradient of a bias: the sum of da (…, N) over all leading axes, (N,); of half types in float32."""
-    return cast(sum_first(as_rows(da, xp), xp), da.dtype)
-
-
-def sum_first(a: Array, xp: Namespace) -> Array:
-    """Return the sum over the first axis, in a's dtype, of half types in float32, as exact for millions as for a few.
-
-    NumPy adds row after row to one running sum, which in float32 is off by 1e-2 after a million of one sign. So this is
-    a sum of sums of SHORT rows that lie far apart: what NumPy adds are long vectors, up to ten times as fast. CuPy's
-    threads have running sums too, in float64 therefore; PyTorch and JAX sum in blocks themselves.
-    """
-    dtype, (R, *rest) = xp.float32 if is_half(a.dtype) else a.dtype, a.shape
-    if not isinstance(a, np.ndarray):
-        if is_namespace_cupy(xp):
-            return cast(xp.sum(a, axis=0, dtype=xp.float64), dtype)
-        if is_namespace_torch(xp) or is_namespace_jax(xp):
-            return xp.sum(a, axis=0, dtype=dtype)
-    n = R // SHORT
-    if n < 2:
-        return _sum_rows(a, dtype, xp)
-    blocks = _shaped(a[: SHORT * n, ...], (SHORT, n, *rest), xp)
-    found = sum_first(_sum_rows(blocks, dtype, xp), xp)
-    return found if SHORT * n == R else found + _sum_rows(a[SHORT * n :, ...], dtype, xp)
-
-
-def _sum_rows(a: Array, dtype: Any, xp: Namespace) -> Array:
-    """Return the sum over the first axis, one running sum; NumPy's own function takes twice as long on a few rows."""
-    return np.add.reduce(a, axis=0, dtype=dtype) if isinstance(a, np.ndarray) else xp.sum(a, axis=0, dtype=dtype)
-
-
-def total(a: Array, xp: Namespace) -> Array:
-    """Return the sum of all numbers, 0-d, in their dtype."""
-    if isinstance(a, np.ndarray):
-        return np.add.reduce(a.ravel(order="K"))  # pairwise: NumPy is so where the numbers lie side by side
-    return cast(xp.sum(a, dtype=xp.float64), a.dtype) if is_namespace_cupy(xp) else xp.sum(a, dtype=a.dtype)
-
-
-def row_sum(a: Array, xp: Namespace) -> Array:
-    """Return the sum over the last axis, which stays, in a's dtype."""
-    if isinstance(a, np.ndarray):
-        long = a.shape[-1] > SHORT and a.strides[-1] != a.itemsize
-        return np.add.reduce(np.ascontiguousarray(a) if long else a, axis=-1, keepdims=True)  # else not pairwise
-    return xp.sum(a, axis=-1, keepdims=True, dtype=a.dtype)
-
-
-def row_mean(a: Array, xp: Namespace) -> Array:
-    """Return the mean over the last axis, which stays; NumPy's own takes five times as long on a short row."""
-    return row_sum(a, xp) / a.shape[-1] if isinstance(a, np.ndarray) else xp.mean(a, axis=-1, keepdims=True)
+    return a if len(shape) == 2 else reshape(a, (-1, shape[-1]), xp)
 
 
 def sign(a: Array, xp: Namespace) -> Array:
@@ -405,40 +277,3 @@ def signed(a: Array, xp: Namespace) -> Array:
     narrow = is_namespace_jax(xp) and xp.iinfo(a.dtype).bits < 64
     dtype = xp.int32 if narrow else xp.int64
     return a if a.dtype == dtype else xp.astype(a, dtype)
-
-
-def scatter_add(index: Array, rows: Array, n: int, xp: Namespace) -> Array:
-    """Return (n, D): in row k the sum of the `rows` (N, D) whose `index` (N,), within 0 … n-1, is k.
-
-    Sums are in an order of their own, but on a GPU, where additions may come in any order; of half types they are in
-    float32.
-    """
-    if is_half(rows.dtype):
-        return xp.astype(scatter_add(index, xp.astype(rows, xp.float32), n, xp), rows.dtype)
-    if is_namespace_numpy(xp):
-        out, order = np.zeros((n, rows.shape[1]), dtype=rows.dtype), np.argsort(index, kind="stable")
-        ordered = index[order]
-        starts = np.flatnonzero(np.concatenate([ordered[:1] >= 0, ordered[1:] != ordered[:-1]]))
-        if starts.size:  # sorted and summed run by run, each pairwise: up to nine times as fast as np.add.at
-            out[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
-        return out
-    if is_namespace_torch(xp) or is_namespace_jax(xp):
-        return _scatter_add_in_blocks(index, rows, n, xp)
-    if is_namespace_cupy(xp):
-        out, add = xp.zeros((n, rows.shape[1]), dtype=xp.float64), xp.add  # each sum is a running one
-        add.at(out, index, rows)  # as in NumPy: beyond the standard
-        return cast(out, rows.dtype)
-    one_hot = xp.astype(index[None, :] == integers(n, index, xp)[:, None], rows.dtype)
-    return one_hot @ rows
-
-
-def _scatter_add_in_blocks(index: Array, rows: Array, n: int, xp: Namespace) -> Array:
-    """Do so on PyTorch and JAX, which add all rows to one running sum: here to one of several, at most N in all."""
-    N, D = rows.shape
-    blocks = max(1, N // n)
-    index = index + n * (integers(N, index, xp) % blocks)
-    if is_namespace_torch(xp):
-        sums = xp.zeros((blocks * n, D), dtype=rows.dtype, device=rows.device).index_add(0, index, rows)
-    else:
-        sums = xp.zeros((blocks * n, D), dtype=rows.dtype).at[index].add(rows)
-    return sum_first(xp.reshape(sums, (blocks, n, D)), xp)

@@ -9,8 +9,8 @@ over a row, or over each of some groups of it. Backward, with the gradient dn at
 
 from typing import NamedTuple
 
-from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
+from xprnn._array.sums import row_mean
 
 __all__ = ["Norm", "NormCache"]
 
@@ -30,8 +30,8 @@ class Norm(NamedTuple):
 
     def forward(self, v: Array, xp: Namespace) -> NormCache:
         """Return n̂, in the shape of v, and r, one per row and group."""
-        centred = [each - xpx.row_mean(each, xp) for each in self._groups(v)]
-        rates = [(xpx.row_mean(each * each, xp) + self.eps) ** -0.5 for each in centred]
+        centred = [each - row_mean(each, xp) for each in self._groups(v)]
+        rates = [(row_mean(each * each, xp) + self.eps) ** -0.5 for each in centred]
         return NormCache(_joined([each * r for each, r in zip(centred, rates, strict=True)], xp), _joined(rates, xp))
 
     def backward(self, xp: Namespace, dn: Array, cache: NormCache) -> Array:
@@ -39,8 +39,8 @@ class Norm(NamedTuple):
         n, r = cache
         done = []
         for k, (d, each) in enumerate(zip(self._groups(dn), self._groups(n), strict=True)):
-            along = each * xpx.row_mean(d * each, xp)
-            done.append(r[..., k : k + 1] * (d - xpx.row_mean(d, xp) - along))
+            along = each * row_mean(d * each, xp)
+            done.append(r[..., k : k + 1] * (d - row_mean(d, xp) - along))
         return _joined(done, xp)
 
     def _groups(self, v: Array) -> list[Array]:

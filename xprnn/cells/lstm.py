@@ -33,6 +33,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
+from xprnn._array.products import outer_time
+from xprnn._array.sums import sum_time
 from xprnn.activations import SIGMOID, TANH, Activation, Custom, needed
 from xprnn.cells import recurrent_map
 from xprnn.cells.cell import OPTIONS, Cell, Parameter, Params, States, Step
@@ -212,15 +214,15 @@ class LSTM(Cell):
         xp, y = xpx.namespace(out.a), c
         dp = recurrent_map.gradients(out.a, h_prev, p, inner, out.v, cache.norm)
         if cache.norm_c is not None:
-            dp["ln_c"] = xpx.sum_time(out.y * cache.norm_c.n, xp)
-            dp |= {"b_c": xpx.sum_time(out.y, xp)} if "b_c" in p else {}
+            dp["ln_c"] = sum_time(out.y * cache.norm_c.n, xp)
+            dp |= {"b_c": sum_time(out.y, xp)} if "b_c" in p else {}
             y = _scaled(p, cache.norm_c.n)
         if self.peepholes:
             sees = {"i": c_prev, "f": c_prev, "o": c}
             gates = zip(self.letters, xpx.split(out.a, self.gates), strict=True)
-            dp["P"] = xp.concat([xpx.sum_time(d * sees[letter], xp) for letter, d in gates if letter != "g"])
+            dp["P"] = xp.concat([sum_time(d * sees[letter], xp) for letter, d in gates if letter != "g"])
         if self.projection:
-            dp["W_hr"] = xpx.outer_time(out.h, cache.o * self.output.bind(xp)(y), xp)
+            dp["W_hr"] = outer_time(out.h, cache.o * self.output.bind(xp)(y), xp)
         return dp
 
     def trace(self, cache: StepCache) -> dict[str, Array]:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
+from xprnn._array.products import outer_time
+from xprnn._array.sums import sum_time
 from xprnn.cells.cell import Parameter, Params
 from xprnn.cells.layer_norm import Norm, NormCache
 
@@ -88,9 +90,9 @@ def gradients(
     """
     xp = xpx.namespace(du)
     flat = xpx.as_rows(du, xp)
-    dp = {"W_hh": xpx.outer_time(flat if norm is None else dv, h if inner is None else h * inner, xp)}
+    dp = {"W_hh": outer_time(flat if norm is None else dv, h if inner is None else h * inner, xp)}
     if "b_hh" in p:
-        dp["b_hh"] = xpx.sum_time(flat, xp)
+        dp["b_hh"] = sum_time(flat, xp)
     if norm is not None:
-        dp["ln_hh"] = xpx.sum_time(du * norm.n, xp)
+        dp["ln_hh"] = sum_time(du * norm.n, xp)
     return dp

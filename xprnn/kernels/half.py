@@ -53,11 +53,11 @@ def upcast_kernel(kernel: Kernel, dtype: Any) -> Kernel:
 
 
 def _upcast_forward(a: Array, state0: States, p: Params, around: Around) -> tuple[Any, ...]:
-    return (*tree.map(xpx.wide, (a, state0, p)), Around(*tree.map(xpx.wide, tuple(around))))
+    return (*tree.map(xpx.upcast, (a, state0, p)), Around(*tree.map(xpx.upcast, tuple(around))))
 
 
 def _upcast_backward(dstates: Any, dfinal: Any, cache: Any, p: Params) -> tuple[Any, ...]:
-    return *tree.map(xpx.wide, (dstates, dfinal)), cache, tree.map(xpx.wide, p)
+    return *tree.map(xpx.upcast, (dstates, dfinal)), cache, tree.map(xpx.upcast, p)
 
 
 def _round(done: tuple[States, States, Any], dtype: Any) -> tuple[States, States, Any]:
@@ -75,7 +75,7 @@ def _all(arrays: Any, dtype: Any) -> Any:
 
 
 def _upcast_binding(layer: LayerBinding) -> LayerBinding:
-    p, state, fresh, gate = tree.map(xpx.wide, (layer.p, layer.state, layer.fresh, layer.gate))
+    p, state, fresh, gate = tree.map(xpx.upcast, (layer.p, layer.state, layer.fresh, layer.gate))
     return LayerBinding(p, state, fresh, gate, layer.residual)
 
 
@@ -90,7 +90,7 @@ class Bound:
 
     def run(self, x_t: Array) -> Array:
         """Return y_t (B, H) for x_t (B, I)."""
-        return xpx.cast(self._bound.run(xpx.wide(x_t)), self._dtype)
+        return xpx.cast(self._bound.run(xpx.upcast(x_t)), self._dtype)
 
     def states(self) -> list[States]:
         """Return copies of the states, rounded."""

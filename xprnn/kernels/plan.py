@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from xprnn._array import namespace as xpx
+from xprnn._array import products as array_products
 from xprnn._array.namespace import Array
 from xprnn.cells import Cell, Params, States, input_map
 from xprnn.cells.layer_norm import NormCache
@@ -65,7 +66,7 @@ class Plan(NamedTuple):
         """One phrase for `explain`: which calls a direction is."""
         if self.fused is not None:
             return "input map, scan and gradients in one call"
-        owner = "the array library" if self.kernel.products is xpx else self.kernel.name
+        owner = "the array library" if self.kernel.products is array_products else self.kernel.name
         return f"a scan between products of {owner}"
 
     def forward(self, cell: Cell, directions: Sequence[Direction], *, keep: bool) -> list[tuple[States, States, Any]]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from xprnn import scan as reference
 from xprnn._array import namespace as xpx
+from xprnn._array import products as array_products
 from xprnn._array.namespace import Namespace
 from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore
@@ -84,13 +85,13 @@ class Kernel(NamedTuple):
     side_by_side: tuple[Callable[..., list[Any]], Callable[..., list[Any]]] | None = None
     why_slower: Callable[..., str | None] | None = None
     takes_half: bool = False
-    products: Any = xpx
+    products: Any = array_products
     fused: Fused | None = None
     memory: Callable[[Cell, int], "Memory"] = lambda cell, H: reference_memory(cell, H)
 
     def products_at(self, mask: Any | None) -> Any:
         """Return the products, of the steps alone at which a mask (T, B, 1) is True where that spares anything."""
-        return self.products if mask is None or self.products is xpx else self.products.at(mask)
+        return self.products if mask is None or self.products is array_products else self.products.at(mask)
 
     def scans(self, cell: Cell, arguments: Iterable[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
         """Run `scan` for each direction of a level."""

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from xprnn._array import namespace as xpx
+from xprnn._array import products as array_products
 from xprnn._array.checks import short_repr
 from xprnn._array.namespace import ArraySpec, Namespace
 from xprnn.cells import Cell
@@ -174,8 +175,8 @@ def select_products(spec: ArraySpec, work: int, kernel: str = "auto") -> Any:
         As in `select`. A kernel without products of its own leaves them to the array library.
     """
     if work <= SMALL or xpx.is_half(spec.dtype):
-        return xpx
-    return next(_products(spec.xp, kernel), xpx)
+        return array_products
+    return next(_products(spec.xp, kernel), array_products)
 
 
 def _products(xp: Namespace, kernel: str) -> Iterator[Any]:

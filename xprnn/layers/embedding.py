@@ -14,6 +14,7 @@ from xprnn._array import namespace as xpx
 from xprnn._array.checks import memory_sizes
 from xprnn._array.layout import Form, flags, form_of, select
 from xprnn._array.namespace import Array, ArraySpec
+from xprnn._array.sums import scatter_add
 from xprnn.layers.stateless import Stateless
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
@@ -101,7 +102,7 @@ class Embedding(Stateless):
         if dy is None:
             return {"W": spec.xp.zeros_like(W)}, None
         xp, dy = spec.xp, select(cache.known, cache.form.read("dy", dy, "D", D), spec.xp)
-        return {"W": xpx.scatter_add(xp.reshape(cache.index, (-1,)), xp.reshape(dy, (-1, D)), V, xp)}, None
+        return {"W": scatter_add(xp.reshape(cache.index, (-1,)), xp.reshape(dy, (-1, D)), V, xp)}, None
 
     def _step(self, params: Params, x_t: Any) -> Array:
         W, spec = self._weight(params)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from xprnn import init, kernels
 from xprnn._array import checks
-from xprnn._array import namespace as xpx
+from xprnn._array import products as array_products
 from xprnn._array.checks import memory_sizes
 from xprnn._array.layout import select
 from xprnn._array.namespace import Array
@@ -118,4 +118,4 @@ class Linear(Stateless):
         if len(x_t.shape) < 1 or x_t.shape[-1] != self.in_features:
             raise ValueError(f"`x_t` must have shape (…, I) with I = {self.in_features}, got {tuple(x_t.shape)}")
         checks.parameters("params", params, self._shapes, spec, like="x_t")
-        return xpx.affine_time(x_t, params["W"], params.get("b"), spec.xp)
+        return array_products.affine_time(x_t, params["W"], params.get("b"), spec.xp)

@@ -8,6 +8,7 @@ import numpy as np
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, ArraySpec
+from xprnn._array.sums import row_sum
 from xprnn.losses import reduction as reduced
 from xprnn.losses.reduction import Reduction
 
@@ -64,11 +65,11 @@ def softmax_cross_entropy(
         goal = (1.0 - label_smoothing) * goal + label_smoothing / logits.shape[-1]
     logits, goal = reduce.valid(logits), reduce.valid(goal)
     shifted = logits - xp.max(logits, axis=-1, keepdims=True)
-    total = xpx.row_sum(xp.exp(shifted), xp)
+    total = row_sum(xp.exp(shifted), xp)
     log_p = shifted - xp.log(total)
     log_p = xp.where(goal == 0.0, xp.zeros_like(log_p), log_p)  # 0 log 0 = 0, where a logit is -inf
-    losses = -xpx.row_sum(goal * log_p, xp)
-    dlogits = xpx.row_sum(goal, xp) * (xp.exp(shifted) / total) - goal
+    losses = -row_sum(goal * log_p, xp)
+    dlogits = row_sum(goal, xp) * (xp.exp(shifted) / total) - goal
     if reduce.weights is not None:
         losses, dlogits = reduce.weights * losses, reduce.weights * dlogits
     return reduce.of_weighted(losses, dlogits, losses.shape)

@@ -8,6 +8,7 @@ import numpy as np
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, ArraySpec
+from xprnn._array.sums import total
 
 REDUCTIONS = ("mean", "sum")
 
@@ -45,7 +46,7 @@ class Reduction(NamedTuple):
 
     def of_weighted(self, losses: Array, dpred: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Return the same of losses that are weighted already, and 0 where the mask is False."""
-        loss = xpx.total(losses, self.spec.xp)
+        loss = total(losses, self.spec.xp)
         if not self.mean:
             return loss, xpx.detached(dpred)
         number = count(self.mask, shape, self.spec)
@@ -88,7 +89,7 @@ def count(mask: Array | None, shape: tuple[int, ...], spec: ArraySpec) -> Any:
     if mask is None:
         return float(max(1, math.prod(shape)))
     xp = spec.xp
-    number = xpx.total(xp.astype(mask, spec.dtype), xp) * float(shape[-1])
+    number = total(xp.astype(mask, spec.dtype), xp) * float(shape[-1])
     return xp.where(number < 1.0, xp.ones_like(number), number)
 
 

@@ -7,6 +7,7 @@ from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array, Namespace
+from xprnn._array.sums import total
 from xprnn.optim.optimizer import INSTEAD
 from xprnn.tree import Tree
 
@@ -55,15 +56,15 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
 
 def _norm(leaves: list[Array], xp: Namespace) -> Array:
     """Return the square root of the sum of all squares."""
-    total = xpx.total(leaves[0] * leaves[0], xp)
+    squares = total(leaves[0] * leaves[0], xp)
     for g in leaves[1:]:
-        total = total + xpx.total(g * g, xp)
-    return xp.sqrt(total)
+        squares = squares + total(g * g, xp)
+    return xp.sqrt(squares)
 
 
 def _clip_any(grads: Tree, leaves: list[Array], max_norm: float, xp: Namespace) -> tuple[Tree, Array]:
     """Do the same where squares, or even the norm, may be beyond all numbers: with numbers by the largest of them."""
-    largest = [xp.max(xp.abs(g)) for g in leaves if 0 not in g.shape] or [xpx.total(leaves[0], xp)]
+    largest = [xp.max(xp.abs(g)) for g in leaves if 0 not in g.shape] or [total(leaves[0], xp)]
     most = xp.max(xp.stack(largest))
     bounded = xp.minimum(most, xp.ones_like(most) * float(xp.finfo(most.dtype).max) ** 0.75)  # 1 / most may be 0 by XLA
     scale = xp.where(xp.logical_and(most > 0.0, xp.isfinite(most)), bounded, xp.ones_like(most))

@@ -21,6 +21,7 @@ from xprnn import random, tree
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form
 from xprnn._array.namespace import Array, Namespace
+from xprnn._array.sums import sum_time
 from xprnn.kernels.select import PRESENT
 from xprnn.random import Key
 from xprnn.recurrent import constraints
@@ -134,8 +135,8 @@ def _input_noise(layer: Configuration, alpha: Any, draws: Draws, xp: Namespace) 
 def leak(layer: Configuration, p: dict[str, Any], xp: Namespace) -> Any:
     """Return α = dt/tau: a float, an array (H,), or None without a leak; a learned one is σ(leak). No half type."""
     if "leak" in p:
-        return logistic(xpx.wide(p["leak"]), xp)
-    return xpx.copy(xpx.wide(p["fixed"]["alpha"])) if isinstance(layer.alpha, tuple) else layer.alpha
+        return logistic(xpx.upcast(p["leak"]), xp)
+    return xpx.copy(xpx.upcast(p["fixed"]["alpha"])) if isinstance(layer.alpha, tuple) else layer.alpha
 
 
 def logistic(x: Array, xp: Namespace) -> Array:
@@ -165,14 +166,14 @@ def leak_gradient(
     ∂s/∂leak = α (1 - α) k (new - prev) and ∂e/∂leak = ½ (1 - α) e, which divides by no α.
     """
     xp, G = xpx.namespace(da), layer.cell.gates
-    rest = logistic(-xpx.wide(p["leak"]), xp)  # 1 - α
-    dgate, dnoise = tree.map(xpx.wide, (daround.gate, daround.noise))  # every state has a gate where there is a leak
+    rest = logistic(-xpx.upcast(p["leak"]), xp)  # 1 - α
+    dgate, dnoise = tree.map(xpx.upcast, (daround.gate, daround.noise))  # every state has a gate where there is a leak
     pairs = zip(dgate, effects.zoneout, strict=True)
-    terms = [effects.leak * xpx.sum_time(d if k is None else d * k, xp) for d, k in pairs]
+    terms = [effects.leak * sum_time(d if k is None else d * k, xp) for d, k in pairs]
     noisy = [d * e for d, e in zip(dnoise or (), noise or (), strict=True) if d is not None]
     if effects.noise is not None:
-        noisy += xpx.split(xpx.wide(da) * effects.noise, G)
-    terms += [0.5 * xpx.sum_time(term, xp) for term in noisy]
+        noisy += xpx.split(xpx.upcast(da) * effects.noise, G)
+    terms += [0.5 * sum_time(term, xp) for term in noisy]
     return xpx.cast(rest * sum(terms[1:], terms[0]), p["leak"].dtype)
 
 

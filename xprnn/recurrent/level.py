@@ -10,6 +10,7 @@ from xprnn import kernels
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, flip, flip_reset, select
 from xprnn._array.namespace import Array
+from xprnn._array.sums import sum_time
 from xprnn.cells import States
 from xprnn.kernels.plan import Direction, DirectionCache, Gradients, Plan
 from xprnn.kernels.reference_stepper import LayerBinding
@@ -152,7 +153,7 @@ def _learned_state_gradients(layer: Configuration, p: Params, dstate0: States | 
     grads: Params = {}
     for k, state in enumerate(layer.cell.states):
         xp = xpx.namespace(p[f"{state}0"])
-        terms = [xpx.sum_time(d[k], xp) for d in (dstate0, dfresh) if d is not None]
+        terms = [sum_time(d[k], xp) for d in (dstate0, dfresh) if d is not None]
         grads[f"{state}0"] = sum(terms, xp.zeros_like(p[f"{state}0"]))
     return grads
 

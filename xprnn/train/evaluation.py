@@ -8,6 +8,7 @@ import numpy as np
 from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import ArraySpec
+from xprnn._array.sums import sum_first
 from xprnn.backends import to_numpy
 from xprnn.train import nonfinite
 from xprnn.train.data import Source
@@ -46,7 +47,7 @@ class Evaluation:
                 found.append(number(f"metrics[{name!r}]", metric(y, batch.y, **masked), spec))
             weighed.append(spec.xp.stack([xpx.cast(each, spec.dtype) for each in found]) * float(batch.counted))
             count += batch.counted
-        sums = xpx.sum_first(spec.xp.stack(weighed), spec.xp)  # at the end: a running sum would lose more to rounding
+        sums = sum_first(spec.xp.stack(weighed), spec.xp)  # at the end: a running sum would lose more to rounding
         return dict(zip(("loss", *self.metrics), (to_numpy(sums) / count).tolist(), strict=True))
 
     @nonfinite.unsaid

@@ -123,7 +123,7 @@ class _Chooser:
         if logits.shape[-1] - 1 > spec.xp.iinfo(self._like.dtype).max:
             told = xpx.dtype_name(self._like.dtype)
             raise ValueError(f"`prompt` must be of a dtype that holds {logits.shape[-1] - 1}, got {told}")
-        finite = spec.xp.isfinite(spec.xp.max(xpx.wide(logits), axis=-1))
+        finite = spec.xp.isfinite(spec.xp.max(xpx.upcast(logits), axis=-1))
         if spec.is_numpy:
             _check_finite(finite[None], t)
         elif spec.device is not None:  # else it is traced

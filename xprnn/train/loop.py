@@ -15,6 +15,7 @@ from xprnn import optim, random, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import ArraySpec
+from xprnn._array.sums import total
 from xprnn.backends import to_numpy
 from xprnn.protocol import draws
 from xprnn.random import Key
@@ -141,7 +142,7 @@ class Fitting:
 
     def _report(self, loss: Any, arrays: list[Any]) -> Any:
         """Return a loss, None where there is none, and the sum of arrays: on a device one array, to be read as one."""
-        sums = [xpx.total(a, self._spec.xp) for a in arrays]
+        sums = [total(a, self._spec.xp) for a in arrays]
         if not sums:
             return 0.0, 0.0
         check = sum(sums[1:], sums[0])

@@ -14,6 +14,7 @@ import cupy
 import numpy as np
 
 from xprnn._array import namespace as xpx
+from xprnn._array.products import outer_time
 from xprnn.cells import GRU, LSTM, Cell, Elman, Params, States, elman, gru, lstm, recurrent_map
 from xprnn.kernels.cupy_.traits import refusal, traits
 from xprnn.scan import Around
@@ -227,7 +228,7 @@ class BackwardPass(NamedTuple):
         dp = plain.gradients(lstm.Out(self.da), lstm.StepCache(), prev, new, self.p, around.inner)
         if m is None:
             return dp
-        return {**dp, "W_hr": xpx.outer_time(self.dh, m, xpx.namespace(m))}
+        return {**dp, "W_hr": outer_time(self.dh, m, xpx.namespace(m))}
 
     def _before(self, k: int) -> Any:
         """Return what every step began from, of one state."""

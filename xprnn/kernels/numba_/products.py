@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn._array import namespace as xpx
+from xprnn._array import products as array_products
 from xprnn._array.checks import FLOATS
+from xprnn._array.sums import sum_time
 from xprnn.kernels import threads
 from xprnn.kernels.numba_.arguments import ready
 from xprnn.kernels.numba_.compile import compiled
@@ -25,13 +27,13 @@ class Products(NamedTuple):
     def affine_time(self, x: Any, W: Any, b: Any | None, xp: Any) -> Any:
         """Return x Wᵀ + b for x (…, I), W (N, I), b (N,)."""
         if x.size * len(W) <= SMALL or x.dtype not in FLOATS:
-            return xpx.affine_time(x, W, b, xp)
+            return array_products.affine_time(x, W, b, xp)
         return self._affine(x, W, b, transposed=1)
 
     def affine_gradients(self, da: Any, x: Any, W: Any, xp: Any, *, biased: bool) -> tuple[Any, Any | None, Any]:
         """Return the gradients of `affine_time`, of W, of b and of x, from da (…, N)."""
         if x.size * len(W) <= SMALL or x.dtype not in FLOATS:
-            return xpx.affine_gradients(da, x, W, xp, biased=biased)
+            return array_products.affine_gradients(da, x, W, xp, biased=biased)
         dW, db = self.outer_time(da, x, biased=biased)
         return dW, db, self._affine(da, W, None, transposed=0)
 
@@ -40,7 +42,7 @@ class Products(NamedTuple):
         da, x = da.reshape(-1, da.shape[-1]), x.reshape(-1, x.shape[-1])
         (K, N), I = da.shape, x.shape[1]
         if K * N * I <= SMALL:
-            return xpx.outer_time(da, x, xpx.NUMPY), xpx.sum_time(da, xpx.NUMPY) if biased else None
+            return array_products.outer_time(da, x, xpx.NUMPY), sum_time(da, xpx.NUMPY) if biased else None
         steps = threads.rows(K) if self.steps is None else self.steps
         dW, db = np.empty((N, I), x.dtype), np.empty(N if biased else 0, x.dtype)
         after = steps, ready(da), ready(x), dW, db, columns(x.dtype)
