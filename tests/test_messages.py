@@ -23,7 +23,7 @@ from xprnn import (
     train,
 )
 from xprnn import tree as trees
-from xprnn._array.checks import LONGEST, short_repr
+from xprnn._array.messages import LONGEST, short_repr
 from xprnn.interop import onnx
 from xprnn.interop import torch as torch_weights
 

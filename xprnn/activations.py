@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array, Namespace
 
 __all__ = ["RELU", "SIGMOID", "TABLE", "TANH", "Activation", "Custom", "Entry", "Function", "needed", "read"]

@@ -9,7 +9,7 @@ import numpy as np
 from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn._array import tree_checks
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array, Namespace
 from xprnn.tree import Tree
 

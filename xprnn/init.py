@@ -13,7 +13,7 @@ import numpy as np
 from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec
 
 __all__ = [

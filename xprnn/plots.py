@@ -14,7 +14,7 @@ import numpy as np
 from xprnn import protocol
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn.protocol import Layer, check_layer
 from xprnn.train.user_values import pair
 

@@ -5,7 +5,7 @@ Axes: T time, B batch, I input, V output width.
 
 from typing import Any, Protocol, runtime_checkable
 
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array
 
 __all__ = [

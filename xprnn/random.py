@@ -18,7 +18,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array, ArraySpec, Namespace
 
 __all__ = ["BLOCK", "LOW", "PARITY", "ROTATIONS", "Key", "Word", "gumbel", "keep", "key", "normal", "threefry2x32"]

@@ -3,10 +3,8 @@
 A message names the argument, what was expected, what came, and a hint where there is one.
 """
 
-import itertools
 import math
 import operator
-import reprlib
 from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from xprnn._array import namespace as xpx
+from xprnn._array.messages import shape_repr, short_repr, type_name
 from xprnn._array.namespace import Array, ArraySpec
 
 Shapes = Mapping[str, Any]
@@ -24,51 +23,6 @@ FLOATS = (np.dtype("float32"), np.dtype("float64"))
 
 HOSTS = {dtype: xpx.spec_of(np.empty(0, dtype)) for dtype in FLOATS}
 """Where NumPy arrays of these live."""
-
-
-LONGEST = 120
-"""Characters of a value in a message."""
-
-ENTRIES = 12
-"""Entries of a container in a message."""
-
-BRACKETS: dict[type, tuple[str, str]] = {
-    list: ("[", "]"),
-    tuple: ("(", ")"),
-    dict: ("{", "}"),
-    set: ("{", "}"),
-    frozenset: ("frozenset({", "})"),
-}
-
-OBJECTS = reprlib.Repr()
-OBJECTS.maxother = LONGEST
-
-
-def short_repr(value: Any) -> str:
-    """Return a value as it is printed in a message, cut short; of an array type, dtype and shape."""
-    text = _short_repr(value, 2)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-
-
-def _short_repr(value: Any, depth: int) -> str:
-    kind = type(value)
-    if (isinstance(value, np.ndarray) or xpx.is_array(value)) and tuple(value.shape) != ():
-        return f"{_kind(value)} of {xpx.dtype_name(value.dtype)}, shape {_plain(tuple(value.shape))}"
-    if isinstance(value, str | bytes | bytearray):
-        return repr(value) if len(value) <= LONGEST else f"{value[: LONGEST // 2]!r}… of length {len(value)}"
-    if kind is int and value.bit_length() > 256:  # Python itself may refuse to print it
-        return f"an int of {value.bit_length()} bits"
-    if kind not in BRACKETS:
-        return OBJECTS.repr_instance(value, 1)
-    begin, end = BRACKETS[kind]
-    if not value or (depth == 0):
-        return f"{begin}{'…' if value else ''}{end}" if kind not in (set, frozenset) else repr(kind())
-    first = itertools.islice(value.items() if kind is dict else value, ENTRIES)
-    shown = [
-        ": ".join(_short_repr(each, depth - 1) for each in (entry if kind is dict else (entry,))) for entry in first
-    ]
-    more = ["…"] if len(value) > ENTRIES else [""] if kind is tuple and len(value) == 1 else []
-    return f"{begin}{', '.join(shown + more).rstrip(' ')}{end}"
 
 
 def index(value: Any) -> int | None:
@@ -188,7 +142,7 @@ def spec_of(name: str, a: Any, kind: str = "float", *, instead: str = "") -> Arr
     if kind == "float" and type(a) is np.ndarray and (known := HOSTS.get(a.dtype)) is not None:
         return known
     if not xpx.is_array(a):
-        raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {_kind(a)}")
+        raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {type_name(a)}")
     spec = xpx.spec_of(a)
     if (current := xpx.elsewhere(spec)) is not None:
         raise ValueError(
@@ -221,7 +175,7 @@ def host(name: str, a: Any) -> None:
     if not isinstance(a, np.ndarray) or not xpx.is_array(a):
         hint = "; xprnn.backends.to_numpy copies one to the host" if xpx.is_array(a) else ""
         hint = "; fill it, and give its mask as an argument of its own" if isinstance(a, np.ma.MaskedArray) else hint
-        raise TypeError(f"`{name}` must be a NumPy array, got {_kind(a)}{hint}")
+        raise TypeError(f"`{name}` must be a NumPy array, got {type_name(a)}{hint}")
 
 
 def array(name: str, a: Array, spec: ArraySpec, letters: str, shape: tuple[int, ...], like: str = "x") -> None:
@@ -231,7 +185,9 @@ def array(name: str, a: Array, spec: ArraySpec, letters: str, shape: tuple[int, 
     beside(name, a, spec, spec.dtype, like)
     if tuple(a.shape) != shape:
         hint = "; is it transposed?" if shape != shape[::-1] and tuple(a.shape) == shape[::-1] else ""
-        raise ValueError(f"`{name}` must have shape {letters} = {_plain(shape)}, got {_plain(tuple(a.shape))}{hint}")
+        raise ValueError(
+            f"`{name}` must have shape {letters} = {shape_repr(shape)}, got {shape_repr(tuple(a.shape))}{hint}"
+        )
 
 
 def fits(a: Any, spec: ArraySpec, shape: tuple[int, ...]) -> bool:
@@ -243,7 +199,7 @@ def beside(name: str, a: Array, spec: ArraySpec, dtype: Any, like: str = "x") ->
     """Raise unless `a` is an array of this dtype in the namespace and on the device of `like`."""
     if type(a) is not spec.kind or not spec.is_numpy:
         if not xpx.is_array(a):
-            raise TypeError(f"`{name}` must be a {xpx.package(spec.xp)} array like `{like}`, got {_kind(a)}")
+            raise TypeError(f"`{name}` must be a {xpx.package(spec.xp)} array like `{like}`, got {type_name(a)}")
         xp = spec.xp if type(a) is spec.kind else xpx.namespace(a)
         if xp is not spec.xp:
             raise TypeError(
@@ -289,20 +245,10 @@ def _fit(params: Any, shapes: Shapes, dtype: np.dtype) -> bool:
 def keys(path: str, params: Any, expected: tuple[str, ...]) -> None:
     """Raise unless `params` is a dict with exactly these keys."""
     if not isinstance(params, dict):
-        raise TypeError(f"`{path}` must be a dict with the keys {short_repr(list(expected))}, got {_kind(params)}")
+        raise TypeError(f"`{path}` must be a dict with the keys {short_repr(list(expected))}, got {type_name(params)}")
     for key in expected:
         if key not in params:
             raise ValueError(f"`{path}` lacks the key {key!r}; it must have {short_repr(list(expected))}")
     if len(params) > len(expected):
         extra = next(key for key in params if key not in expected)
         raise ValueError(f"`{path}` has the unknown key {short_repr(extra)}; it must have {short_repr(list(expected))}")
-
-
-def _kind(a: Any) -> str:
-    kind = type(a)
-    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-    return name if a is not None else "None"
-
-
-def _plain(shape: tuple[int, ...]) -> str:
-    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

@@ -8,7 +8,7 @@ import numpy as np
 from xprnn import registry
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array
 from xprnn.checkpoint import tensor_file
 from xprnn.checkpoint.tensor_file import Header

@@ -22,7 +22,7 @@ import numpy as np
 
 from xprnn import backends
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array
 from xprnn.registry.json_tree import dumps, is_text, parse
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from xprnn._array import checks
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array
 from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Elman

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 from xprnn import protocol
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import flag, short_repr
+from xprnn._array.checks import flag
 from xprnn._array.layout import form_of
+from xprnn._array.messages import short_repr
 from xprnn.kernels.select import check_name
 from xprnn.protocol import Layer
 

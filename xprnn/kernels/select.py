@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from xprnn._array import namespace as xpx
 from xprnn._array import products as array_products
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec, Namespace
 from xprnn.cells import Cell
 from xprnn.kernels.half import upcast_kernel

@@ -5,7 +5,7 @@ from typing import Any
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 
 
 def check_names(outputs: Iterable[str], names: tuple[str, ...]) -> dict[str, None]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from xprnn import kernels, protocol, random, tree
 from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
 from xprnn._array.layout import Form, flags, form_of
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array
 from xprnn.layers import autograd
 from xprnn.layers.wrapper import Wrapper

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from xprnn import protocol
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
-from xprnn._array.checks import memory_sizes, short_repr
+from xprnn._array.checks import memory_sizes
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array
 from xprnn.layers.stateless import Steps, steps_of
 from xprnn.layers.wrapper import Wrapper

@@ -13,7 +13,8 @@ from xprnn import protocol, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
-from xprnn._array.checks import memory_sizes, short_repr
+from xprnn._array.checks import memory_sizes
+from xprnn._array.messages import short_repr
 from xprnn.layers import revolve
 from xprnn.layers.piecewise import Cache, Pieces, Piecewise, Store, total
 from xprnn.layers.truncated import Truncated

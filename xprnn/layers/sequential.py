@@ -9,7 +9,8 @@ from xprnn import init, protocol, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
-from xprnn._array.checks import memory_sizes, short_repr
+from xprnn._array.checks import memory_sizes
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array
 from xprnn.layers import inner_outputs
 from xprnn.protocol import Layer, Stepper, check_layer

@@ -7,7 +7,7 @@ from xprnn import tree
 from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array
 from xprnn.optim import learning_rate
 from xprnn.optim.learning_rate import Schedule

@@ -8,7 +8,7 @@ from typing import Any
 from xprnn import tree
 from xprnn._array import tree_checks
 from xprnn._array.autograd import no_grad
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn.optim.optimizer import INSTEAD, Optimizer
 from xprnn.tree import Tree
 

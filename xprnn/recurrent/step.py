@@ -13,8 +13,8 @@ from xprnn import kernels
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
-from xprnn._array.checks import short_repr
 from xprnn._array.layout import Form
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array, ArraySpec
 from xprnn.cells import States
 from xprnn.recurrent import call as calls

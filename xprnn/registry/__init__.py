@@ -13,7 +13,7 @@ import numpy as np
 
 from xprnn import optim
 from xprnn._array import checks
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn.activations import Activation, Custom
 from xprnn.layers import Dropout, Last, Linear, Segmented, Truncated
 from xprnn.layers.embedding import Embedding

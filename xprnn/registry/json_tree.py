@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 
 LONGEST = 1000
 """Characters of a key: every leaf's path holds those above it."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xprnn._array import checks
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn.tasks import linear
 from xprnn.tasks.batch import Batch, drawing
 

@@ -7,7 +7,7 @@ import numpy as np
 from xprnn import init, random, tree
 from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.tree_checks import label
 from xprnn.layers import Sequential
 from xprnn.testing.calls import Differentiable, Problem, branch

@@ -7,7 +7,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec
 from xprnn.layers.sequential import Sequential
 from xprnn.train.minibatch import Batch

@@ -7,7 +7,7 @@ from typing import Any
 from xprnn import checkpoint, losses, optim, protocol, registry, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec
 from xprnn.kernels import check_name
 from xprnn.protocol import check_layer

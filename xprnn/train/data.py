@@ -12,7 +12,7 @@ import numpy as np
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.checks import short_repr
+from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec
 from xprnn.protocol import walk_layers
 from xprnn.random import Key, threefry2x32
