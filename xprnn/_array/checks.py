@@ -22,11 +22,13 @@ FLOATS = (np.dtype("float32"), np.dtype("float64"))
 """NumPy's, as dtypes: against the scalar types a comparison takes ten times as long."""
 
 HOSTS = {dtype: xpx.spec_of(np.empty(0, dtype)) for dtype in FLOATS}
-"""Where NumPy arrays of these live."""
+"""The specs of NumPy arrays of these; to look a dtype up in a dict takes half of a search of FLOATS."""
 
 
 def index(value: Any) -> int | None:
     """Return a value as a Python int by `operator.index`, the one rule for integers; None if it is none, as a bool."""
+    if type(value) is int:
+        return value
     if isinstance(value, bool | np.bool):
         return None
     if xpx.is_array(value) and (tuple(value.shape) != () or not xpx.is_integer(value)):

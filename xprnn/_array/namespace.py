@@ -245,7 +245,7 @@ def to_numpy(a: Array) -> np.ndarray:
 
 def is_traced(a: object) -> bool:
     """Tell whether `a` is an array without a value: one of a function that JAX traces."""
-    return is_array(a) and is_namespace_jax(namespace(a)) and device(a) is None
+    return type(a) is not int and is_array(a) and is_namespace_jax(namespace(a)) and device(a) is None
 
 
 def detached(a: Array) -> Array:

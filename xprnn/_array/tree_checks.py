@@ -8,10 +8,12 @@ from functools import lru_cache, wraps
 from typing import Any, ParamSpec
 
 import numpy as np
+from numpy import ndarray
 
 from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import HOSTS
 from xprnn.tree import Tree
 
 P = ParamSpec("P")
@@ -60,7 +62,7 @@ def floats(name: str, arrays: Tree, instead: str) -> None:
 @_naming
 def like(name: str, arrays: Tree, other_name: str, others: Tree, instead: str) -> None:
     """Raise unless two nests of float arrays have the same keys, and arrays of one shape, dtype, library and device."""
-    if _alike(arrays, others):
+    if are_alike(arrays, others):
         return
     floats(name, arrays, instead)
     floats(other_name, others, instead)
@@ -94,7 +96,7 @@ def _all_floats(arrays: Tree) -> bool:
         return all(map(_all_floats, arrays)) if isinstance(arrays, tuple) else arrays is None or _is_float(arrays)
     for key, a in arrays.items():
         if type(a) is np.ndarray:
-            if a.dtype not in checks.FLOATS:
+            if a.dtype not in HOSTS:
                 return False
         elif key != "fixed" and not _all_floats(a):
             return False
@@ -112,18 +114,40 @@ def _is_float_type(kind: Any, dtype: Any) -> bool:
     return xpx.dtype_name(dtype) in ("float32", "float64")
 
 
-def _alike(arrays: Tree, others: Tree) -> bool:
+def are_alike(arrays: Tree, others: Tree) -> bool:
     """Tell whether two nested dicts hold NumPy arrays of floats that are alike; else `like` looks closer."""
     if type(arrays) is not dict or type(others) is not dict:
         return False
     for key, a in arrays.items():
         b = others.get(key)
-        if type(a) is np.ndarray:
-            if type(b) is not np.ndarray or a.shape != b.shape or a.dtype != b.dtype or a.dtype not in checks.FLOATS:
+        if type(a) is ndarray:
+            dtype = a.dtype  # a comparison of two names of one object spares that of dtypes
+            if type(b) is not ndarray or a.shape != b.shape or b.dtype is not dtype or dtype not in HOSTS:
                 return False
-        elif key != "fixed" and not _alike(a, b):
+        elif key != "fixed" and not are_alike(a, b):
             return False
     return len(arrays) - ("fixed" in arrays) == len(others) - ("fixed" in others)
+
+
+def four_are_alike(arrays: Tree, first: Tree, second: Tree, third: Tree) -> bool:
+    """Tell whether each of three nested dicts `are_alike` with `arrays`, in half the time of three such calls."""
+    if not type(arrays) is type(first) is type(second) is type(third) is dict:
+        return False
+    for key, a in arrays.items():
+        b, c, d = first.get(key), second.get(key), third.get(key)
+        if type(a) is ndarray:
+            if not type(b) is type(c) is type(d) is ndarray or not a.shape == b.shape == c.shape == d.shape:
+                return False
+            if not (dtype := a.dtype) is b.dtype is c.dtype is d.dtype or dtype not in HOSTS:
+                return False
+        elif key != "fixed" and not four_are_alike(a, b, c, d):
+            return False
+    return (
+        (len(arrays) - ("fixed" in arrays))
+        == (len(first) - ("fixed" in first))
+        == (len(second) - ("fixed" in second))
+        == (len(third) - ("fixed" in third))
+    )
 
 
 def _nothing(*arrays: Any) -> None:

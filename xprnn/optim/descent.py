@@ -188,6 +188,9 @@ class Adam:
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         check_update(grads, state, ("t", "m", "v"), params)
+        return self._update(grads, state)
+
+    def _update(self, grads: Tree, state: Tree) -> tuple[Tree, Tree]:
         β1, β2 = self.betas
         t = state["t"] + 1
         m = tree.map(lambda g, m: β1 * m + (1.0 - β1) * g, grads, state["m"])
@@ -235,8 +238,8 @@ class AdamW(Adam):
         """Return the updates, to be added, and the new state."""
         check_update(grads, state, ("t", "m", "v"), params)
         if not self.decoupled:
-            return super().update(_decayed(grads, params, self.weight_decay), state, params)
-        updates, after = super().update(grads, state, params)
+            return self._update(_decayed(grads, params, self.weight_decay), state)
+        updates, after = self._update(grads, state)
         rate = learning_rate.at(self.lr, state["t"])
         return _decayed(updates, params, -rate * self.weight_decay), after
 

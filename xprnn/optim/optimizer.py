@@ -25,13 +25,29 @@ class Optimizer(Protocol):
 
 def check_update(grads: Tree, state: Tree, keys: tuple[str, ...], params: Tree) -> None:
     """Raise unless the gradients are like the parameters, and `state` is this optimiser's, of these parameters."""
-    tree_checks.like("grads", grads, "params", params, INSTEAD)
+    averages = [key for key in keys if key != "t"]
+    alike = _are_alike(grads, [params, *map(state.get, averages)] if isinstance(state, dict) else [params])
+    if not alike:
+        tree_checks.like("grads", grads, "params", params, INSTEAD)
     checks.keys("state", state, keys)
-    for key in keys:
-        if key != "t":
+    if not alike:
+        for key in averages:
             tree_checks.like(f"state.{key}", state[key], "grads", grads, INSTEAD)
-        elif not xpx.is_traced(state["t"]):
-            checks.integer("state.t", state["t"], 0)
+    if "t" in keys and not xpx.is_traced(state["t"]):
+        checks.integer("state.t", state["t"], 0)
+
+
+def _are_alike(grads: Tree, others: list[Tree]) -> bool:
+    """Tell whether all these nested dicts are like the gradients, by threes: a walk costs more than a comparison."""
+    try:
+        while len(others) > 1:
+            first, second, *others = others
+            third = others.pop() if others else second
+            if not tree_checks.four_are_alike(grads, first, second, third):
+                return False
+        return not others or tree_checks.are_alike(grads, others[0])
+    except RecursionError:
+        return False  # `tree_checks.like` names the tree that is nested too deep
 
 
 def zeros(params: Tree) -> Tree:
