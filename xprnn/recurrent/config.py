@@ -41,7 +41,7 @@ class Configuration(Options, ABC):
         checks.flag("batch_first", self.batch_first)
         checks.flag("bidirectional", self.bidirectional)
         checks.flag("layer_norm", self.layer_norm)
-        checks.positive("layer_norm_eps", self.layer_norm_eps)
+        checks.field(self, "layer_norm_eps", checks.positive)
         if not self.layer_norm and self.layer_norm_eps != 1e-5:
             raise ValueError(f"`layer_norm_eps` is {self.layer_norm_eps}, and `layer_norm` is False: set it True")
         checks.one_of("input_init", self.input_init, init.WEIGHTS)
@@ -101,7 +101,7 @@ class Configuration(Options, ABC):
     @property
     def _norm(self) -> float | None:
         """ε of the layer normalisation."""
-        return float(self.layer_norm_eps) if self.layer_norm else None
+        return self.layer_norm_eps if self.layer_norm else None
 
     @cached_property
     def _directions(self) -> int:

@@ -11,12 +11,10 @@ from xprnn.cells import Cell
 from xprnn.recurrent.base import Recurrent
 
 
-def _clip(clip: float | None) -> float | None:
-    """Return the clip of the pre-activations, checked."""
-    if clip is None:
-        return None
-    checks.positive("clip", clip)
-    return float(clip)
+def _check_bound(layer: Recurrent, name: str) -> None:
+    """Check a field that is a bound, or None for none."""
+    if getattr(layer, name) is not None:
+        checks.field(layer, name, checks.positive)
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,7 +114,8 @@ class RNN(Recurrent):
     @cached_property
     def cell(self) -> Cell:
         """The equations of a step."""
-        return cells.Elman(activations.read("nonlinearity", self.nonlinearity, _clip(self.clip)), self._norm)
+        _check_bound(self, "clip")
+        return cells.Elman(activations.read("nonlinearity", self.nonlinearity, self.clip), self._norm)
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,11 +148,11 @@ class GRU(Recurrent):
     def cell(self) -> Cell:
         """The equations of a step."""
         checks.flag("reset_after", self.reset_after)
-        clip = _clip(self.clip)
+        _check_bound(self, "clip")
         kind = cells.GRU if self.reset_after else cells.GRUResetBefore
         return kind(
-            activations.read("gate_activation", self.gate_activation, clip),
-            activations.read("candidate_activation", self.candidate_activation, clip),
+            activations.read("gate_activation", self.gate_activation, self.clip),
+            activations.read("candidate_activation", self.candidate_activation, self.clip),
             self._norm,
         )
 
@@ -212,23 +211,22 @@ class LSTM(Recurrent):
     def cell(self) -> Cell:
         """The equations of a step."""
         if self.forget_bias is not None:
-            checks.finite("forget_bias", self.forget_bias)
+            checks.field(self, "forget_bias", checks.finite)
             if self.forget_bias != 1.0 and (self.coupled or not self.bias):
                 why = "`coupled` there is no forget gate" if self.coupled else "`bias` = False there are no biases"
                 raise ValueError(f"`forget_bias` = {self.forget_bias} has no meaning: with {why}")
-        if self.cell_clip is not None:
-            checks.positive("cell_clip", self.cell_clip)
+        for name in ("cell_clip", "clip"):
+            _check_bound(self, name)
         self._check_projection()
         for name in ("peepholes", "coupled"):
             checks.flag(name, getattr(self, name))
-        clip = _clip(self.clip)
         return cells.LSTM(
-            activations.read("gate_activation", self.gate_activation, clip),
-            activations.read("candidate_activation", self.candidate_activation, clip),
+            activations.read("gate_activation", self.gate_activation, self.clip),
+            activations.read("candidate_activation", self.candidate_activation, self.clip),
             activations.read("output_activation", self.output_activation),
             self.peepholes,
             self.coupled,
-            None if self.cell_clip is None else float(self.cell_clip),
+            self.cell_clip,
             int(self.proj_size),
             self._norm,
         )
