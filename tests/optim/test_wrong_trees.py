@@ -95,12 +95,23 @@ def test_trees_that_agree_on_what_is_no_float_to_train_are_refused(dtype, optimi
         optim.apply(cast(params), cast(grads))
 
 
-def test_trees_that_are_nested_too_deep_are_named(optimizer):
+def too_deep():
     params = {"W": np.ones(2)}
     for _ in range(2000):
         params = {"deeper": params}
+    return params
+
+
+def test_trees_that_are_nested_too_deep_are_named(optimizer):
+    params = too_deep()
     with pytest.raises(ValueError, match=r"`\w+` must be nested less deep"):
         optimizer.update(params, {"t": 0, "m": params, "v": params, "velocity": params, "mean": params}, params)
+
+
+def test_trees_that_are_nested_too_deep_are_named_where_pytorch_is_loaded(torch):
+    for call in (lambda a: optim.apply(a, a), optim.Adam().init, lambda a: optim.clip_by_global_norm(a, 1.0)):
+        with pytest.raises(ValueError, match=r"`\w+` must be nested less deep"):
+            call(too_deep())
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, True, None, "3", np.ones(2, int)])

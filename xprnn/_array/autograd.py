@@ -24,12 +24,19 @@ def no_grad(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         torch = sys.modules.get("torch")
-        if torch is None or not hasattr(_first_array((*args, *kwargs.values())), "requires_grad"):
+        if torch is None or not _are_of_torch((*args, *kwargs.values())):
             return function(*args, **kwargs)
         with torch.no_grad():
             return function(*args, **kwargs)
 
     return call
+
+
+def _are_of_torch(arguments: Iterable[Any]) -> bool:
+    try:
+        return hasattr(_first_array(arguments), "requires_grad")
+    except RecursionError:
+        return False  # what is nested too deep the function itself names
 
 
 def _first_array(branches: Iterable[Any]) -> Any:
