@@ -152,6 +152,16 @@ def test_the_first_step_of_adam_has_the_size_of_the_learning_rate(backend):
     assert_close(backend.to_numpy(after["p"]), expected)
 
 
+def test_adam_goes_on_after_gradients_whose_squares_float32_just_holds(backend):
+    """The second moment is 0.001 g² at first; g² itself, its value without bias, is beyond float32 from 1.9e19 on."""
+    first = np.array([1e17, -2e19, 5e20])
+    grads = np.stack([first, *[np.ones(3)] * (STEPS - 1)])
+    optimizer, like = optim.Adam(), np.float32
+    runs = run(optimizer, backend.asarrays({"p": np.zeros(3)}, like), (backend.asarrays({"p": g}, like) for g in grads))
+    for (ours, _), expected in zip(runs, in_closed_form(optimizer, np.zeros(3), grads), strict=True):
+        assert_close(backend.to_numpy(ours)["p"], expected, tol=1e-5)  # 50 updates' roundings of 6e-8
+
+
 # -- trees ----------------------------------------------------------------------------------------------------
 
 

@@ -84,6 +84,9 @@ class RMSprop:
 
     v = α v + (1 − α) g², d = g / (√v + ε), p = p − lr d; with momentum u = μ u + d, p = p − lr u.
 
+    A parameter whose gradient was once beyond 1e20 in float32, or 1e155 in float64, stands still from then on: v is
+    infinite, as in PyTorch. Clip the gradients with `clip_by_global_norm`.
+
     Parameters
     ----------
     lr : float or schedule
@@ -150,6 +153,9 @@ class RMSprop:
 class Adam:
     """Adam: Kingma & Ba (2015), arXiv:1412.6980, algorithm 1.
 
+    A parameter whose gradient was once beyond 5e20 in float32, or 4e155 in float64, stands still from then on: its
+    second moment is infinite, as in PyTorch. Clip the gradients with `clip_by_global_norm`.
+
     Parameters
     ----------
     lr : float or schedule
@@ -195,10 +201,10 @@ class Adam:
         t = state["t"] + 1
         m = tree.map(lambda g, m: β1 * m + (1.0 - β1) * g, grads, state["m"])
         v = tree.map(lambda g, v: β2 * v + (1.0 - β2) * g * g, grads, state["v"])
-        m_scale, v_scale = -learning_rate.at(self.lr, t - 1) / (1.0 - β1**t), 1.0 / (1.0 - β2**t)
+        m_scale, root_scale = -learning_rate.at(self.lr, t - 1) / (1.0 - β1**t), (1.0 - β2**t) ** -0.5
 
         def update(m: Array, v: Array) -> Array:
-            return m * m_scale / (xpx.namespace(v).sqrt(v * v_scale) + self.eps)
+            return m * m_scale / (xpx.namespace(v).sqrt(v) * root_scale + self.eps)  # v̂ itself may be beyond float32
 
         return tree.map(update, m, v), {"t": t, "m": m, "v": v}
 
