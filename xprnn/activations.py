@@ -182,8 +182,8 @@ class Activation:
     def __repr__(self) -> str:
         """Return it as it would be typed."""
         numbers = [(number, getattr(self, number)) for number in ("alpha", "beta", "clip")]
-        told = [f"{number}={value!r}" for number, value in numbers if value is not None]
-        return f"Activation({', '.join([repr(self.name), *told])})"
+        constants = [f"{number}={value!r}" for number, value in numbers if value is not None]
+        return f"Activation({', '.join([repr(self.name), *constants])})"
 
     @property
     def needs_input(self) -> bool:
@@ -252,7 +252,7 @@ class Custom:
         return self.derivative(x if self.needs_input else y)
 
 
-def read(name: str, given: Any, clip: float | None = None) -> Activation | Custom:
+def read(name: str, value: Any, clip: float | None = None) -> Activation | Custom:
     """Return the activation that a user's argument stands for: a name, an `Activation` or a `Custom`.
 
     Raises
@@ -260,25 +260,25 @@ def read(name: str, given: Any, clip: float | None = None) -> Activation | Custo
     TypeError, ValueError
         If it is none, or `clip` is given beside one that has a clip of its own or is custom.
     """
-    if isinstance(given, str):
-        checks.one_of(name, given, tuple(TABLE))
-        return Activation(given, clip=clip)
-    if not isinstance(given, Activation | Custom):
-        raise TypeError(f"`{name}` must be a name, an Activation or a Custom, got {short_repr(given)}")
+    if isinstance(value, str):
+        checks.one_of(name, value, tuple(TABLE))
+        return Activation(value, clip=clip)
+    if not isinstance(value, Activation | Custom):
+        raise TypeError(f"`{name}` must be a name, an Activation or a Custom, got {short_repr(value)}")
     if clip is None:
-        return given
-    if isinstance(given, Custom):
+        return value
+    if isinstance(value, Custom):
         raise ValueError(f"`clip` has no meaning for the custom activation of `{name}`; clip inside it")
-    if given.clip is not None:
-        raise ValueError(f"`clip` is given twice, {clip} for the layer and {given.clip} in `{name}`")
-    return replace(given, clip=clip)
+    if value.clip is not None:
+        raise ValueError(f"`clip` is given twice, {clip} for the layer and {value.clip} in `{name}`")
+    return replace(value, clip=clip)
 
 
 TANH, SIGMOID, RELU = Activation("tanh"), Activation("sigmoid"), Activation("relu")
 
 
 def needed(*activations: Activation | Custom) -> Callable[..., Any]:
-    """Bind the pre-activations, one per activation, to those that a slope needs, None in the place of the others."""
+    """Bind the pre-activations, one per activation, to those that a slope needs, None for the others."""
     flags = [activation.needs_input for activation in activations]
     if not any(flags):
         nothing = (None,) * len(flags)

@@ -32,7 +32,7 @@ DTYPES = (
 """The dtypes of the standard by their names, and the half types."""
 
 WIDE = ("float64", "int64", "uint64")
-"""What JAX would narrow to 32 bits, but for its switch."""
+"""What JAX rounds to 32 bits without its switch."""
 
 
 class BackendError(ImportError):
@@ -168,8 +168,8 @@ def move(arrays: Tree, like: Array) -> Tree:
     if not xpx.is_array(like):
         raise TypeError(f"`like` must be an array, got {type(like).__name__}")
     spec = xpx.spec_of(like)
-    for name, given in (("like", like), ("arrays", arrays)):
-        tree_checks.arrays(name, given, DTYPES)
+    for name, branch in (("like", like), ("arrays", arrays)):
+        tree_checks.arrays(name, branch, DTYPES)
 
     def copy(a: Any) -> Array:
         host = xpx.to_numpy(a)

@@ -80,7 +80,10 @@ def orthogonal(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray
 
 
 def identity(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
-    """Return the identity, or its part: Le, Jaitly & Hinton (2015), arXiv:1504.00941. Draws nothing."""
+    """Return the identity matrix, or its upper left block; draws nothing.
+
+    Le, Jaitly & Hinton (2015), arXiv:1504.00941.
+    """
     del rng
     return np.eye(*shape)
 

@@ -126,7 +126,7 @@ def firing_rate(
     mask : bool array (…), optional
         False steps count nothing; y may be NaN there.
     per : {"step", "unit"}
-        "step": the mean over valid steps and units of (y − target)² [1]_: activity is kept small all the time.
+        "step": the mean over valid steps and units of (y − target)² [1]_: activity is held small all the time.
         "unit": the mean over units of (ȳ − target)², ȳ a unit's mean over valid steps and sequences [2]_: a unit may
         be active at times, if on average it is so as much as the target.
 

@@ -1,7 +1,7 @@
 """Counter-based random numbers: a draw is a function of a key and of where it is used, not of what was drawn before.
 
 The function is Threefry-2x32 with 20 rounds [1]_, in integer array arithmetic on the device of the arrays. So one key
-gives the same masks on every backend, for a sequence as a whole or cut into segments, and nothing has to be kept for
+gives the same masks on every backend, for a sequence at once or cut into segments, and nothing has to be stored for
 the backward pass but the key.
 
 References
@@ -47,7 +47,7 @@ class Key(NamedTuple):
     """The absolute time step of the first step that is drawn, a Python int; counted modulo 2**32."""
 
     def fold(self, name: str) -> "Key":
-        """Return the key of a part of the model, as "l0" or "zoneout".
+        """Return the key of a layer or option, as "l0" or "zoneout".
 
         The UTF-8 bytes of `name` are absorbed eight at a time, each block the counter under the words so far.
         """
@@ -103,7 +103,7 @@ def key(rng: Any) -> Key | None:
 
 
 def _checked(key: Key) -> Key:
-    """Return a key that a user may have made by hand, or raise."""
+    """Return a key that may be a user's own."""
     words, step = key.words, checks.index(key.step)
     found = [word if xpx.is_traced(word) else checks.index(word) for word in words] if isinstance(words, tuple) else []
     if len(found) != 2 or any(word is None or (isinstance(word, int) and not 0 <= word <= LOW) for word in found):
@@ -131,12 +131,12 @@ def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, A
     tuple
         The words, of the same kind as the counter; JAX arrays for two Python ints under a key of JAX arrays.
     """
-    given = [a for a in (x0, *key_words) if not isinstance(a, int)]
-    xp = xpx.namespace(given[0]) if given else None
-    wide = xp is None or xpx.is_namespace_torch(xp)  # words that do not wrap round by themselves
+    arrays = [a for a in (x0, *key_words) if not isinstance(a, int)]
+    xp = xpx.namespace(arrays[0]) if arrays else None
+    long = xp is None or xpx.is_namespace_torch(xp)  # words that do not wrap round by themselves
 
     def low(a: Any) -> Any:
-        return a & LOW if wide else a
+        return a & LOW if long else a
 
     def operand(a: Any) -> Any:
         return a if xp is None or not isinstance(a, int) else _word(a & LOW, xp)
@@ -146,7 +146,7 @@ def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, A
     x0, x1 = operand(k0) + operand(x0), low(operand(k1) + operand(x1))
     for group in range(5):
         for bits in ROTATIONS[group % 2]:
-            # where words are wide, x0 keeps its carries until the end: 64 bits hold them, and x1 drops what it gets
+            # where words are long, x0 keeps its carries until the end: 64 bits hold them, and x1 drops what it gets
             x0 += x1
             high = x1 >> (32 - bits)
             x1 <<= bits
@@ -177,18 +177,18 @@ def keep(key: Key, p: float, T: int, B: int, n: int, spec: ArraySpec, *, scale: 
 
     Which elements are dropped is decided in integers: the same on every backend and in every dtype.
     """
-    limit, kept_as = min(round(p * 2**32), LOW), 1.0 / (1.0 - p) if scale else 1.0
+    limit, factor = min(round(p * 2**32), LOW), 1.0 / (1.0 - p) if scale else 1.0
     if xpx.is_namespace_cupy(spec.xp):
         from xprnn._array import cupy_random
 
-        return cupy_random.keep(_on_host(key).words, key.step, (T, B, n), spec.dtype, limit, kept_as)
+        return cupy_random.keep(_on_host(key).words, key.step, (T, B, n), spec.dtype, limit, factor)
     threshold = _word(limit, spec.xp)
 
-    def kept(*words: Array) -> list[Array]:
+    def masks_of(*words: Array) -> list[Array]:
         masks = [spec.xp.astype(word >= threshold, spec.dtype) for word in words]
-        return [mask * kept_as for mask in masks] if scale else masks
+        return [mask * factor for mask in masks] if scale else masks
 
-    return _draw(key, T, B, n, spec, kept)
+    return _draw(key, T, B, n, spec, masks_of)
 
 
 def normal(key: Key, T: int, B: int, n: int, spec: ArraySpec) -> Array:
@@ -256,7 +256,7 @@ def _draw(key: Key, T: int, B: int, n: int, spec: ArraySpec, finish: Callable[[A
     steps = max(1, BLOCK // max(rows * m, 1))
     for t in range(0, T, steps):
         for b in range(0, B, rows):
-            part = out[t : t + steps, b : b + rows]
-            part[..., :m], second = block(t, b, part.shape[0], part.shape[1])
-            part[..., m:] = second[..., : n - m]
+            tile = out[t : t + steps, b : b + rows]
+            tile[..., :m], second = block(t, b, tile.shape[0], tile.shape[1])
+            tile[..., m:] = second[..., : n - m]
     return out

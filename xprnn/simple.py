@@ -46,7 +46,7 @@ class SimpleRNN:
     b_y : array (O,)
         Weights are 0.01 times standard normal, drawn in the order W_xh, W_hh, W_hy; biases are zero.
     input_dim, hidden_dim, output_dim, lr
-        As given.
+        The arguments.
 
     Raises
     ------

@@ -94,7 +94,7 @@ def _map(f: Callable[..., Any], path: Path, constant: str | None, tree: Tree, re
 
 
 def rebuilt(like: tuple[Any, ...], branches: Iterable[Tree]) -> Tree:
-    """Return a tuple of branches, a `NamedTuple` of the class of `like` where that is one."""
+    """Rebuild a tuple from its branches, as a `NamedTuple` of the class of `like` where that is one."""
     return type(like)(*branches) if hasattr(like, "_fields") else tuple(branches)
 
 
@@ -134,8 +134,8 @@ def _keys_differ(path: Path, constant: str | None, tree: dict[str, Any], other: 
 def _where(path: Path) -> str:
     steps = ""
     while path:
-        path, part = path
-        steps = (f"[{part}]" if isinstance(part, int) else f".{part}") + steps
+        path, key = path
+        steps = (f"[{key}]" if isinstance(key, int) else f".{key}") + steps
     return f"`{steps.removeprefix('.')[:120]}`" if steps else "the tree"
 
 

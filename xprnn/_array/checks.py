@@ -22,7 +22,7 @@ FLOATS = (np.dtype("float32"), np.dtype("float64"))
 """NumPy's, as dtypes: against the scalar types a comparison takes ten times as long."""
 
 HOSTS = {dtype: xpx.spec_of(np.empty(0, dtype)) for dtype in FLOATS}
-"""The specs of NumPy arrays of these; to look a dtype up in a dict takes half of a search of FLOATS."""
+"""The specs of NumPy arrays of these; a dict finds a dtype in half the time of a tuple."""
 
 
 def index(value: Any) -> int | None:
@@ -40,7 +40,7 @@ def index(value: Any) -> int | None:
 
 
 def integer(name: str, value: Any, least: int = 1, bits: int = 63) -> int:
-    """Return an integer from `least` to below 2**bits as a Python int: NumPy's too, and 0-d arrays, but no bool."""
+    """Check an integer from `least` to below 2**bits, and return it as a Python int; a bool is none."""
     if (found := index(value)) is None:
         raise TypeError(f"`{name}` must be an int, got {short_repr(value)}")
     if found < least:
@@ -51,17 +51,17 @@ def integer(name: str, value: Any, least: int = 1, bits: int = 63) -> int:
 
 
 def memory_sizes(T: Any, B: Any, itemsize: Any, width: Any = 0) -> tuple[int, int, int, int]:
-    """Return the sizes of a training step whose memory is asked for, checked."""
+    """Check the sizes of a training step, and return them as Python ints."""
     return integer("T", T), integer("B", B, 0), integer("itemsize", itemsize), integer("width", width, 0)
 
 
 def field(owner: Any, name: str, check: Callable[..., Any], *limits: Any) -> None:
-    """Check a field of a frozen dataclass, and store what the check returns: a configuration is plain Python data."""
+    """Check a field of a frozen dataclass, and store what the check returns, of Python's own types."""
     object.__setattr__(owner, name, check(name, getattr(owner, name), *limits))
 
 
 def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Raise unless `value` is among `allowed`; True is not 1 here."""
+    """Check a choice: `value` is among `allowed`; True is not 1 here."""
     for a in allowed:
         if value is a or (type(value) is type(a) and value == a):
             return
@@ -69,21 +69,21 @@ def one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
 
 
 def text(name: str, value: Any) -> str:
-    """Return `value`, a str, or raise."""
+    """Check a str, and return it."""
     if not isinstance(value, str):
         raise TypeError(f"`{name}` must be a str, got {short_repr(value)}")
     return value
 
 
 def flag(name: str, value: Any) -> bool:
-    """Raise unless `value` is True or False; return it."""
+    """Check a bool, and return it."""
     if not isinstance(value, bool):
         raise TypeError(f"`{name}` must be True or False, got {short_repr(value)}")
     return value
 
 
 def number(name: str, value: Any) -> float:
-    """Return a real number as a Python float: NumPy's too, and 0-d arrays, but no bool; NaN is one here."""
+    """Check a real number, NaN too, and return it as a Python float; a bool is none."""
     if not is_number(value):
         raise TypeError(f"`{name}` must be a number, got {short_repr(value)}")
     try:
@@ -104,7 +104,7 @@ def is_number(a: Any) -> bool:
 
 
 def finite(name: str, value: Any) -> float:
-    """Return a finite number as a Python float, or raise."""
+    """Check a finite number, and return it as a Python float."""
     found = number(name, value)
     if not math.isfinite(found):
         raise ValueError(f"`{name}` must be finite, got {found}")
@@ -112,7 +112,7 @@ def finite(name: str, value: Any) -> float:
 
 
 def not_negative(name: str, value: Any) -> float:
-    """Return a finite number of at least 0 as a Python float, or raise."""
+    """Check a finite number of at least 0, and return it as a Python float."""
     found = finite(name, value)
     if found < 0:
         raise ValueError(f"`{name}` must be at least 0, got {short_repr(value)}")
@@ -120,7 +120,7 @@ def not_negative(name: str, value: Any) -> float:
 
 
 def fraction(name: str, value: Any) -> float:
-    """Return a number in [0, 1) as a Python float, or raise."""
+    """Check a number in [0, 1), and return it as a Python float."""
     found = finite(name, value)
     if not 0.0 <= found < 1.0:
         raise ValueError(f"`{name}` must lie in [0, 1), got {short_repr(value)}")
@@ -128,7 +128,7 @@ def fraction(name: str, value: Any) -> float:
 
 
 def positive(name: str, value: Any) -> float:
-    """Return a finite number above 0 as a Python float, or raise."""
+    """Check a finite number above 0, and return it as a Python float."""
     found = finite(name, value)
     if found <= 0:
         raise ValueError(f"`{name}` must be above 0, got {short_repr(value)}")
@@ -136,10 +136,10 @@ def positive(name: str, value: Any) -> float:
 
 
 def spec_of(name: str, a: Any, kind: str = "float", *, instead: str = "") -> ArraySpec:
-    """Return where the array `a` lives, or raise unless it is an array of floats, or of integers.
+    """Check the dtype of an array, of floats or of integers, and return its spec.
 
-    Floats are float64, float32, and the half types that the library has; with `instead`, which tells what to do
-    instead, half types are refused too.
+    Floats are float64, float32, and the half types that the library has. With `instead`, the hint of the message, half
+    types are refused too.
     """
     if kind == "float" and type(a) is np.ndarray and (known := HOSTS.get(a.dtype)) is not None:
         return known
@@ -173,7 +173,7 @@ def _halves(spec: ArraySpec) -> tuple[str, ...]:
 
 
 def host(name: str, a: Any) -> None:
-    """Raise unless `a` is a NumPy array; masked arrays and matrices, whose arithmetic is another, are none."""
+    """Check that an array is NumPy's; masked arrays and matrices, whose arithmetic is another, are none."""
     if not isinstance(a, np.ndarray) or not xpx.is_array(a):
         hint = "; xprnn.backends.to_numpy copies one to the host" if xpx.is_array(a) else ""
         hint = "; fill it, and give its mask as an argument of its own" if isinstance(a, np.ma.MaskedArray) else hint
@@ -181,7 +181,7 @@ def host(name: str, a: Any) -> None:
 
 
 def array(name: str, a: Array, spec: ArraySpec, letters: str, shape: tuple[int, ...], like: str = "x") -> None:
-    """Raise unless `a` has this shape and lives where `like` lives."""
+    """Check the shape, dtype, library and device of an array."""
     if fits(a, spec, shape):
         return
     beside(name, a, spec, spec.dtype, like)
@@ -193,12 +193,12 @@ def array(name: str, a: Array, spec: ArraySpec, letters: str, shape: tuple[int, 
 
 
 def fits(a: Any, spec: ArraySpec, shape: tuple[int, ...]) -> bool:
-    """Tell whether `a` is a NumPy array of this place and shape; where not, `array` looks closer, and may raise."""
+    """Tell whether `a` is a NumPy array of this spec and shape; if not, `array` looks closer, and may raise."""
     return type(a) is np.ndarray and spec.kind is np.ndarray and a.shape == shape and bool(a.dtype == spec.dtype)
 
 
 def beside(name: str, a: Array, spec: ArraySpec, dtype: Any, like: str = "x") -> None:
-    """Raise unless `a` is an array of this dtype in the namespace and on the device of `like`."""
+    """Check the dtype, library and device of an array, those of `like`."""
     if type(a) is not spec.kind or not spec.is_numpy:
         if not xpx.is_array(a):
             raise TypeError(f"`{name}` must be a {xpx.package(spec.xp)} array like `{like}`, got {type_name(a)}")
@@ -218,7 +218,7 @@ def beside(name: str, a: Array, spec: ArraySpec, dtype: Any, like: str = "x") ->
 
 
 def parameters(path: str, params: Any, shapes: Shapes, spec: ArraySpec, like: str = "x") -> None:
-    """Raise unless `params` is a dict with exactly these keys, and arrays of these shapes beside x."""
+    """Check a layer's parameters: the keys of the dict, and the shape and spec of each array."""
     if spec.kind is np.ndarray and _fit(params, shapes, spec.dtype):
         return
     keys(path, params, tuple(shapes))
@@ -245,7 +245,7 @@ def _fit(params: Any, shapes: Shapes, dtype: np.dtype) -> bool:
 
 
 def keys(path: str, params: Any, expected: tuple[str, ...]) -> None:
-    """Raise unless `params` is a dict with exactly these keys."""
+    """Check the keys of a dict: exactly these."""
     if not isinstance(params, dict):
         raise TypeError(f"`{path}` must be a dict with the keys {short_repr(list(expected))}, got {type_name(params)}")
     for key in expected:

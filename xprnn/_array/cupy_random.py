@@ -40,9 +40,9 @@ ARGUMENTS = "uint32 k0, uint32 k1, uint32 step, int64 B, int64 n"
 @cache
 def _keep() -> Any:
     return cupy.ElementwiseKernel(
-        f"{ARGUMENTS}, uint32 threshold, float64 kept",
+        f"{ARGUMENTS}, uint32 threshold, float64 scale",
         "T y",
-        f"{COUNTER} y = (k < m ? first : second) >= threshold ? T(kept) : T(0);",
+        f"{COUNTER} y = (k < m ? first : second) >= threshold ? T(scale) : T(0);",
         "xprnn_keep",
         preamble=THREEFRY,
     )
@@ -60,14 +60,14 @@ def _normal(real: str) -> Any:
 
 
 def keep(
-    words: tuple[int, int], step: int, shape: tuple[int, int, int], dtype: Any, threshold: int, kept: float
+    words: tuple[int, int], step: int, shape: tuple[int, int, int], dtype: Any, threshold: int, scale: float
 ) -> Any:
-    """Return a mask of `shape` (T, B, n): `kept` where the word is at least `threshold`, else 0."""
-    return _drawn(_keep(), words, step, shape, dtype, threshold, kept)
+    """Return a mask of `shape` (T, B, n): `scale` where the word is at least `threshold`, else 0."""
+    return _drawn(_keep(), words, step, shape, dtype, threshold, scale)
 
 
 def normal(words: tuple[int, int], step: int, shape: tuple[int, int, int], dtype: Any) -> Any:
-    """Return standard normal numbers of `shape` (T, B, n), for float64 made in float64, for others in float32."""
+    """Return standard normal numbers of `shape` (T, B, n), computed in float64 for float64, else in float32."""
     return _drawn(_normal("double" if dtype == cupy.float64 else "float"), words, step, shape, dtype)
 
 

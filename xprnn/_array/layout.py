@@ -141,8 +141,8 @@ def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None
         reset = _flags("reset", reset, form)
         reset = reset if valid is None else xp.logical_and(reset, valid)  # beyond its end a row has no segments
     if mask is not None:
-        given = _flags("mask", mask, form)
-        valid = given if valid is None else xp.logical_and(given, valid)
+        mask = _flags("mask", mask, form)
+        valid = mask if valid is None else xp.logical_and(mask, valid)
     return valid, reset
 
 

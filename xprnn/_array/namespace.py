@@ -50,7 +50,7 @@ NUMPY = np
 
 
 no_underflow = np.errstate(under="ignore")
-"""A decorator: what is too small to be told from 0 is 0, however `numpy.seterr` takes it elsewhere."""
+"""A decorator: a result below the smallest number is 0, whatever `numpy.seterr` asks for elsewhere."""
 
 quiet = np.errstate(under="ignore", over="ignore", invalid="ignore")
 """Decorates what a user calls of a layer, so that `numpy.seterr` has no effect in there.
@@ -84,7 +84,7 @@ def _numpy_spec(dtype: np.dtype) -> ArraySpec:
 
 
 def elsewhere(spec: ArraySpec) -> int | None:
-    """Return the current CUDA device if CuPy arrays live on another: whatever is made anew would be made there."""
+    """Return the current CUDA device if CuPy arrays live on another: new arrays would go there."""
     if not is_namespace_cupy(spec.xp):
         return None
     current = int(sys.modules["cupy"].cuda.Device().id)
@@ -111,7 +111,7 @@ def is_half(dtype: Any) -> bool:
 
 
 def upcast(a: Array) -> Array:
-    """Return an array in which to compute: one of a half type as float32, any other as it is."""
+    """Upcast an array of a half type to float32, in which one computes; return any other as it is."""
     if not is_half(a.dtype):
         return a
     xp = namespace(a)
@@ -119,12 +119,12 @@ def upcast(a: Array) -> Array:
 
 
 def cast(a: Array, dtype: Any) -> Array:
-    """Return `a` in this dtype: itself where it has it."""
+    """Cast an array to a dtype; return it as it is where that is its own."""
     return a if a.dtype == dtype else namespace(a).astype(a, dtype)
 
 
 def copy(a: Array) -> Array:
-    """Return a copy, of whose elements the caller's array is no longer a part; JAX arrays never change."""
+    """Copy an array, so that its owner may write into it; JAX arrays, which never change, are returned as they are."""
     if isinstance(a, np.ndarray):
         return a.copy()
     xp = namespace(a)
@@ -164,7 +164,7 @@ def index_dtype(xp: Namespace) -> Any:
 
 
 def write(a: Array, index: Any, value: Array) -> Array:
-    """Return `a`, an array of the caller's own, with `value` at `index`: in place, but for JAX."""
+    """Write into an array of the caller's own, and return it; a new one on JAX, whose arrays never change."""
     if is_namespace_jax(namespace(a)):
         return a.at[index].set(value)
     a[index] = value
@@ -186,12 +186,12 @@ def itemsize(a: Array) -> int:
 
 
 def reshape(a: Array, shape: tuple[int, ...], xp: Namespace) -> Array:
-    """Return `a` in another shape: NumPy's method takes a fifth of its function's time."""
+    """Reshape an array; NumPy's method takes a fifth of its function's time."""
     return a.reshape(shape) if isinstance(a, np.ndarray) else xp.reshape(a, shape)
 
 
 def as_rows(a: Array, xp: Namespace) -> Array:
-    """Return a (…, N) as a matrix (·, N)."""
+    """Flatten the leading axes of an array (…, N), to a matrix (·, N)."""
     shape = a.shape
     return a if len(shape) == 2 else reshape(a, (-1, shape[-1]), xp)
 
@@ -203,7 +203,7 @@ def sign(a: Array, xp: Namespace) -> Array:
 
 
 def within(a: Array, bound: float, xp: Namespace) -> Array:
-    """Return `a` cut to −bound … bound, NaN of NaN; as for `sign`, array-api-compat's `clip` waits."""
+    """Clip an array to −bound … bound, NaN of NaN; as for `sign`, array-api-compat's `clip` waits."""
     most = xp.ones_like(a) * bound
     return xp.maximum(xp.minimum(a, most), -most)
 
@@ -249,7 +249,7 @@ def is_traced(a: object) -> bool:
 
 
 def detached(a: Array) -> Array:
-    """Return an array outside of PyTorch's graph: what is computed from it would keep everything before it alive."""
+    """Detach an array from PyTorch's graph, which would keep every array before it alive."""
     return a.detach() if getattr(a, "requires_grad", False) is True else a
 
 
@@ -259,13 +259,13 @@ def lax() -> Any:
 
 
 def full(shape: tuple[int, ...], value: float, like: ArraySpec) -> Array:
-    """Return an array of one number, made where `like` is, not copied there."""
+    """Fill a new array with one number, allocated on the device of `like`."""
     options = {} if like.device is None else {"device": like.device}
     return like.xp.full(shape, value, dtype=like.dtype, **options)
 
 
 def zeros(shape: tuple[int, ...], like: Array) -> Array:
-    """Return zeros of a shape, made where the array `like` is."""
+    """Fill a new array with zeros, allocated on the device of the array `like`."""
     return np.zeros(shape, like.dtype) if type(like) is np.ndarray else full(shape, 0.0, spec_of(like))
 
 
@@ -274,6 +274,5 @@ def signed(a: Array, xp: Namespace) -> Array:
 
     What does not fit becomes negative.
     """
-    narrow = is_namespace_jax(xp) and xp.iinfo(a.dtype).bits < 64
-    dtype = xp.int32 if narrow else xp.int64
+    dtype = xp.int32 if is_namespace_jax(xp) and xp.iinfo(a.dtype).bits < 64 else xp.int64
     return a if a.dtype == dtype else xp.astype(a, dtype)

@@ -10,7 +10,7 @@ LONG = 512
 
 
 def affine_time(x: Array, W: Array, b: Array | None, xp: Namespace) -> Array:
-    """Return `x Wᵀ + b` for x (…, I), W (N, I), b (N,), as one 2-D product."""
+    """Compute the affine map `x Wᵀ + b` of x (…, I), W (N, I), b (N,) as one 2-D product."""
     if isinstance(x, np.ndarray) and is_half(x.dtype):  # as in `_product`, and the sum in float32 too
         return cast(affine_time(upcast(x), upcast(W), None if b is None else upcast(b), xp), x.dtype)
     a = matmul_time(x, W.T, xp)
@@ -22,14 +22,14 @@ def affine_time(x: Array, W: Array, b: Array | None, xp: Namespace) -> Array:
 def affine_gradients(
     da: Array, x: Array, W: Array, xp: Namespace, *, biased: bool
 ) -> tuple[Array, Array | None, Array]:
-    """Return the gradients of `affine_time`, of W, of b and of x, from da (…, N)."""
+    """Compute the gradients of `affine_time`, of W, of b and of x, from da (…, N)."""
     flat = as_rows(da, xp)
     db = sum_time(flat, xp) if biased else None
     return outer_time(flat, x, xp), db, reshape(_product(flat, W), x.shape, xp)
 
 
 def matmul_time(x: Array, W: Array, xp: Namespace) -> Array:
-    """Return `x @ W` for x (…, I), W (I, N) as **one** 2-D product.
+    """Multiply x (…, I) by a matrix W (I, N) in **one** 2-D product.
 
     NumPy runs a 3-D by 2-D `@` as T small products, up to nine times slower.
     """
@@ -40,7 +40,7 @@ def matmul_time(x: Array, W: Array, xp: Namespace) -> Array:
 
 
 def outer_time(da: Array, x: Array, xp: Namespace) -> Array:
-    """Return a weight's gradient, Σ over the leading axes of da (…, N) ⊗ x (…, I), as products (N, I)."""
+    """Compute a weight's gradient (N, I), the sum of da (…, N) ⊗ x (…, I) over all leading axes."""
     rows, x = as_rows(da, xp), as_rows(x, xp)
     if _are_numpy(rows, x) and len(rows) >= LONG:
         return cast(_outer_in_blocks(upcast(rows), upcast(x)), da.dtype)
@@ -48,7 +48,7 @@ def outer_time(da: Array, x: Array, xp: Namespace) -> Array:
 
 
 def _outer_in_blocks(da: Array, x: Array) -> Array:
-    """Return daᵀ x, the sum of products of so many rows each that they take an eighth of the memory of da and x.
+    """Multiply daᵀ x in blocks of rows, of which all products take an eighth of the memory of da and x.
 
     BLAS adds up all rows in one running sum where da or x has one column, with an error of 8e-4 in float32 at 1e6 rows.
     """
@@ -58,8 +58,8 @@ def _outer_in_blocks(da: Array, x: Array) -> Array:
     if 4 * size > R:
         return da.T.dot(x)
     of_da, of_x = (_of_blas(a)[:n].reshape(-1, size, a.shape[1]) for a in (da, x))
-    found = sum_first(np.matmul(np.swapaxes(of_da, 1, 2), of_x), NUMPY)
-    return found if n == R else found + da[n:].T.dot(x[n:])
+    dW = sum_first(np.matmul(np.swapaxes(of_da, 1, 2), of_x), NUMPY)
+    return dW if n == R else dW + da[n:].T.dot(x[n:])
 
 
 def _of_blas(a: np.ndarray) -> np.ndarray:

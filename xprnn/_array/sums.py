@@ -23,12 +23,12 @@ SHORT = 32
 
 
 def sum_time(da: Array, xp: Namespace) -> Array:
-    """Return the gradient of a bias: the sum of da (…, N) over all leading axes, (N,); of half types in float32."""
+    """Sum da (…, N) over all leading axes, (N,), as the gradient of a bias is; half types in float32."""
     return cast(sum_first(as_rows(da, xp), xp), da.dtype)
 
 
 def sum_first(a: Array, xp: Namespace) -> Array:
-    """Return the sum over the first axis, in a's dtype, of half types in float32, as exact for millions as for a few.
+    """Sum an array over its first axis, in its dtype, half types in float32; as exact for millions as for a few.
 
     NumPy adds row after row to one running sum, which in float32 is off by 1e-2 after a million of one sign. So this is
     a sum of sums of SHORT rows that lie far apart: what NumPy adds are long vectors, up to ten times as fast. CuPy's
@@ -44,24 +44,24 @@ def sum_first(a: Array, xp: Namespace) -> Array:
     if n < 2:
         return _sum_rows(a, dtype, xp)
     blocks = reshape(a[: SHORT * n, ...], (SHORT, n, *rest), xp)
-    found = sum_first(_sum_rows(blocks, dtype, xp), xp)
-    return found if SHORT * n == R else found + _sum_rows(a[SHORT * n :, ...], dtype, xp)
+    sums = sum_first(_sum_rows(blocks, dtype, xp), xp)
+    return sums if SHORT * n == R else sums + _sum_rows(a[SHORT * n :, ...], dtype, xp)
 
 
 def _sum_rows(a: Array, dtype: Any, xp: Namespace) -> Array:
-    """Return the sum over the first axis, one running sum; NumPy's own function takes twice as long on a few rows."""
+    """Sum over the first axis in one running sum; NumPy's own function takes twice as long on a few rows."""
     return np.add.reduce(a, axis=0, dtype=dtype) if isinstance(a, np.ndarray) else xp.sum(a, axis=0, dtype=dtype)
 
 
 def total(a: Array, xp: Namespace) -> Array:
-    """Return the sum of all numbers, 0-d, in their dtype."""
+    """Sum all numbers of an array, 0-d, in their dtype."""
     if isinstance(a, np.ndarray):
         return np.add.reduce(a.ravel(order="K"))  # pairwise: NumPy is so where the numbers lie side by side
     return cast(xp.sum(a, dtype=xp.float64), a.dtype) if is_namespace_cupy(xp) else xp.sum(a, dtype=a.dtype)
 
 
 def row_sum(a: Array, xp: Namespace) -> Array:
-    """Return the sum over the last axis, which stays, in a's dtype."""
+    """Sum over the last axis, which stays with length 1, in the array's dtype."""
     if isinstance(a, np.ndarray):
         long = a.shape[-1] > SHORT and a.strides[-1] != a.itemsize
         return np.add.reduce(np.ascontiguousarray(a) if long else a, axis=-1, keepdims=True)  # else not pairwise
@@ -69,12 +69,12 @@ def row_sum(a: Array, xp: Namespace) -> Array:
 
 
 def row_mean(a: Array, xp: Namespace) -> Array:
-    """Return the mean over the last axis, which stays; NumPy's own takes five times as long on a short row."""
+    """Average over the last axis, which stays with length 1; NumPy's own takes five times as long on a short row."""
     return row_sum(a, xp) / a.shape[-1] if isinstance(a, np.ndarray) else xp.mean(a, axis=-1, keepdims=True)
 
 
 def scatter_add(index: Array, rows: Array, n: int, xp: Namespace) -> Array:
-    """Return (n, D): in row k the sum of the `rows` (N, D) whose `index` (N,), within 0 … n-1, is k.
+    """Scatter-add rows (N, D) into (n, D): row k is the sum of those whose `index` (N,), within 0 … n-1, is k.
 
     Sums are in an order of their own, but on a GPU, where additions may come in any order; of half types they are in
     float32.

@@ -33,7 +33,7 @@ def softmax_cross_entropy(
         Classes 0 … V−1. On NumPy they are checked by value; on other libraries, where that would wait for the
         device, a class out of range makes the loss NaN.
     label_smoothing : float
-        ε in [0, 1): the target is 1 − ε of what is given and ε of the uniform distribution, as in PyTorch.
+        ε in [0, 1): the target is (1 − ε) · `target` + ε · the uniform distribution, as in PyTorch.
     mask, weights
         As in `half_sum_of_squares`.
     reduction : {"mean", "sum"}

@@ -94,5 +94,5 @@ def count(mask: Array | None, shape: tuple[int, ...], spec: ArraySpec) -> Any:
 
 
 def nan_like(a: Array) -> Array:
-    """Return NaNs in the form of `a`, made on its device."""
+    """Fill an array like `a` with NaN, on its device."""
     return a * float("nan")

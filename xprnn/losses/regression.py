@@ -114,7 +114,7 @@ def huber(
     pred, target, reduce = reduced.beside(pred, target, mask, weights, reduction)
     diff = pred - target
     slope = xpx.within(diff, delta, reduce.spec.xp)
-    return reduce.of_elements(slope * (diff - 0.5 * slope), slope, pred.shape)  # d² is never made: it may overflow
+    return reduce.of_elements(slope * (diff - 0.5 * slope), slope, pred.shape)  # d² is never computed: it may overflow
 
 
 @xpx.no_underflow
@@ -164,8 +164,8 @@ def quantile(
     checks.array("target", target, spec, "(…, V)", (*shape[:-1], shape[-1] // Q), "pred")
     reduce = reduced.of("pred", pred, mask, weights, reduction, spec)
     target = reduce.valid(target)
-    blocks = [_pinball(p, target, level) for p, level in zip(xpx.split(reduce.valid(pred), Q), levels, strict=True)]
-    losses, dpred = (xp.concat(parts, axis=-1) for parts in zip(*blocks, strict=True))
+    pairs = [_pinball(p, target, level) for p, level in zip(xpx.split(reduce.valid(pred), Q), levels, strict=True)]
+    losses, dpred = (xp.concat(blocks, axis=-1) for blocks in zip(*pairs, strict=True))
     return reduce.of_elements(losses, dpred, shape)
 
 

@@ -46,12 +46,24 @@ __all__ = [
 @no_grad
 @xpx.no_underflow
 def apply(params: Tree, updates: Tree) -> Tree:
-    """Return `params + updates`; what has no update (constants under "fixed") stays as it is.
+    """Add updates to parameters; what has no update (constants under "fixed") stays as it is.
+
+    Parameters
+    ----------
+    params : nested dict of arrays
+        Of float32 or float64.
+    updates : nested dict of arrays
+        What an optimiser's `update` returned: keys, shapes and dtypes of the parameters, without "fixed".
+
+    Returns
+    -------
+    params : like `params`
+        New arrays; none is written into.
 
     Raises
     ------
     ValueError
-        If `updates` does not mirror the trainable part of `params`, in its keys and in each shape; the message names
+        If `updates` does not mirror `params` without its constants, in its keys and in each shape; the message names
         the path.
     TypeError
         If a leaf is no array of float32 or float64, or of another dtype or library than its parameter.

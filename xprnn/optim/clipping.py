@@ -1,4 +1,4 @@
-"""Gradients kept within bounds: by their norm together, or number by number."""
+"""Gradient clipping: by the norm of all gradients together, or number by number."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from xprnn.tree import Tree
 @no_grad
 @xpx.no_underflow
 def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
-    """Scale all gradients by one factor so that their norm together is at most `max_norm`.
+    """Clip the gradients by their global norm: one factor scales all, so that it is at most `max_norm`.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def _clip_any(grads: Tree, leaves: list[Array], max_norm: float, xp: Namespace) 
 
 @no_grad
 def clip_by_value(grads: Tree, limit: float) -> Tree:
-    """Move every number of the gradients into [-limit, limit]; NaN stays.
+    """Clip the gradients by value: every number moves into [-limit, limit]; NaN stays.
 
     Parameters
     ----------

@@ -20,9 +20,9 @@ class Groups:
     Parameters
     ----------
     groups : dict
-        From patterns to optimisers. A pattern is met by a whole path as ``tree.items`` writes it, ``"l0.W_hh"``,
+        From patterns to optimisers. A pattern matches a full path, as ``tree.items`` writes it, ``"l0.W_hh"``,
         ``"0.l1.b_ih"``; ``*``, ``?`` and ``[...]`` are those of `fnmatch`, and ``*`` passes dots. The first pattern
-        that is met counts.
+        that matches counts.
     default : optimiser
         Of all other parameters.
 
@@ -64,28 +64,28 @@ class Groups:
             If a pattern is met by no parameter, or by none that an earlier pattern left.
         """
         tree_checks.floats("params", params, INSTEAD)
-        parts = self._parts(tree.trainable(params))
+        trees = self._split(tree.trainable(params))
         for k, pattern in enumerate(self.groups):
-            if str(k) not in parts:
+            if str(k) not in trees:
                 first = itertools.islice(tree.items(tree.trainable(params)), 8)
                 paths = ", ".join(tree_checks.label("", path) for path, _ in first)
                 raise ValueError(
                     f"`groups[{short_repr(pattern)}]` must match a path that no earlier pattern has, among {paths}"
                 )
-        return {name: self._optimizer(name).init(part) for name, part in parts.items()}
+        return {name: self._optimizer(name).init(group) for name, group in trees.items()}
 
     @no_grad
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Return the updates, to be added, and the new state."""
         tree_checks.like("grads", grads, "params", params, INSTEAD)  # before any work
-        mine, theirs = self._parts(grads), self._parts(tree.trainable(params))
+        mine, theirs = self._split(grads), self._split(tree.trainable(params))
         if not isinstance(state, dict) or state.keys() != mine.keys():
             came = short_repr(list(state)) if isinstance(state, dict) else type(state).__name__
             raise ValueError(f"`state` must have the keys {list(mine)}, got {came}")
         found: dict[str, Any] = {}
         after = {}
-        for name, part in mine.items():
-            updates, after[name] = self._optimizer(name).update(part, state[name], theirs[name])
+        for name, group in mine.items():
+            updates, after[name] = self._optimizer(name).update(group, state[name], theirs[name])
             found.update(tree.items(updates))
         in_order = iter([found[path] for path, _ in tree.items(grads)])
         return tree.map(lambda _: next(in_order), grads), after
@@ -98,27 +98,27 @@ class Groups:
         matches = (str(k) for k, pattern in enumerate(self.groups) if fnmatchcase(path, pattern))
         return next(matches, "default")
 
-    def _parts(self, arrays: Tree) -> dict[str, Tree]:
+    def _split(self, arrays: Tree) -> dict[str, Tree]:
         """Return per group that has any, in order, the nested dict of its arrays alone."""
         if not isinstance(arrays, dict):
             raise TypeError(f"`params` must be a nested dict of arrays, got {type(arrays).__name__}")
-        parts: dict[str, Tree] = {}
-        self._sort(arrays, (), parts)
+        trees: dict[str, Tree] = {}
+        self._sort(arrays, (), trees)
         names = (*map(str, range(len(self.groups))), "default")
-        return {name: parts[name] for name in names if name in parts}
+        return {name: trees[name] for name in names if name in trees}
 
-    def _sort(self, arrays: dict[str, Tree], above: tuple[str, ...], parts: dict[str, Tree]) -> None:
+    def _sort(self, arrays: dict[str, Tree], above: tuple[str, ...], trees: dict[str, Tree]) -> None:
         for key, branch in arrays.items():
             path = ".".join(map(str, (*above, key)))
             if isinstance(branch, dict):
-                self._sort(branch, (*above, key), parts)
+                self._sort(branch, (*above, key), trees)
             elif isinstance(branch, tuple):
                 raise TypeError(f"`params.{path}` must be an array or a dict, got a tuple")
             elif branch is not None:
-                part = parts.setdefault(self._name(path), {})
+                level = trees.setdefault(self._name(path), {})
                 for step in above:
-                    part = part.setdefault(step, {})
-                part[key] = branch
+                    level = level.setdefault(step, {})
+                level[key] = branch
 
 
 def _check_optimizer(name: str, optimizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""Learning rates that change: schedules, called with the number of updates made so far, and the wait for a plateau.
+"""Learning rates that change: schedules, called with the number of updates so far, and the wait for a plateau.
 
 Every optimiser takes a number or a schedule as its `lr`; of a schedule its state counts the updates, under "t". Within
 `jax.jit` that count is a traced array, and so is the rate: the schedules here take both.
@@ -45,9 +45,9 @@ def _within(x: float, low: float, high: float) -> float:
     return xpx.namespace(x).clip(x, low, high) if xpx.is_array(x) else min(max(x, low), high)
 
 
-def _anneal(start: float, end: float, part: float) -> float:
-    """Return the half cosine from `start` to `end`, at `part` in [0, 1] of the way."""
-    angle = math.pi * part
+def _anneal(start: float, end: float, progress: float) -> float:
+    """Return the half cosine from `start` to `end`, at `progress` in [0, 1] of the way."""
+    angle = math.pi * progress
     cosine = xpx.namespace(angle).cos(angle) if xpx.is_array(angle) else math.cos(angle)
     return end + 0.5 * (start - end) * (1.0 + cosine)
 
@@ -188,7 +188,7 @@ class OneCycle:
     steps : int
         How many updates there are, at least 2.
     pct_start : float
-        The part of the steps in which the rate rises, in [0, 1).
+        The fraction of the steps in which the rate rises, in [0, 1).
     div_factor : float
         The first rate is ``lr / div_factor``; above 0.
     final_div_factor : float
@@ -220,7 +220,7 @@ class OneCycle:
     def __call__(self, step: int) -> float:
         """Return the rate at `step`, 0-based."""
         step = _step(step)
-        peak, last = self.pct_start * self.steps - 1.0, self.steps - 1.0  # PyTorch's peak is no whole step
+        peak, last = self.pct_start * self.steps - 1.0, self.steps - 1.0  # PyTorch's peak lies between two steps
         first = self.lr / self.div_factor
         rate = _anneal(first, self.lr, _within(step / peak, 0.0, 1.0)) if peak > 0.0 else self.lr
         return _anneal(rate, first / self.final_div_factor, _within((step - peak) / (last - peak), 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""What a task draws, and the check of a batch that a task is given back."""
+"""What a task draws, and the check of a batch that comes back to a task."""
 
 from typing import Any, NamedTuple
 

@@ -1,6 +1,6 @@
 """Two tasks of the laboratory, with noise and an ideal observer: match to sample, and a perceptual decision.
 
-Trials have fixed periods. The target, a class, is held for the whole trial, and the mask is True in the response
+Trials have fixed periods. The target, a class, is the same at all steps of a trial. The mask is True in the response
 period, the only one that counts.
 """
 
@@ -33,7 +33,7 @@ def _probability_above_zero(mean: float, deviation: float) -> float:
 class DelayedMatchToSample:
     """Delayed match to sample: tell whether the second stimulus was the same as the first.
 
-    Two stimuli, A and B, one input channel each, 1 while its stimulus is shown and 0 otherwise, plus Gaussian noise at
+    Two stimuli, A and B, one input channel each, 1 while its stimulus is on and 0 otherwise, plus Gaussian noise at
     every step. A trial is sample, delay, test, response; match and non-match, A and B are equally likely.
 
     Parameters
@@ -94,9 +94,9 @@ class DelayedMatchToSample:
         n, rng = drawing(n, rng)
         first, second = rng.integers(0, 2, (2, n))
         x = self.noise * rng.standard_normal((n, self.steps, 2))
-        shown = np.eye(2)[:, None]
-        x[:, : self.sample] += shown[first]
-        x[:, self._second] += shown[second]
+        one_hot = np.eye(2)[:, None]
+        x[:, : self.sample] += one_hot[first]
+        x[:, self._second] += one_hot[second]
         return Batch(x, *_held((first == second).astype(np.int64), self.steps, self.response))
 
     @property
@@ -124,7 +124,7 @@ class DelayedMatchToSample:
         return np.asarray((first > 0.0) == (second > 0.0), dtype=np.int64)
 
     def ideal_accuracy(self) -> float:
-        """Return the ideal observer's accuracy, p q + (1 − p)(1 − q): both stimuli told right, or both wrong.
+        """Return the ideal observer's accuracy, p q + (1 − p)(1 − q): both stimuli recognised, or neither.
 
         p = Φ(√(sample / 2) / noise) is the probability of telling the sample, q that of the test.
         """
@@ -136,7 +136,7 @@ class DelayedMatchToSample:
 class PerceptualDecision:
     """Two-alternative perceptual decision: tell which of two noisy channels is stronger.
 
-    While the stimulus is shown the channel of the right answer has the mean (1 + c) / 2 and the other (1 − c) / 2; c is
+    While the stimulus is on the channel of the right answer has the mean (1 + c) / 2 and the other (1 − c) / 2; c is
     the coherence of the trial. Everywhere there is Gaussian noise. A trial is stimulus, delay, response.
 
     Parameters

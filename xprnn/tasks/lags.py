@@ -1,4 +1,4 @@
-"""Tasks of long time lags: what was seen early decides an answer much later."""
+"""Tasks of long time lags: an early input decides an answer much later."""
 
 import math
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Adding:
         Returns
         -------
         Batch
-            x (n, T, 2): number, marker; y (n, 1): the sum, of the whole sequence; no mask.
+            x (n, T, 2): number, marker; y (n, 1): the sum, one answer per sequence; no mask.
 
         Raises
         ------
@@ -128,11 +128,11 @@ class CopyMemory:
         """
         n, rng = drawing(n, rng)
         copied = rng.integers(0, self.symbols, (n, self.length))
-        seen = np.full((n, self.T + 2 * self.length), self.symbols)
-        target = seen.copy()
-        seen[:, : self.length] = target[:, -self.length :] = copied
-        seen[:, self.T + self.length - 1] = self.symbols + 1
-        return Batch(np.eye(self.symbols + 2)[seen], target)
+        symbols = np.full((n, self.T + 2 * self.length), self.symbols)
+        target = symbols.copy()
+        symbols[:, : self.length] = target[:, -self.length :] = copied
+        symbols[:, self.T + self.length - 1] = self.symbols + 1
+        return Batch(np.eye(self.symbols + 2)[symbols], target)
 
     def baseline(self) -> float:
         """Return the cross-entropy, in nats per step, of a strategy that knows the time but no symbol.
@@ -144,7 +144,7 @@ class CopyMemory:
 
 @dataclass(frozen=True)
 class TemporalOrder:
-    """Temporal order: which of X and Y came at two (task 6a) or three (task 6b) steps, told at the end.
+    """Temporal order: which of X and Y came at two (task 6a) or three (task 6b) steps; the answer is at the end.
 
     One-hot inputs of the classes a, b, c, d, X, Y, E, B. A sequence begins with E, ends with B, and has random symbols
     of a … d between, but for the markers, each X or Y. Its length is uniform in T … T + T/10. With T = 100 the markers
@@ -198,11 +198,11 @@ class TemporalOrder:
         n, rng = drawing(n, rng)
         spread = self.T // 10
         first = [spread, *(k * self.T // self.markers for k in range(1, self.markers))]
-        places = np.array(first) + rng.integers(0, spread + 1, (n, self.markers))
+        steps = np.array(first) + rng.integers(0, spread + 1, (n, self.markers))
         kinds = rng.integers(0, 2, (n, self.markers))
         lengths = rng.integers(self.T, self.T + spread + 1, n)
         codes = rng.integers(0, 4, (n, self.T + spread))
-        np.put_along_axis(codes, places, 4 + kinds, axis=1)
+        np.put_along_axis(codes, steps, 4 + kinds, axis=1)
         codes[:, 0], codes[np.arange(n), lengths - 1] = 6, 7
         x = [np.eye(8)[row[:length]] for row, length in zip(codes, lengths, strict=True)]
         return Batch(x, kinds @ 2 ** np.arange(self.markers)[::-1])

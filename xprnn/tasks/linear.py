@@ -28,7 +28,7 @@ def series(name: str, batch: Any, T: int) -> tuple[np.ndarray, np.ndarray]:
 def baseline(train: Any, test: Any, order: Any, T: int) -> float:
     """Return the NRMSE on `test` of the linear map from a constant and the last `order` inputs, fitted on `train`.
 
-    Steps before `order` inputs have been seen are left out.
+    Steps with fewer than `order` inputs before them are left out.
 
     Raises
     ------

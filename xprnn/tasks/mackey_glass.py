@@ -31,7 +31,7 @@ class MackeyGlass:
     dt : float
         Time between samples.
     substeps : int
-        Steps of the integration per sample; a whole number of steps must make `tau`.
+        Steps of the integration per sample; `tau` must be a multiple of a step.
     washout : int
         Samples dropped first, at least 0.
 

@@ -28,7 +28,7 @@ class NARMA10:
     T : int
         Steps per sequence, at least 1.
     washout : int
-        Steps before them, not shown, at least 10.
+        Steps before them, left out of the batch, at least 10.
 
     Raises
     ------
@@ -88,7 +88,7 @@ class NARMA10:
         ----------
         train, test : Batch
         order : int
-            1 … T; steps that have seen fewer inputs are left out.
+            1 … T; steps with fewer inputs before them are left out.
 
         Raises
         ------

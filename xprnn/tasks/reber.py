@@ -37,7 +37,7 @@ def _embedded() -> tuple[dict[int, int], ...]:
 AUTOMATON = _embedded()
 """Per node the symbols that may follow, each equally likely, and where they lead; `END` is the end.
 
-A symbol leads to one node only, so that who has seen a string knows its node.
+A symbol leads to one node only, so that a string determines its node.
 """
 
 END = len(AUTOMATON)
@@ -102,7 +102,7 @@ class EmbeddedReber:
         return Batch([np.eye(len(SYMBOLS))[s[:-1]] for s in strings], [s[1:] for s in strings])
 
     def ideal(self, batch: Batch) -> list[np.ndarray]:
-        """Return the probabilities of the next symbol, given all symbols up to each step.
+        """Return the probabilities of the next symbol, conditional on all symbols up to each step.
 
         Parameters
         ----------
