@@ -253,7 +253,7 @@ class Custom:
 
 
 def read(name: str, value: Any, clip: float | None = None) -> Activation | Custom:
-    """Return the activation that a user's argument stands for: a name, an `Activation` or a `Custom`.
+    """Convert a user's argument to an activation: a name, an `Activation` or a `Custom`.
 
     Raises
     ------

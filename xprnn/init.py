@@ -57,22 +57,22 @@ def generator(rng: Any, name: str = "rng") -> "np.random.Generator":
 
 
 def destination(like: Any, *, instead: str = "") -> ArraySpec:
-    """Return where new parameters go: beside `like`, or NumPy float64 for None; `instead` as in `checks.spec_of`."""
+    """Return the spec of new parameters: that of `like`, or NumPy float64; `instead` as in `checks.spec_of`."""
     return xpx.spec_of(np.empty(0)) if like is None else checks.spec_of("like", like, instead=instead)
 
 
 def uniform(rng: "np.random.Generator", shape: tuple[int, ...], bound: float) -> np.ndarray:
-    """Return U(-bound, bound)."""
+    """Draw from the uniform distribution U(-bound, bound)."""
     return rng.uniform(-bound, bound, size=shape)
 
 
 def glorot(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
-    """Return U(±√(6 / (fan_in + fan_out))): Glorot & Bengio (2010), AISTATS."""
+    """Draw from Glorot's uniform distribution U(±√(6 / (fan_in + fan_out))): Glorot & Bengio (2010), AISTATS."""
     return uniform(rng, shape, math.sqrt(6.0 / (shape[0] + shape[1])))
 
 
 def orthogonal(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
-    """Return a matrix with orthonormal rows or columns: Saxe, McClelland & Ganguli (2014), arXiv:1312.6120."""
+    """Draw an orthogonal matrix, of orthonormal rows or columns: Saxe, McClelland & Ganguli (2014), arXiv:1312.6120."""
     rows, cols = shape
     q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
     q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)  # makes the draw uniform (Haar): Mezzadri (2007)

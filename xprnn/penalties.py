@@ -25,7 +25,7 @@ INSTEAD = "take the float32 parameters that are trained"
 
 @xpx.no_underflow
 def l1(params: Tree, strength: float, *, matrices_only: bool = True) -> tuple[Array, Tree]:
-    """Return strength · Σ |w| over the weights, and its gradient, 0 where a weight is 0.
+    """Compute the L1 penalty strength · Σ |w| over the weights, and its gradient, 0 where a weight is 0.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def l1(params: Tree, strength: float, *, matrices_only: bool = True) -> tuple[Ar
 
 @xpx.no_underflow
 def l2(params: Tree, strength: float, *, matrices_only: bool = True) -> tuple[Array, Tree]:
-    """Return strength · Σ w² over the weights, and its gradient 2 · strength · w; otherwise as `l1`.
+    """Compute the L2 penalty strength · Σ w² over the weights, and its gradient 2 · strength · w; otherwise as `l1`.
 
     With plain gradient descent it is the weight decay 2 · strength of other libraries, which take ½ Σ w².
     """
@@ -93,7 +93,7 @@ def _on_weights(
 
 
 def _one_home(weights: Tree) -> tuple[Array, ArraySpec]:
-    """Return the first array and where it lives, or raise unless all others are like it."""
+    """Check that all arrays are of one spec; return the first, and the spec."""
     found = list(tree.items(weights))
     if not found:
         raise ValueError("`params` must hold at least one array, got none")

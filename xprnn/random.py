@@ -63,7 +63,7 @@ class Key(NamedTuple):
 
 
 def key(rng: Any) -> Key | None:
-    """Return the key that a user's `rng` stands for; None, which is evaluation, for None.
+    """Convert a user's `rng` to a key; None, which is evaluation, to None.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def _checked(key: Key) -> Key:
 
 
 def threefry2x32(key_words: tuple[Word, Word], x0: Any, x1: Any) -> tuple[Any, Any]:
-    """Return the two words of Threefry-2x32-20 at the counter (x0, x1).
+    """Generate the two words of Threefry-2x32-20 at the counter (x0, x1).
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def _word(k: int, xp: Namespace) -> Any:
 
 
 def keep(key: Key, p: float, T: int, B: int, n: int, spec: ArraySpec, *, scale: bool = True) -> Array:
-    """Return a dropout mask (T, B, n): 0 with probability p, else 1/(1-p), or 1 without `scale`.
+    """Draw a dropout mask (T, B, n): 0 with probability p, else 1/(1-p), or 1 without `scale`.
 
     Which elements are dropped is decided in integers: the same on every backend and in every dtype.
     """
@@ -192,7 +192,7 @@ def keep(key: Key, p: float, T: int, B: int, n: int, spec: ArraySpec, *, scale: 
 
 
 def normal(key: Key, T: int, B: int, n: int, spec: ArraySpec) -> Array:
-    """Return standard normal numbers (T, B, n), by Box & Muller [2]_: the same on every backend but for rounding.
+    """Draw standard normal numbers (T, B, n), by Box & Muller [2]_: the same on every backend but for rounding.
 
     None is larger than √(66 ln 2) = 6.8 in magnitude: the logarithm's argument is a multiple of 2**-33.
     """
@@ -212,7 +212,7 @@ def normal(key: Key, T: int, B: int, n: int, spec: ArraySpec) -> Array:
 
 
 def gumbel(key: Key, T: int, B: int, n: int, spec: ArraySpec) -> Array:
-    """Return numbers (T, B, n) of the standard Gumbel distribution, −log(−log u): the same everywhere but for rounding.
+    """Draw from the standard Gumbel distribution (T, B, n), −log(−log u): the same everywhere but for rounding.
 
     The argument of the inner logarithm is an odd multiple of 2**-33 in float64; in float32 the largest may round to 1,
     so at most 1 − 2**-24 is taken.

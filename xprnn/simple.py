@@ -109,7 +109,7 @@ class SimpleRNN:
         return h_seq, self._readout(h_seq, spec)
 
     def compute_loss(self, y_pred: Array, y_true: Array) -> Array:
-        """Return ½ Σ (y_pred − y_true)², a 0-d array on the device."""
+        """Compute the loss ½ Σ (y_pred − y_true)², a 0-d array on the device."""
         spec = checks.spec_of("y_pred", y_pred)
         checks.array("y_true", y_true, spec, "like `y_pred`", tuple(y_pred.shape), "y_pred")
         return half_sum_of_squares(y_pred, y_true)[0]

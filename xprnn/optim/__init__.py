@@ -7,6 +7,16 @@ schedule.
 On PyTorch no result holds a graph, even if parameters record gradients.
 Half types are refused: an update is often below half a unit in the last place of its parameter, and lost. Train float32
 parameters, give the layers a copy of them in the half type, and cast what `backward` returns to float32.
+
+Examples
+--------
+>>> import numpy as np
+>>> from xprnn import optim
+>>> params, grads = {"W": np.ones(2)}, {"W": np.array([0.5, -0.5])}
+>>> optimizer = optim.SGD(0.1)
+>>> updates, state = optimizer.update(grads, optimizer.init(params), params)
+>>> optim.apply(params, updates)
+{'W': array([0.95, 1.05])}
 """
 
 from operator import add

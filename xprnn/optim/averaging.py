@@ -12,7 +12,7 @@ from xprnn.tree import Tree
 
 @dataclass(frozen=True)
 class EMA:
-    """The exponential moving average of the parameters, Polyak's average with a short memory: a = d a + (1 − d) p.
+    """EMA, the exponential moving average of the parameters: Polyak's average with a short memory: a = d a + (1 − d) p.
 
     ``average = ema.init(params)``; after each update ``average = ema.update(average, params)``; evaluate with
     ``layer(average, x)``. It begins at the parameters themselves, so no bias is to be corrected, and none is. NaN and
@@ -40,14 +40,14 @@ class EMA:
 
     @no_grad
     def init(self, params: Tree) -> Tree:
-        """Return the average before the first update: a copy of the parameters, with the constants under "fixed"."""
+        """Initialise the average: a copy of the parameters, with the constants under "fixed"."""
         tree_checks.floats("params", params, INSTEAD)
         return tree.map(xpx.copy, params, constant="fixed")
 
     @no_grad
     @xpx.no_underflow
     def update(self, average: Tree, params: Tree) -> Tree:
-        """Return the new average, with its constants as they are.
+        """Update the average from the parameters; its constants stay as they are.
 
         Raises
         ------

@@ -17,7 +17,7 @@ from xprnn.tree import Tree
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent, with momentum as in PyTorch: v = μ v + g, p = p − lr v.
+    """SGD, stochastic gradient descent, with momentum as in PyTorch: v = μ v + g, p = p − lr v.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class SGD:
 
     @no_grad
     def init(self, params: Tree) -> Tree:
-        """Return the state: the velocities, {} without momentum; with a schedule, the count of updates t."""
+        """Initialise the state: the velocities, {} without momentum; with a schedule, the count of updates t."""
         tree_checks.floats("params", params, INSTEAD)
         velocity = {} if self.momentum == 0.0 else {"velocity": zeros(params)}
         return learning_rate.clock(self.lr) | velocity
@@ -64,7 +64,7 @@ class SGD:
     @no_grad
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        """Return the updates, to be added, and the new state."""
+        """Compute the updates of one step and the new state, as `Optimizer.update` says."""
         factor, after = _begin(self.lr, grads, state, ("velocity",) if self.momentum else (), params)
         if self.weight_decay:
             grads = _decayed(grads, params, self.weight_decay)
@@ -80,7 +80,7 @@ class SGD:
 
 @dataclass(frozen=True)
 class RMSprop:
-    """Gradients over the root of their mean square: Hinton (2012), in PyTorch's form.
+    """RMSprop: gradients over the root of their mean square, Hinton (2012), in PyTorch's form.
 
     v = α v + (1 − α) g², d = g / (√v + ε), p = p − lr d; with momentum u = μ u + d, p = p − lr u.
 
@@ -129,14 +129,14 @@ class RMSprop:
 
     @no_grad
     def init(self, params: Tree) -> Tree:
-        """Return the state: the mean squares v, and what else is asked for: mean gradients, velocities, the count t."""
+        """Initialise the state: the mean squares v, and by option mean gradients, velocities and the count t."""
         tree_checks.floats("params", params, INSTEAD)
         return learning_rate.clock(self.lr) | {name: zeros(params) for name in self._names()}
 
     @no_grad
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        """Return the updates, to be added, and the new state."""
+        """Compute the updates of one step and the new state, as `Optimizer.update` says."""
         factor, after = _begin(self.lr, grads, state, self._names(), params)
         α, μ = self.alpha, self.momentum
         spread = after["v"] = tree.map(lambda g, v: α * v + (1.0 - α) * g * g, grads, state["v"])
@@ -185,14 +185,14 @@ class Adam:
 
     @no_grad
     def init(self, params: Tree) -> Tree:
-        """Return the state: the count of updates t, and the moments m and v."""
+        """Initialise the state: the count of updates t, and the moments m and v."""
         tree_checks.floats("params", params, INSTEAD)
         return {"t": 0, "m": zeros(params), "v": zeros(params)}
 
     @no_grad
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        """Return the updates, to be added, and the new state."""
+        """Compute the updates of one step and the new state, as `Optimizer.update` says."""
         check_update(grads, state, ("t", "m", "v"), params)
         return self._update(grads, state)
 
@@ -211,7 +211,7 @@ class Adam:
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with weight decay, beside the gradient: Loshchilov & Hutter (2019), arXiv:1711.05101, algorithm 2.
+    """AdamW, Adam with decoupled weight decay: Loshchilov & Hutter (2019), arXiv:1711.05101, algorithm 2.
 
     The decay is p = p − lr λ p, as PyTorch has it.
 
@@ -241,7 +241,7 @@ class AdamW(Adam):
     @no_grad
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        """Return the updates, to be added, and the new state."""
+        """Compute the updates of one step and the new state, as `Optimizer.update` says."""
         check_update(grads, state, ("t", "m", "v"), params)
         if not self.decoupled:
             return self._update(_decayed(grads, params, self.weight_decay), state)

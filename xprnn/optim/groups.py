@@ -15,7 +15,7 @@ from xprnn.tree import Tree
 
 @dataclass(frozen=True)
 class Groups:
-    """One optimiser per group of parameters; itself an optimiser.
+    """Parameter groups: one optimiser per group; itself an optimiser.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Groups:
 
     @no_grad
     def init(self, params: Tree) -> Tree:
-        """Return the state: of each group its optimiser's, under "0", "1", … in order, and "default".
+        """Initialise the state: of each group its optimiser's, under "0", "1", … in order, and "default".
 
         Raises
         ------
@@ -76,7 +76,7 @@ class Groups:
 
     @no_grad
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        """Return the updates, to be added, and the new state."""
+        """Compute the updates of one step and the new state, as `Optimizer.update` says."""
         tree_checks.like("grads", grads, "params", params, INSTEAD)  # before any work
         mine, theirs = self._split(grads), self._split(tree.trainable(params))
         if not isinstance(state, dict) or state.keys() != mine.keys():

@@ -17,7 +17,7 @@ Schedule = Callable[[int], float]
 
 
 def check(name: str, lr: float | Schedule) -> float | Schedule:
-    """Return `lr`, a number above 0 or a schedule, or raise."""
+    """Check a learning rate, a number above 0 or a schedule, and return it."""
     return lr if callable(lr) and not isinstance(lr, type) else checks.positive(name, lr)
 
 
@@ -54,7 +54,7 @@ def _anneal(start: float, end: float, progress: float) -> float:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine, from `lr` at step 0 to `final` at `steps`, and `final` from there on.
+    """Cosine annealing: half a cosine, from `lr` at step 0 to `final` at `steps`, and `final` from there on.
 
     Up to `steps` the rate is that of ``torch.optim.lr_scheduler.CosineAnnealingLR``, which rises again after it.
 
@@ -100,7 +100,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Step:
-    """Stairs: `lr` times `factor` to the power of how often `every` steps have passed.
+    """Step decay: `lr` times `factor` to the power of how often `every` steps have passed.
 
     The rates are those of ``torch.optim.lr_scheduler.StepLR``.
 
@@ -136,7 +136,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Warmup:
-    """A straight line up to the first rate of `then`, which begins, with its step 0, at `steps`.
+    """Linear warmup to the first rate of `then`, which begins, with its step 0, at `steps`.
 
     Step t of them has (t + 1) / (steps + 1) of that rate: no update is lost to a rate of 0. It is PyTorch's LinearLR
     from ``1 / (steps + 1)``, and what follows it in SequentialLR.
@@ -176,7 +176,7 @@ class Warmup:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """One cycle of two half cosines: up to `lr`, and down to almost nothing at the last of `steps`.
+    """One-cycle schedule of two half cosines: up to `lr`, and down to almost nothing at the last of `steps`.
 
     The rates are those of ``torch.optim.lr_scheduler.OneCycleLR``, and its words; after the last step the rate stays.
     It has no cycle of the momentum.
@@ -228,7 +228,7 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class ReduceOnPlateau:
-    """A factor on the updates that falls when a metric, the lower the better, has stopped to improve.
+    """Reduce on plateau: a factor on the updates falls when a metric, the lower the better, no longer improves.
 
     ``state = plateau.init()``; after each evaluation ``state = plateau.update(state, metric)``, and
     ``state["scale"]`` is the factor: that of ``torch.optim.lr_scheduler.ReduceLROnPlateau`` with its relative threshold

@@ -1,4 +1,4 @@
-"""What an optimiser is, and what all of them check."""
+"""The protocol of an optimiser, and the checks of its arguments."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,17 +14,56 @@ INSTEAD = "small steps are lost in it: keep float32 parameters to train, and cas
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """A pair of pure functions; the state is a nested dict of arrays and of Python's ints and floats."""
+    """The protocol of an optimiser: a pair of pure functions.
+
+    Its state is a nested dict of arrays and of Python's ints and floats. No argument is written into.
+    """
 
     def init(self, params: Tree) -> Tree:
-        """Return the state before the first update."""
+        """Initialise the state of an optimiser.
+
+        Parameters
+        ----------
+        params : nested dict of arrays
+            Of float32 or float64; constants under "fixed" have no state.
+
+        Returns
+        -------
+        state : nested dict
+
+        Raises
+        ------
+        TypeError
+            If a parameter is no array of float32 or float64.
+        """
 
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        """Return the updates, to be added to the parameters, and the new state."""
+        """Compute the updates of one step, which `xprnn.optim.apply` adds to the parameters.
+
+        Parameters
+        ----------
+        grads : nested dict of arrays
+            The gradients: keys, shapes and dtypes of the parameters, without "fixed".
+        state : nested dict
+            What `init`, or the last `update`, returned.
+        params : nested dict of arrays
+
+        Returns
+        -------
+        updates : like `grads`
+        state : like `state`
+
+        Raises
+        ------
+        ValueError
+            If keys or a shape are not those of the parameters; the message names the path.
+        TypeError
+            If a leaf is no array of float32 or float64, or of another dtype or library than its parameter.
+        """
 
 
 def check_update(grads: Tree, state: Tree, keys: tuple[str, ...], params: Tree) -> None:
-    """Raise unless the gradients are like the parameters, and `state` is this optimiser's, of these parameters."""
+    """Check the arguments of an update: gradients and state are like the parameters, in keys, shapes and specs."""
     averages = [key for key in keys if key != "t"]
     alike = _are_alike(grads, [params, *map(state.get, averages)] if isinstance(state, dict) else [params])
     if not alike:
@@ -51,7 +90,7 @@ def _are_alike(grads: Tree, others: list[Tree]) -> bool:
 
 
 def zeros(params: Tree) -> Tree:
-    """Return zeros for every parameter that is trained."""
+    """Fill a tree with zeros, one array per parameter that is trained."""
     return tree.map(_zeros_like, tree.trainable(params))
 
 
