@@ -66,8 +66,9 @@ def train_model(args, like, title, kernel):
         print(f"a simple strategy scores {task.baseline:.6f} ({task.unit})")
     params, opt_state, history = xprnn.fit(
         model, model.init(args.seed, like=like), data, validation=validation, loss=task.loss, optimizer=optimizer,
-        epochs=args.epochs, batch_size=args.batch, seed=args.seed, clip_norm=CLIP_NORM, folder=folder,
-        resume=bool(args.resume), callbacks=[teller(args.epochs, task.unit)],
+        epochs=args.epochs, batch_size=args.batch, seed=args.seed, update=xprnn.train.UpdateRule(clip_norm=CLIP_NORM),
+        checkpoints=None if folder is None else xprnn.train.Checkpoints(folder, resume=bool(args.resume)),
+        callbacks=[teller(args.epochs, task.unit), xprnn.train.ProgressBar()],
     )  # fmt: skip
     if folder is not None and history["loss"]:
         run.write_history(folder.path, history)

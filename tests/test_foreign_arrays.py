@@ -11,6 +11,7 @@ import pytest
 import xprnn
 import xprnn.interop.onnx
 import xprnn.interop.torch
+from tests.support.training import arguments
 from xprnn import backends, checkpoint, interop, losses, optim, penalties, plots, tasks, testing, train, tree
 from xprnn.train.data import Stream
 
@@ -58,7 +59,7 @@ def inside(make, arrays):
 
 def fit(model=MODEL, data=(X, Y), params=None, **options):
     given = {"loss": losses.mse, "optimizer": optim.Adam(0.1), "epochs": 1} | options
-    return train.fit(model, model.init(0) if params is None else params, data, **given)
+    return train.fit(model, model.init(0) if params is None else params, data, **arguments(**given))
 
 
 def evaluate(data, model=MODEL):

@@ -87,6 +87,8 @@ INTEGERS = {
     "epochs": (2, lambda n: fitted(epochs=n)),
     "batch_size": (3, lambda n: fitted(batch_size=n)),
     "accumulate": (2, lambda n: fitted(batch_size=1, accumulate=n)),
+    "accumulate  ": (2, lambda n: train.UpdateRule(accumulate=n)),
+    "every ": (3, lambda n: train.Checkpoints("run", every=n)),
     "seed": (200, lambda n: fitted(batch_size=2, seed=n)),
     "patience ": (1, lambda n: fitted(patience=n, **VALIDATED)),
     "batch_size ": (3, lambda n: xprnn.evaluate(LINEAR, OF_LINEAR, (X, X), loss=losses.mse, batch_size=n)),
@@ -126,7 +128,7 @@ INTEGERS = {
 }
 """By the argument's name in messages, blanks apart, a value and a call that takes it."""
 
-OPTIONAL = ("patience ", "segments", "memory_budget", "hidden_size ", SEED + ",", SEED + ", ")
+OPTIONAL = ("patience ", "every ", "segments", "memory_budget", "hidden_size ", SEED + ",", SEED + ", ")
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, Index])
@@ -178,15 +180,15 @@ def test_a_bool_of_pytorch_is_refused(name, torch):
 def test_every_integer_is_a_step_of_a_checkpoint(kind, tmp_path):
     assert_same(saved(tmp_path, kind(3)), (3, 3))
     assert_same(checkpoint.Folder(tmp_path, keep=kind(3)).keep, 3)
-    fitted(folder=tmp_path / "run", save_every=kind(1), epochs=kind(1))
+    fitted(folder=tmp_path / "run", every=kind(1), epochs=kind(1))
     assert checkpoint.Folder(tmp_path / "run").latest().name == "step-00000001.safetensors"
     for wrong in (True, np.True_, 3.0, "3", None):
         for name, call in (
             ("step", lambda n: saved(tmp_path, n)),
             ("keep", lambda n: checkpoint.Folder(tmp_path, n)),
             (
-                "save_every",
-                lambda n: fitted(folder=tmp_path / "more", save_every=n) if n is not None else saved(tmp_path, n),
+                "every",
+                lambda n: fitted(folder=tmp_path / "more", every=n) if n is not None else saved(tmp_path, n),
             ),
         ):
             with pytest.raises(

@@ -50,7 +50,7 @@ ACCEPTED = {
         "clipped: b.value", "weights: W.value", "weights: b.value", "moved: W.value", "moved: b.value",
     },
     "a long list": {"history.history"},
-    "a long text": {"Key.fold.name", "describe.name"},
+    "a long text": {"Key.fold.name", "describe.name", "Checkpoints.folder"},
     "a huge int": {"rng", "check_gradients.seed"},
     "an array of objects": {"a"},
     "an array of texts": {"a"},

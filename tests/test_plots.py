@@ -31,8 +31,9 @@ def draw(axes):
 def test_history_has_the_losses_of_fit_over_its_epochs(rng):
     model = xprnn.Sequential(xprnn.GRU(3, 4), xprnn.Linear(4, 1))
     x, y = rng.standard_normal((8, 5, 3)), rng.standard_normal((8, 5, 1))
-    options = {"loss": losses.mse, "optimizer": xprnn.optim.Adam(), "metrics": {"size": lambda y, t: abs(y).mean()}}
-    *_, found = xprnn.fit(model, model.init(0), (x, y), epochs=4, validation=(x, y), **options)
+    validation = xprnn.train.Validation((x, y), metrics={"size": lambda y, t: abs(y).mean()})
+    options = {"loss": losses.mse, "optimizer": xprnn.optim.Adam(), "validation": validation}
+    *_, found = xprnn.fit(model, model.init(0), (x, y), epochs=4, **options)
     axes = draw(plots.history(found))
     assert [one.get_label() for one in axes.lines] == ["loss", "val_loss"]
     for k, name in enumerate(("loss", "val_loss")):

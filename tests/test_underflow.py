@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import xprnn
-from tests.support.training import MODEL, TOKENS, draw, draw_rows
+from tests.support.training import MODEL, TOKENS, arguments, draw, draw_rows
 from xprnn import losses, optim, penalties, tasks, train, tree
 
 TINY = {np.dtype("f8"): (1e-200, 1e-310, 1e-30), np.dtype("f4"): (1e-30, 1e-41, 1e-8)}
@@ -94,7 +94,8 @@ def test_a_training_of_tiny_and_of_far_numbers_raises_nothing(kind, rng):
         "plateau": optim.ReduceOnPlateau(1e-200, patience=0), "optimizer": optim.Adam(1e-3), "kernel": "numpy",
         "activity": {"1" if kind == "tokens" else "0": lambda y, mask=None: penalties.firing_rate(y, 1e-9, mask=mask)},
     }  # fmt: skip
-    params, state, _ = quietly(lambda: train.fit(model, model.init(0), data, loss=loss, **options)[:2] + (None,))
+    given = arguments(loss=loss, **options)
+    params, state, _ = quietly(lambda: train.fit(model, model.init(0), data, **given)[:2] + (None,))
     assert all(np.isfinite(a).all() for a in tree.leaves((params, state)))
     found = quietly(lambda: tuple(train.evaluate(model, model.init(0), data, loss=loss, kernel="numpy").values()))
     assert np.isfinite(found[0])

@@ -43,13 +43,11 @@ class Ours:
             self.given,
             loss=xprnn.losses.softmax_cross_entropy,
             optimizer=xprnn.optim.AdamW(LR),
-            opt_state=self.state,
             epochs=1,
             batch_size=self.batch,
             seed=n,
-            clip_norm=CLIP,
-            progress=False,
-            kernel=self.kernel,
+            update=xprnn.train.UpdateRule(clip_norm=CLIP, opt_state=self.state, kernel=self.kernel),
+            callbacks=(),
         )
         return history["loss"][0]
 

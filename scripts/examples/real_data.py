@@ -139,8 +139,7 @@ def trained(args, model, seed, data, lr, *, loss=CROSS_ENTROPY, optimizer=xprnn.
         loss=loss,
         optimizer=optimizer(xprnn.optim.OneCycle(lr, xprnn.train.updates(model, data, **given))),
         seed=seed,
-        clip_norm=1.0,
-        kernel=args.kernel,
+        update=xprnn.train.UpdateRule(clip_norm=1.0, kernel=args.kernel),
         **given,
     )
     if len(history["epoch"]) < args.epochs:

@@ -14,6 +14,7 @@ import xprnn
 from tests.support.training import assert_same, draw
 from xprnn import checkpoint, losses, registry, tree
 from xprnn.registry import register
+from xprnn.train import Checkpoints
 
 
 @pytest.fixture(autouse=True)
@@ -79,14 +80,14 @@ def test_a_run_of_registered_classes_is_saved_and_resumed(tmp_path, rng):
     model, data = xprnn.Sequential(xprnn.GRU(3, 4), Scaled(4, 2)), draw(rng)
     options = {"loss": losses.mse, "optimizer": Sign(1e-2), "batch_size": 4}
     whole = xprnn.fit(model, model.init(0), data, epochs=4, **options)
-    xprnn.fit(model, model.init(0), data, epochs=2, folder=tmp_path, **options)
+    xprnn.fit(model, model.init(0), data, epochs=2, checkpoints=Checkpoints(tmp_path), **options)
     found = checkpoint.load(checkpoint.Folder(tmp_path).latest())
     assert (found.model, found.optimizer) == (model, Sign(1e-2))
-    resumed = xprnn.fit(model, model.init(1), data, epochs=4, folder=tmp_path, resume=True, **options)
+    resumed = xprnn.fit(model, model.init(1), data, epochs=4, checkpoints=Checkpoints(tmp_path, resume=True), **options)
     assert_same(resumed[0], whole[0])
     other = xprnn.Sequential(xprnn.GRU(3, 4), Scaled(4, 2, cell=Gain(3.0)))
     with pytest.raises(checkpoint.CheckpointError, match=r"its model is .*factor=2\.0.*, here it is .*factor=3\.0"):
-        xprnn.fit(other, other.init(0), data, epochs=5, folder=tmp_path, resume=True, **options)
+        xprnn.fit(other, other.init(0), data, epochs=5, checkpoints=Checkpoints(tmp_path, resume=True), **options)
 
 
 def test_a_file_that_names_a_class_that_is_not_registered_says_what_to_do(tmp_path):

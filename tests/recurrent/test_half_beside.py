@@ -96,8 +96,8 @@ def test_explain_says_what_is_widened(half):
     assert kernels.explain(xprnn.LSTM(I, H), x, kernel="reference").kernel == "reference"
 
 
-@pytest.mark.parametrize("narrow", [False, True])
-def test_a_kernel_is_asked_and_run_with_what_it_takes(narrow, monkeypatch, rng):
+@pytest.mark.parametrize("takes_half", [False, True])
+def test_a_kernel_is_asked_and_run_with_what_it_takes(takes_half, monkeypatch, rng):
     asked, ran = [], []
 
     def takes(cell, around, dtype, shape):
@@ -114,7 +114,8 @@ def test_a_kernel_is_asked_and_run_with_what_it_takes(narrow, monkeypatch, rng):
         return run
 
     both = tuple(seen(scans) for scans in (kernels.REFERENCE.scans, kernels.REFERENCE.scans_backward))
-    twin = kernels.REFERENCE._replace(name="twin", takes=takes, why_slower=why_slower, side_by_side=both, narrow=narrow)
+    twin = kernels.REFERENCE._replace(name="twin", takes=takes, why_slower=why_slower, side_by_side=both)
+    twin = twin._replace(takes_half=takes_half)
     first = ON_NUMPY[-1]
     monkeypatch.setitem(kernels.KERNELS, first, kernels.KERNELS[first]._replace(load=lambda: twin))
     remembered.cache_clear()  # plans are made once
@@ -123,12 +124,12 @@ def test_a_kernel_is_asked_and_run_with_what_it_takes(narrow, monkeypatch, rng):
     given = given_for(layer, rng, half)
     actual = run(layer, given)
     remembered.cache_clear()
-    assert set(asked) == set(ran) == {"float16" if narrow else "float32"}
-    if not narrow:
+    assert set(asked) == set(ran) == {"float16" if takes_half else "float32"}
+    if not takes_half:
         half.check(actual, run(layer, half.host(given), kernel="reference"))
         asked.clear()
         run(layer, given, kernel=first)
-        assert asked == ["float32"]  # by name, it need not be worth it
+        assert asked == ["float32"]  # by name, it need not be the fastest
     remembered.cache_clear()
 
 

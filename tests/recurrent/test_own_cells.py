@@ -11,6 +11,7 @@ from tests.support.close import assert_close
 from tests.support.own_cells import LAYERS, MGU, IndRNN, Memory
 from xprnn import tree
 from xprnn.cells import OPTIONS, Cell
+from xprnn.train import Checkpoints
 
 B, I, H, T = 3, 3, 4, 6
 AROUND = {
@@ -195,8 +196,8 @@ def test_a_training_resumes_to_the_same_numbers(make, tmp_path, monkeypatch, rng
     settings = {"loss": xprnn.losses.mse, "optimizer": xprnn.optim.Adam(), "batch_size": 4}
     data, params = (x, rng.standard_normal((8, T, H))), model.init(0)
     whole, _, _ = xprnn.fit(model, params, data, epochs=4, **settings)
-    xprnn.fit(model, params, data, epochs=2, folder=tmp_path, **settings)
-    resumed, _, _ = xprnn.fit(model, params, data, epochs=4, folder=tmp_path, resume=True, **settings)
+    xprnn.fit(model, params, data, epochs=2, checkpoints=Checkpoints(tmp_path), **settings)
+    resumed, _, _ = xprnn.fit(model, params, data, epochs=4, checkpoints=Checkpoints(tmp_path, resume=True), **settings)
     assert_close(resumed, whole)
 
 

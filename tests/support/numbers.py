@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 import xprnn
+from tests.support.training import arguments
 from xprnn import losses, optim, registry
 
 X = np.random.default_rng(0).standard_normal((6, 4, 3))
@@ -15,7 +16,7 @@ UNBOUNDED = {"loss": losses.mse, "optimizer": optim.SGD(0.1)}
 
 
 def fitted(**options):
-    params, _, history = xprnn.fit(LINEAR, OF_LINEAR, (X, X), **(UNBOUNDED | {"epochs": 1} | options))
+    params, _, history = xprnn.fit(LINEAR, OF_LINEAR, (X, X), **arguments(**(UNBOUNDED | {"epochs": 1} | options)))
     return params, history["loss"]
 
 

@@ -28,7 +28,7 @@ TOKENS = np.zeros((6, 4), int)
 MASK, WEIGHTS = np.ones((6, 4), bool), np.ones((6, 4))
 P = {"W": X[0], "b": X[0, 0]}
 ADAM, EMA = optim.Adam(), optim.EMA()
-LSTM = xprnn.LSTM(3, 4)
+LSTM, TRAINED = xprnn.LSTM(3, 4), xprnn.Linear(3, 3)
 ONNX = {"X": X, "W": np.ones((1, 8, 3)), "R": np.ones((1, 8, 2))}
 MACKEY = tasks.MackeyGlass(20)
 SERIES, NODE = MACKEY.draw(30, 0), {"op_type": "LSTM", "attributes": {"hidden_size": 2}, "inputs": ONNX}
@@ -220,6 +220,23 @@ CALLS = {
         "layer": LSTM, "params": LSTM.init(0), "x": X, "seed": 0, "tol": 1e-5, "step": 1e-5,
     }),
     "Sampling": (train.Sampling, {"rate": 0.5}),
+    "Objective": (train.Objective, {
+        "loss": losses.mse, "penalty": penalties.l2, "activity": {"0": penalties.firing_rate}, "sampling": 0.5,
+    }),
+    "UpdateRule": (train.UpdateRule, {
+        "accumulate": 1, "clip_norm": 1.0, "clip_value": 1.0, "average": EMA, "plateau": None, "on_nonfinite": "skip",
+        "kernel": "numpy",
+    }),
+    "Validation": (train.Validation, {
+        "data": (X, X), "metrics": {"accuracy": train.accuracy}, "patience": 1, "min_delta": 0.0,
+    }),
+    "Checkpoints": (train.Checkpoints, {"folder": "run", "every": 1, "resume": False}),
+    "ProgressBar": (train.ProgressBar, {"show": False}),
+    "fit": (lambda **options: train.fit(**options), {
+        "model": TRAINED, "params": TRAINED.init(0), "data": (X, X), "loss": losses.mse, "optimizer": ADAM, "epochs": 0,
+        "batch_size": 3, "seed": 0, "update": train.UpdateRule(), "validation": (X, X), "checkpoints": None,
+        "callbacks": (),
+    }),
 }  # fmt: skip
 """By name a function and its arguments."""
 

@@ -1,5 +1,7 @@
 """What the tests of `fit` share: models, data, and a call with what most of them do not care about."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -21,11 +23,29 @@ def draw_rows(rng, N=10):
     return [rng.standard_normal((n, 3)) for n in lengths], [rng.standard_normal((n, 2)) for n in lengths]
 
 
+OBJECTS = {
+    "loss": train.Objective, "update": train.UpdateRule, "validation": train.Validation,
+    "checkpoints": train.Checkpoints,
+}  # fmt: skip
+"""The arguments of `fit` that are objects; the value of `loss` and of `validation` is the first field of theirs."""
+
+
+def arguments(**options):
+    """Return arguments of `fit`, with the fields of its objects put into these, as `clip_norm` into an `UpdateRule`."""
+    for argument, kind in OBJECTS.items():
+        names = [field.name for field in dataclasses.fields(kind) if field.name not in ("loss", "data")]
+        fields = {name: options.pop(name) for name in names if name in options}
+        if fields:
+            first = [options.pop(argument)] if argument in ("loss", "validation") else []
+            options[argument] = kind(*first, **fields)
+    return options
+
+
 def run(model, data, params=None, **options):
-    """Train."""
+    """Train; `options` are arguments of `fit`, and fields of its objects."""
     params = model.init(0) if params is None else params
-    given = {"loss": losses.mse, "optimizer": optim.SGD(lr=0.1), "epochs": 2, "batch_size": 4} | options
-    return train.fit(model, params, data, **given)
+    defaults = {"loss": losses.mse, "optimizer": optim.SGD(lr=0.1), "epochs": 2, "batch_size": 4}
+    return train.fit(model, params, data, **arguments(**(defaults | options)))
 
 
 def assert_same(actual, expected):

@@ -166,11 +166,11 @@ def test_a_thread_reads_files_and_the_caller_places_what_it_read(stream, device,
         given[device] = backend.asarray(given[device])
     arrays = tmp_path / "x.npy", given["y"]
     source = Stream(*arrays, 4, given["mask"]) if stream else (*arrays, given["mask"])
-    threads = {"read": set(), "placed": set(), "rows_of": set(), "steps_of": set()}
+    threads = {"read": set(), "to_device": set(), "rows_of": set(), "steps_of": set()}
 
     def noting(name, f):
         def noted(a, *rest):
-            key = name if name in ("read", "placed") or isinstance(a, np.memmap) else "placed"
+            key = name if name in ("read", "to_device") or isinstance(a, np.memmap) else "to_device"
             if name not in ("rows_of", "steps_of") or not isinstance(a, np.ndarray) or isinstance(a, np.memmap):
                 threads[key].add(threading.get_ident())
             return f(a, *rest)
@@ -178,17 +178,17 @@ def test_a_thread_reads_files_and_the_caller_places_what_it_read(stream, device,
         return noted
 
     monkeypatch.setattr(Source, "read", noting("read", Source.read))
-    for name in ("placed", "rows_of", "steps_of"):
+    for name in ("to_device", "rows_of", "steps_of"):
         monkeypatch.setattr(data, name, noting(name, getattr(data, name)))
     params = tree.map(backend.asarray, MODEL.init(0))
     options = {"loss": losses.mse, "optimizer": optim.SGD(0.1), "epochs": 2, "batch_size": 4}
-    found, _, _ = train.fit(MODEL, params, source, kernel=backend.kernel, **options)
+    found, _, _ = train.fit(MODEL, params, source, update=train.UpdateRule(kernel=backend.kernel), **options)
     here = threading.get_ident()
-    assert threads["placed"] == {here}
+    assert threads["to_device"] == {here}
     assert here not in threads["read"] | threads["rows_of"] | threads["steps_of"]
     assert threads["steps_of" if stream else "rows_of"]
     whole = Stream(x, y, 4, mask) if stream else (x, y, mask)
-    expected, _, _ = train.fit(MODEL, MODEL.init(0), whole, kernel="reference", **options)
+    expected, _, _ = train.fit(MODEL, MODEL.init(0), whole, update=train.UpdateRule(kernel="reference"), **options)
     assert_close(tree.map(backend.to_numpy, found), expected, tol=1e-10)
 
 

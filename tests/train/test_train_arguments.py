@@ -1,5 +1,8 @@
 """The arguments of `fit`: named before any work is done; its bar."""
 
+import inspect
+import sys
+
 import numpy as np
 import pytest
 
@@ -16,24 +19,20 @@ BAD = {
     "epochs": (-1, ValueError, "`epochs` must be at least 0"),
     "batch_size": (0, ValueError, "`batch_size` must be at least 1"),
     "seed": (None, TypeError, "`seed` must be an int"),
-    "accumulate": (2.0, TypeError, "`accumulate` must be an int"),
-    "clip_norm": (0.0, ValueError, "`clip_norm` must be above 0"),
-    "clip_value": ("1", TypeError, "`clip_value` must be a number"),
-    "penalty": (1.0, TypeError, "`penalty` must be a function"),
-    "plateau": (3, TypeError, "`plateau` must be an optim.ReduceOnPlateau"),
-    "average": (0.9, TypeError, "`average` must be an optim.EMA"),
-    "sampling": (1.5, ValueError, r"`rate` must lie in \[0, 1\]"),
-    "validation": ([1], TypeError, "`validation` must be"),
-    "metrics": ({"a": len}, ValueError, "`metrics` needs `validation`"),
-    "patience": (3, ValueError, "`patience` needs `validation`"),
-    "min_delta": (-1.0, ValueError, "`min_delta` must be at least 0"),
+    "update": ({"clip_norm": 1.0}, TypeError, "`update` must be an UpdateRule, got {'clip_norm': 1.0}"),
+    "validation": ([1], TypeError, r"`validation` must be \(x, y\), \(x, y, mask\) or a Stream, got list of 1"),
+    "checkpoints": ("run", TypeError, r"`checkpoints` must be a Checkpoints, got 'run'; Checkpoints\(path\) writes"),
     "callbacks": ([3], TypeError, r"`callbacks\[0\]` must be a function"),
-    "save_every": (5, ValueError, "`save_every` needs `folder`"),
-    "resume": (True, ValueError, "`resume` needs `folder`"),
-    "on_nonfinite": ("stop", ValueError, "`on_nonfinite` must be one of 'raise', 'skip'"),
-    "progress": (2, ValueError, "`progress` must be one of"),
-    "kernel": ("fast", ValueError, "`kernel` must be one of"),
 }
+
+
+def test_every_argument_has_a_bad_value_here():
+    assert set(inspect.signature(train.fit).parameters) == set(BAD)
+
+
+def test_an_argument_that_is_none_is_pythons_type_error(rng):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'patience'"):
+        train.fit(MODEL, MODEL.init(0), draw(rng), loss=losses.mse, optimizer=optim.SGD(lr=0.1), epochs=1, patience=3)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -51,10 +50,22 @@ def test_a_bad_argument_is_named_before_any_work(name, rng):
 
 def test_a_bar_is_shown_where_it_is_asked_for(rng, capsys):
     pytest.importorskip("tqdm")
-    run(MODEL, draw(rng), progress=True)
-    assert "6/6" in capsys.readouterr().err
+    _, _, history = run(MODEL, draw(rng), callbacks=[train.ProgressBar(True)])
+    bar = capsys.readouterr().err
+    assert "6/6" in bar
+    assert f"loss={history['loss'][-1]:.4g}" in bar
     run(MODEL, draw(rng))
     assert capsys.readouterr() == ("", "")  # nobody watches
+
+
+def test_a_terminal_shows_a_bar_by_itself_and_none_without_callbacks(rng, capsys, monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    run(MODEL, draw(rng))
+    assert "6/6" in capsys.readouterr().err
+    for callbacks in ((), [train.ProgressBar(False)]):
+        run(MODEL, draw(rng), callbacks=callbacks)
+        assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("kind", ["plain", "rows", "stream"])

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 import xprnn
+from tests.support.training import arguments
 from xprnn import losses, optim, train
 from xprnn.train.data import Stream
 
@@ -59,11 +60,11 @@ GOOD = {
     "metrics": [None, {"mae": lambda *given, **options: losses.mae(*given, **options)[0]}],
     "patience": [None, 1],
     "min_delta": [0.0, 1.0],
-    "callbacks": [(), [print]],
+    "callbacks": [(), [print], [train.ProgressBar(False)]],
     "on_nonfinite": ["raise", "skip"],
-    "progress": [None, False],
     "kernel": ["auto", "reference", "numpy"],
 }  # fmt: skip
+VALIDATED = ("validation", "metrics", "patience", "min_delta")
 MODEL = xprnn.Sequential(xprnn.RNN(3, 4), xprnn.Linear(4, 2))
 PARAMS = MODEL.init(0)
 
@@ -97,8 +98,8 @@ def test_fit_trains_or_names_what_is_wrong(request, capsys):
     for k in range(request.config.getoption("--fuzz")):
         given = {name: values[rng.integers(len(values))] for name, values in GOOD.items()}
         if given["validation"] is None:
-            given |= {"metrics": None, "patience": None}
-        for name in rng.choice(list(GOOD), rng.integers(3)):
+            given = {name: value for name, value in given.items() if name not in VALIDATED}
+        for name in rng.choice(list(given), rng.integers(3)):
             given[name] = draw_anything(rng)
         if given["epochs"] is HUGE:  # it would be done
             given["epochs"] = 2
@@ -107,7 +108,7 @@ def test_fit_trains_or_names_what_is_wrong(request, capsys):
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"), contextlib.suppress(train.NonFiniteError):
                 warnings.simplefilter("ignore")
-                train.fit(MODEL, PARAMS, given.pop("data"), **given)
+                train.fit(MODEL, PARAMS, given.pop("data"), **arguments(**given))
             trained += 1
         except (TypeError, ValueError) as error:
             if not re.search("`[^`]+`", str(error)):

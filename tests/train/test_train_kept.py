@@ -38,7 +38,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(kind, every, rng, tmp_
     options = dict(options)
     if options.pop("validated", False):
         options["validation"] = draw(rng, N=4)
-    options |= {"optimizer": optim.Adam(lr=0.02), "epochs": 5, "save_every": every}
+    options |= {"optimizer": optim.Adam(lr=0.02), "epochs": 5, "every": every}
     expected = run(model, data, folder=tmp_path / "whole", **options)
     bytes_of = {}
     for n in (2, 9):
@@ -73,7 +73,7 @@ def test_a_run_goes_on_with_its_own_settings_alone(rng, tmp_path):
 def test_checkpoints_come_when_they_are_due_and_the_best_is_the_best(rng, tmp_path):
     x, y = draw(rng)
     folder, written = xprnn.checkpoint.Folder(tmp_path, keep=100), []
-    options = {"validation": (x[:4], -y[:4]), "epochs": 6, "save_every": 3, "folder": folder}
+    options = {"validation": (x[:4], -y[:4]), "epochs": 6, "every": 3, "folder": folder}
     _, _, history = run(MODEL, (x, y), callbacks=[lambda at: written.append(folder.latest())], **options)
     assert all(path is not None for path in written)
     assert {xprnn.checkpoint.load(path).step for path in tmp_path.glob("step-*")} == {3, 6, 9, 12, 15, 18}

@@ -24,7 +24,8 @@ model = xprnn.Sequential(xprnn.GRU(3, 8, hidden_dropout=0.2), xprnn.Linear(8, 2)
 print("begins", flush=True)
 xprnn.fit(
     model, model.init(0), (x, y), loss=losses.mse, optimizer=optim.Adam(lr=0.01), epochs=40, batch_size=8,
-    validation=(x[:8], y[:8]), average=optim.EMA(0.9), folder=sys.argv[1], save_every=3, resume=True, kernel="numpy",
+    validation=(x[:8], y[:8]), update=xprnn.train.UpdateRule(average=optim.EMA(0.9), kernel="numpy"),
+    checkpoints=xprnn.train.Checkpoints(sys.argv[1], every=3, resume=True),
 )
 print("ends", flush=True)
 """

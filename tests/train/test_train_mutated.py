@@ -33,7 +33,7 @@ JOBS = {
 def stopped(job, folder, rng):
     """Return data and options of a run, of which there is a checkpoint within its second epoch."""
     data, options = JOBS[job](rng)
-    options |= {"folder": folder, "epochs": 3, "save_every": 1, "kernel": "numpy"}
+    options |= {"folder": folder, "epochs": 3, "every": 1, "kernel": "numpy"}
     per_epoch = {"arrays": 3, "rows": 3, "stream": 6}[job]
     calls = {"arrays": 4, "rows": 0, "stream": 0}[job]  # of the loss, at a judgement
     with contextlib.suppress(ConnectionError):

@@ -253,7 +253,8 @@ NUMBERS = {
     "delta": lambda: losses.huber(np.ones((1, 1)), np.ones((1, 1)), delta=NAN),
     "q": lambda: losses.quantile(np.ones((1, 1)), np.ones((1, 1)), NAN),
     "strength": lambda: xprnn.penalties.l2({"a": np.ones((2, 2))}, NAN),
-    "clip_norm": lambda: run(MODEL, None, clip_norm=NAN), "min_delta": lambda: run(MODEL, None, min_delta=NAN),
+    "clip_norm": lambda: train.UpdateRule(clip_norm=NAN),
+    "min_delta": lambda: train.Validation((0, 0), min_delta=NAN),
 }  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def draw_options(rng, kind, T, folder):
         "activity": {"0": lambda y, mask=None: xprnn.penalties.firing_rate(y, 0.1, mask=mask)},
         "clip_norm": 0.3,
         "clip_value": 0.1,
-        "save_every": int(rng.integers(1, 6)),
+        "every": int(rng.integers(1, 6)),
         "sampling": pick(rng, 0.4, train.Sampling(lambda step: min(1.0, step / 10))),
     }
     if kind.startswith("last"):
@@ -134,7 +134,7 @@ def test_the_best_file_is_of_the_parameters_that_are_returned(every, rng, tmp_pa
     """Also where `min_delta` asks for more than a little."""
     x, y = rng.standard_normal((10, 6, 3)), rng.standard_normal((10, 6, 3))
     model = draw_model(rng, last=False)
-    options = {"validation": (x[:4], y[:4]), "patience": 9, "min_delta": 10.0, "epochs": 6, "save_every": every}
+    options = {"validation": (x[:4], y[:4]), "patience": 9, "min_delta": 10.0, "epochs": 6, "every": every}
     params, _, history = run(model, (x, y), folder=tmp_path, **options)
     assert min(history["val_loss"]) < history["val_loss"][0]
     assert_same(checkpoint.load(checkpoint.Folder(tmp_path).best()).params, params)

@@ -63,7 +63,7 @@ TAGS = ("array", "dict", "float", "tuple")
 
 
 def register(cls: type[T]) -> type[T]:
-    """Register a class of your own, so that `describe`, `build`, checkpoints and `fit(resume=True)` know it.
+    """Register a class of your own, so that `describe`, `build`, checkpoints and a resumed `fit` know it.
 
     Register a layer, a cell, an activation or an optimiser where it is defined, in a module that the program imports
     before it reads a file. A class of the same module and name, as in a notebook cell that runs again,

@@ -1,4 +1,4 @@
-"""Penalties on what layers inside a model put out, as `penalties.firing_rate` of hidden units, within `fit`."""
+"""Activity regularisation within `fit`: penalties on the outputs of layers, as `penalties.firing_rate`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,8 @@ Activity = dict[str, Callable[..., Any]]
 """By a layer's name, ``f(y, mask=mask) -> (penalty, dy)``: of y (T, B, H), and the mask (T, B) of its sequences."""
 
 
-def check(activity: Any, model: Any) -> None:
+def check(activity: Activity, model: Any) -> None:
     """Raise unless `activity` names layers of a `Sequential` that have an axis of time."""
-    if not isinstance(activity, dict):
-        raise TypeError(f"`activity` must be a dict of functions, by the names of layers, got {short_repr(activity)}")
     if not isinstance(model, Sequential):
         raise ValueError(f"`activity` names layers of a Sequential; the model is a {type(model).__name__}")
     names = [str(k) for k in range(len(model.layers))]
@@ -40,9 +38,9 @@ def penalise(
     total: Any = 0.0
     gradients = {}
     for name, function in activity.items():
-        told = function(outputs[name]) if mask is None else function(outputs[name], mask=mask)
-        penalty, d = pair(f"activity[{name!r}]", told, spec)
         y = outputs[name]
+        result = function(y) if mask is None else function(y, mask=mask)
+        penalty, d = pair(f"activity[{name!r}]", result, spec)
         checks.array(f"activity[{name!r}](y)[1]", d, xpx.spec_of(y), "that of y", tuple(y.shape), "y")
         gradients[name] = d
         total = total + penalty

@@ -1,7 +1,7 @@
 """Minibatches of sequences, samples first in and time first out: what `xprnn.train.fit` runs on.
 
 Axes: N samples, T time, B minibatch, I input, V output width. What is not an array, as a list of sequences or a file,
-lives on the host; only a minibatch is made beside the parameters.
+lives on the host; only a minibatch is copied beside the parameters.
 """
 
 import os
@@ -16,7 +16,7 @@ from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec
 from xprnn.protocol import walk_layers
 from xprnn.random import Key, threefry2x32
-from xprnn.train.minibatch import Batch, padded, placed, rows_of, steps_of, turned
+from xprnn.train.minibatch import Batch, padded, rows_of, steps_of, to_device, turned
 
 WINDOW = 50
 """Minibatches among whose samples those of like length are brought together."""
@@ -64,10 +64,11 @@ class Stream:
 
 
 class Source:
-    """Checked sequences with their targets, of which minibatches are made."""
+    """Data loader: checked sequences with their targets, and minibatches of them."""
 
     def __init__(self, data: Any, model: Any, name: str = "data") -> None:
         """Read `data`, a pair (x, y), a triple (x, y, mask) or a `Stream`, for a model; `name` is used in errors."""
+        check_data(name, data)
         self.timed = bool(getattr(model, "keeps_time", True))
         self.batch_first = bool(getattr(model, "batch_first", False))
         self.chunk = data.chunk if isinstance(data, Stream) else None
@@ -77,10 +78,8 @@ class Source:
                 raise ValueError(f"`{name}` must not be a Stream: the model's output has no axis of time")
             if any(getattr(each, "bidirectional", False) for each in walk_layers(model)):
                 raise ValueError(f"`{name}` must not be a Stream: its reverse direction begins at the end")
-        elif isinstance(data, tuple) and len(data) in (2, 3):
-            self.x, self.y, self.mask = (_opened(f"{name}[{k}]", a) for k, a in enumerate((*data, None)[:3]))
         else:
-            raise TypeError(f"`{name}` must be (x, y), (x, y, mask) or a Stream, got {_told(data)}")
+            self.x, self.y, self.mask = (_opened(f"{name}[{k}]", a) for k, a in enumerate((*data, None)[:3]))
         self.rows = _check_rows(name, self.x, self.y, self.mask, self.timed) if isinstance(self.x, list) else None
         if self.rows is None:
             _check_arrays(f"{name}: ", self.x, self.y, self.mask, self.timed)
@@ -122,7 +121,7 @@ class Source:
 
     def batch(self, taken: Any, spec: ArraySpec) -> Batch:
         """Return a minibatch of a plan, beside arrays of `spec`."""
-        return self.place(self.read(taken), taken, spec)
+        return self.to_device(self.read(taken), taken, spec)
 
     def read(self, taken: Any) -> Batch:
         """Return what of a minibatch lies on the host; None for an array that lies on a device.
@@ -138,12 +137,12 @@ class Source:
         begins = not isinstance(taken, slice) or taken.start == 0
         return Batch(x, y, mask, None, self._count(taken), begins)
 
-    def place(self, batch: Batch, taken: Any, spec: ArraySpec) -> Batch:
+    def to_device(self, batch: Batch, taken: Any, spec: ArraySpec) -> Batch:
         """Return a minibatch that was read, beside arrays of `spec`; for the thread that computes, in its stream."""
         found = {}
         for name in ("x", "y", "mask"):
             host, there = getattr(batch, name), getattr(self, name)
-            found[name] = placed(host, spec) if host is not None or there is None else self._piece(name, taken)
+            found[name] = to_device(host, spec) if host is not None or there is None else self._piece(name, taken)
         return batch._replace(**found)
 
     def _piece(self, name: str, taken: Any) -> Any:
@@ -182,6 +181,12 @@ class Source:
         return Batch(x, y, mask, lengths, count, True)
 
 
+def check_data(name: str, data: Any) -> None:
+    """Raise unless `data` is a pair (x, y), a triple (x, y, mask) or a `Stream`, whatever is in them."""
+    if not isinstance(data, Stream) and not (isinstance(data, tuple) and len(data) in (2, 3)):
+        raise TypeError(f"`{name}` must be (x, y), (x, y, mask) or a Stream, got {_kind(data)}")
+
+
 def shuffled(n: int, key: Key) -> np.ndarray:
     """Return 0 … n-1 in an order that is a function of the key alone, the same in every version of NumPy."""
     counter = np.arange(n, dtype=np.uint32)
@@ -205,7 +210,7 @@ def _check_arrays(name: str, x: Any, y: Any, mask: Any, timed: bool) -> None:
     """Raise unless x (N, T, ·), y and mask are arrays that belong together."""
     for label, a in (("x", x), ("y", y), ("mask", mask)):
         if not xpx.is_array(a) and not (label == "mask" and a is None):
-            raise TypeError(f"`{name}{label}` must be an array, or x and y lists of arrays (T_n, ·), got {_told(a)}")
+            raise TypeError(f"`{name}{label}` must be an array, or x and y lists of arrays (T_n, ·), got {_kind(a)}")
     for label, a in (("x", x), ("y", y)):
         _check_numbers(f"{name}{label}", a)
     shape, axes = tuple(x.shape), 2 if timed else 1
@@ -238,7 +243,7 @@ def _check_rows(name: str, x: Any, y: Any, mask: Any, timed: bool) -> np.ndarray
     for label, rows in lists.items():
         if not isinstance(rows, list) or len(rows) != len(x) or not rows:
             raise TypeError(
-                f"`{name}: {label}` must be a list with one array per sequence, {len(x)}, got {_told(rows)}"
+                f"`{name}: {label}` must be a list with one array per sequence, {len(x)}, got {_kind(rows)}"
             )
         for n, row in enumerate(rows):  # x first, so that its rows are arrays
             checks.host(f"{name}: {label}[{n}]", row)
@@ -274,5 +279,5 @@ def _check_targets(name: str, y: Any, mask: Any, N: int) -> None:
         raise ValueError(f"`{name}: mask` must be bool of shape {(N,)}, got {mask.dtype} {mask.shape}")
 
 
-def _told(a: Any) -> str:
+def _kind(a: Any) -> str:
     return f"{type(a).__name__} of {len(a)}" if isinstance(a, list | tuple) else type(a).__name__

@@ -20,18 +20,18 @@ class Batch(NamedTuple):
     begins: bool  # whether sequences begin in it; else they go on from the last minibatch
 
 
-def ahead(made: Iterator[Any], *, slow: bool) -> Iterator[Any]:
-    """Yield what an iterator makes; where it is `slow` the next one is made on a thread of its own meanwhile."""
+def ahead(items: Iterator[Any], *, slow: bool) -> Iterator[Any]:
+    """Prefetch: yield the items of an iterator, where it is `slow` with the next one read on another thread."""
     if not slow:
-        yield from made
+        yield from items
         return
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1, "xprnn-data") as thread:
         end = object()
-        following = thread.submit(next, made, end)
+        following = thread.submit(next, items, end)
         while (one := following.result()) is not end:
-            following = thread.submit(next, made, end)
+            following = thread.submit(next, items, end)
             yield one
 
 
@@ -60,14 +60,14 @@ def turned(a: Any, axes: tuple[int, int]) -> Any:
 
 def padded(rows: list[np.ndarray], T: int) -> np.ndarray:
     """Return sequences (T_n, ·) as (T, B, ·), 0 beyond their ends."""
-    made = np.zeros((T, len(rows), *rows[0].shape[1:]), rows[0].dtype)
+    batch = np.zeros((T, len(rows), *rows[0].shape[1:]), rows[0].dtype)
     for b, row in enumerate(rows):
-        made[: len(row), b] = row
-    return made
+        batch[: len(row), b] = row
+    return batch
 
 
-def placed(a: Any, spec: ArraySpec) -> Any:
-    """Return a host array beside those of `spec`, in its own dtype, or what that library has instead of it."""
+def to_device(a: Any, spec: ArraySpec) -> Any:
+    """Copy a host array beside those of `spec`, in its own dtype, or what that library has instead of it."""
     if a is None or spec.is_numpy or not isinstance(a, np.ndarray):
         return a
     a = np.ascontiguousarray(a)

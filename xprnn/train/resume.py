@@ -1,4 +1,4 @@
-"""Where a run goes on: the newest checkpoint of its folder, held against what a run with these arguments writes.
+"""Resume training from the newest checkpoint of a folder, held against what a run with these arguments writes.
 
 A checksum tells that a file is what was written, not that `fit` wrote it, nor with which arguments. So every entry is
 compared with its counterpart in a run that only begins, and counts with each other, before anything is done with it.
@@ -18,6 +18,18 @@ MOST = 2**53
 """Updates that an optimiser can have counted."""
 
 
+def start_of(plan: Plan, params: Params) -> At:
+    """Return where a run starts: anew, or with `Checkpoints.resume` where the newest checkpoint is.
+
+    Raises
+    ------
+    CheckpointError
+        As `resumed`.
+    """
+    at = resumed(plan, params) if plan.checkpoints is not None and plan.checkpoints.resume else None
+    return at or begin(plan, params, plan.update.opt_state)
+
+
 def resumed(plan: Plan, params: Params) -> At | None:
     """Return where the newest checkpoint of the plan's folder is, or None where there is none.
 
@@ -26,7 +38,7 @@ def resumed(plan: Plan, params: Params) -> At | None:
     CheckpointError
         If it is not one of a run with this plan and such parameters; the message names the file and the entry.
     """
-    path = plan.folder.latest()
+    path = None if plan.folder is None else plan.folder.latest()
     if path is None:
         return None
     try:
@@ -56,7 +68,7 @@ def _check_same_run(path: Path, plan: Plan, found: checkpoint.Checkpoint) -> Non
 
 
 def _is_same(a: Any, b: Any) -> bool:
-    """Tell whether two settings are equal and of one type; of what a file tells any part may be an array."""
+    """Tell whether two settings are equal and of one type; any value of a file may be an array."""
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
@@ -91,19 +103,17 @@ class _At:
     def _check_counts(self) -> None:
         """Check the counts, and that they go together."""
         plan, more = self.plan, self.more
-        batches = len(plan.source.plan(plan.batch_size, None))
+        batches, accumulate = len(plan.source.plan(plan.batch_size, None)), plan.update.accumulate
         most = {"epoch": MOST, "taken": batches, "counted": plan.source.steps, "skipped": batches}
         for name, bound in most.items():
             _check_count(f"more.{name}", more[name], bound)
-        done = more["epoch"] * plan.source.updates(plan.batch_size, plan.accumulate) - (
-            -more["taken"] // plan.accumulate
-        )
+        done = more["epoch"] * plan.source.updates(plan.batch_size, accumulate) - (-more["taken"] // accumulate)
         for name, value in (("more.step", more["step"]), ("step", self.found.step)):
             _check_count(name, value, MOST)
             if value != done:
                 raise ValueError(f"`{name}` must be {done}, after `more.epoch` and `more.taken`, got {value}")
-        if more["taken"] % plan.accumulate and more["taken"] != batches:
-            raise ValueError(f"`more.taken` must be a multiple of {plan.accumulate}, or {batches}, got {more['taken']}")
+        if more["taken"] % accumulate and more["taken"] != batches:
+            raise ValueError(f"`more.taken` must be a multiple of {accumulate}, or {batches}, got {more['taken']}")
         _check_number("more.total", more["total"], -float("inf"), float("inf"))
 
     def _check_history(self) -> None:
@@ -119,19 +129,19 @@ class _At:
 
     def _check_plateau(self) -> None:
         """Check that the factor of the updates is one."""
-        state = self.more["plateau"]
-        if state is not None:
+        state, plateau = self.more["plateau"], self.plan.update.plateau
+        if state is not None and plateau is not None:
             _check_number("more.plateau.scale", state["scale"], -1e-300, 1.0 + 1e-15)
-            _check_count("more.plateau.bad", state["bad"], self.plan.plateau.patience)
+            _check_count("more.plateau.bad", state["bad"], plateau.patience)
 
     def _check_carried(self) -> None:
         """Check that the state of a stream is one of the model's, within an epoch, and that else there is none."""
         plan, carried, expected = self.plan, self.more["carried"], None
         if plan.source.chunk is not None and self.more["taken"]:
             first = plan.source.plan(plan.batch_size, None)[0]
-            batch = plan.source.batch(first, xpx.spec_of(tree.leaves(self.start.params)[0]))
+            batch = plan.source.batch(first, plan.spec)
             x = xpx.namespace(batch.x).zeros_like(batch.x)  # whatever stands in the data
-            expected = plan.model(self.start.params, x, kernel=plan.kernel)[1]
+            expected = plan.model(self.start.params, x, kernel=plan.update.kernel)[1]
         _check_like("more.carried", carried, expected)
 
     def _best(self) -> Best | None:

@@ -1,8 +1,8 @@
 """Scheduled sampling: in training a model gets its own output as input, at some of the steps.
 
-Teacher forcing, x_{t+1} made of the target of step t, is what data say by themselves; here some of these inputs are
-replaced by what the model said [1]_. A scan runs over the whole sequence, so the model says it in a pass before, on the
-true inputs [2]_; no gradient goes through the choice.
+Data by themselves are teacher forcing: x_{t+1} is the target of step t. Here some of these inputs are replaced by the
+output of the model [1]_. A scan runs over all steps, so that output comes from a pass before it, on the true inputs
+[2]_; no gradient goes through the choice.
 
 References
 ----------
@@ -26,7 +26,7 @@ from xprnn.train.minibatch import Batch
 
 @dataclass(frozen=True)
 class Sampling:
-    """How often a step's input is the model's own output of the step before.
+    """Scheduled sampling: how often a step's input is the model's own output of the step before.
 
     Parameters
     ----------
@@ -42,18 +42,24 @@ class Sampling:
     rate: float | Callable[[int], float]
 
     def __post_init__(self) -> None:
-        if isinstance(self.rate, type) or not callable(self.rate):
-            rate = checks.finite("rate", self.rate)
-            if not 0.0 <= rate <= 1.0:
-                raise ValueError(f"`rate` must lie in [0, 1], got {rate}")
-            object.__setattr__(self, "rate", rate)
+        checks.field(self, "rate", probability_or_function)
 
     def at(self, step: int) -> float:
         """Return the probability of an update."""
-        rate = checks.finite(f"rate({step})", self.rate(step)) if callable(self.rate) else self.rate
-        if not 0.0 <= rate <= 1.0:
-            raise ValueError(f"`rate` must lie in [0, 1], got {rate} at update {step}")
-        return rate
+        return probability(f"rate({step})", self.rate(step)) if callable(self.rate) else self.rate
+
+
+def probability(name: str, value: Any) -> float:
+    """Return a number in [0, 1] as a Python float, or raise."""
+    found = checks.finite(name, value)
+    if not 0.0 <= found <= 1.0:
+        raise ValueError(f"`{name}` must lie in [0, 1], got {found}")
+    return found
+
+
+def probability_or_function(name: str, value: Any) -> float | Callable[[int], float]:
+    """Return a number in [0, 1] as a Python float, or a function as it is, or raise."""
+    return value if callable(value) and not isinstance(value, type) else probability(name, value)
 
 
 def fed_back(
@@ -67,18 +73,18 @@ def fed_back(
         return batch.x, 0.0
     y, _ = model(params, batch.x, state, **options)
     x, xp, axis = batch.x, xpx.namespace(batch.x), 1 if getattr(model, "batch_first", False) else 0
-    said = xp.astype(xp.argmax(y, axis=-1), x.dtype) if xpx.is_integer(x) else y
-    if tuple(said.shape) != tuple(x.shape):
+    output = xp.astype(xp.argmax(y, axis=-1), x.dtype) if xpx.is_integer(x) else y
+    if tuple(output.shape) != tuple(x.shape):
         raise ValueError(
-            f"`sampling` needs a model whose output can be its input: x has shape {tuple(x.shape)}, and what it says "
-            f"{tuple(said.shape)}"
+            f"`sampling` needs a model whose output can be its input: x has shape {tuple(x.shape)}, and the output "
+            f"{tuple(output.shape)}"
         )
-    before = xp.roll(said, 1, axis=axis)
+    before = xp.roll(output, 1, axis=axis)
     spec = xpx.spec_of(y)
     T, B = (int(x.shape[k]) for k in (axis, 1 - axis))
     own = random.keep(key.fold("sampling"), 1.0 - rate, T, B, 1, spec, scale=False)[..., 0] > 0.0
     steps = xpx.integers(T, x, xp)[:, None]
-    own = xp.logical_and(own, steps > 0)  # before the first step nothing was said
+    own = xp.logical_and(own, steps > 0)  # before the first step there is no output
     own = xp.permute_dims(own, (1, 0)) if axis else own
     x = xp.where(own if xpx.is_integer(x) else own[..., None], before, x)
     return x, xp.where(xp.all(xp.isfinite(y)), xpx.zeros((), y), xpx.full((), float("nan"), spec))

@@ -1,41 +1,43 @@
-"""What a run of `xprnn.train.fit` is to do, where it is, and how a checkpoint holds that."""
+"""The plan of a run of `xprnn.train.fit`, its state between two updates, and the content of its checkpoints."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from xprnn import registry, tree
+from xprnn import checkpoint, registry, tree
 from xprnn._array import namespace as xpx
-from xprnn.train.activity import Activity
+from xprnn._array.namespace import ArraySpec
+from xprnn.train.checkpoints import Checkpoints
 from xprnn.train.data import Source
 from xprnn.train.evaluation import Evaluation
+from xprnn.train.objective import Objective
+from xprnn.train.progress import ProgressBar
+from xprnn.train.sampling import Sampling
+from xprnn.train.update_rule import UpdateRule
+from xprnn.train.validation import Validation
 
 
 class Plan(NamedTuple):
-    """What a run is to do; nothing here changes."""
+    """What a run is to do, as checked arguments of `fit`; nothing here changes."""
 
     model: Any
-    loss: Callable[..., Any]
-    optimizer: Any
+    spec: ArraySpec  # of the parameters
     source: Source
+    objective: Objective
+    optimizer: Any
     epochs: int
     batch_size: int
     seed: int
-    accumulate: int
-    clip_norm: float | None
-    clip_value: float | None
-    penalty: Callable[..., Any] | None
-    activity: Activity
-    plateau: Any
-    average: Any
-    sampling: Any
-    judge: Evaluation | None  # of the validation
-    patience: int | None
-    min_delta: float
-    callbacks: tuple[Callable[..., Any], ...]
-    folder: Any
-    save_every: int | None
-    on_nonfinite: str
-    kernel: str
+    update: UpdateRule
+    validation: Validation | None
+    evaluation: Evaluation | None  # of the validation
+    checkpoints: Checkpoints | None
+    folder: checkpoint.Folder | None  # of the checkpoints
+    callbacks: tuple[Callable[[Any], Any] | ProgressBar, ...]
+
+    @property
+    def updates(self) -> int:
+        """How many updates there are in all."""
+        return self.epochs * self.source.updates(self.batch_size, self.update.accumulate)
 
 
 class Best(NamedTuple):
@@ -65,36 +67,53 @@ class At(NamedTuple):
 
     @property
     def result(self) -> Any:
-        """The parameters that are judged, saved as the best, and returned: the average where there is one."""
+        """The parameters that are validated, saved as the best, and returned: the average where there is one."""
         return self.params if self.average is None else self.average
 
 
 def begin(plan: Plan, params: Any, opt_state: Any) -> At:
     """Return where a run begins."""
-    params = tree.map(xpx.detached, params)
+    params, rule = tree.map(xpx.detached, params), plan.update
     opt_state = plan.optimizer.init(params) if opt_state is None else opt_state
-    average = None if plan.average is None else plan.average.init(params)
-    plateau = None if plan.plateau is None else plan.plateau.init()
+    average = None if rule.average is None else rule.average.init(params)
+    plateau = None if rule.plateau is None else rule.plateau.init()
     names = ("epoch", "step", "loss", "skipped")
     return At(params, opt_state, average, plateau, None, 0, 0, 0, 0.0, 0, 0, None, {name: [] for name in names})
 
 
 def to_more(at: At, plan: Plan) -> dict[str, Any]:
     """Return what a checkpoint holds beside parameters, the optimiser's state and the history."""
-    kept = at._asdict()
-    for name in ("params", "opt_state", "history"):
-        del kept[name]
-    return kept | {"best": None if at.best is None else at.best._asdict(), "plan": settings(plan)}
+    own = ("params", "opt_state", "history")
+    more = {name: value for name, value in at._asdict().items() if name not in own}
+    return more | {"best": None if at.best is None else at.best._asdict(), "plan": settings(plan)}
 
 
 def settings(plan: Plan) -> dict[str, Any]:
-    """Return what must be the same for a run to go on as if it had never stopped; functions are not compared."""
-    names = ("batch_size", "seed", "accumulate", "clip_norm", "clip_value", "min_delta", "on_nonfinite")
-    told = {name: getattr(plan, name) for name in names}
-    told |= {"samples": len(plan.source), "steps": plan.source.steps, "chunk": plan.source.chunk}
-    for name in ("plateau", "average"):
-        pair = getattr(plan, name)
-        told[name] = None if pair is None else registry.describe(pair, name)
-    rate = None if plan.sampling is None else plan.sampling.rate
-    told |= {"penalty": plan.penalty is not None, "activity": sorted(plan.activity)}
-    return told | {"sampling": "a function" if callable(rate) else rate}
+    """Return what must be the same for a run to go on as if it had never stopped; functions are not compared.
+
+    Checkpoint files hold these names and values.
+    """
+    rule, objective = plan.update, plan.objective
+    return {
+        "batch_size": plan.batch_size,
+        "seed": plan.seed,
+        "accumulate": rule.accumulate,
+        "clip_norm": rule.clip_norm,
+        "clip_value": rule.clip_value,
+        "min_delta": 0.0 if plan.validation is None else plan.validation.min_delta,
+        "on_nonfinite": rule.on_nonfinite,
+        "samples": len(plan.source),
+        "steps": plan.source.steps,
+        "chunk": plan.source.chunk,
+        "plateau": None if rule.plateau is None else registry.describe(rule.plateau, "plateau"),
+        "average": None if rule.average is None else registry.describe(rule.average, "average"),
+        "penalty": objective.penalty is not None,
+        "activity": sorted(objective.activity or ()),
+        "sampling": _rate(objective),
+    }
+
+
+def _rate(objective: Objective) -> float | str | None:
+    """Return the rate of scheduled sampling in words that a file can hold."""
+    rate = objective.sampling.rate if isinstance(objective.sampling, Sampling) else None
+    return "a function" if callable(rate) else rate
