@@ -79,7 +79,7 @@ def test_updates_are_as_many_as_fit_makes(kind, rng):
             train.updates(MODEL, data, **({"epochs": 3} | {name: bad}))
 
 
-def test_what_the_loss_and_the_metrics_tell_is_a_number(backend, rng):
+def test_what_the_loss_and_the_metrics_return_is_a_number(backend, rng):
     x, y = draw(rng)
     there = tree.map(backend.asarray, MODEL.init(0))
     given = {"validation": (x, y), "kernel": backend.kernel}
@@ -97,7 +97,7 @@ def test_what_the_loss_and_the_metrics_tell_is_a_number(backend, rng):
             run(MODEL, (x, y), there, metrics={"m": lambda *_, v=value: v}, **given)
 
 
-def test_what_functions_tell_lives_beside_the_parameters(torch, rng):
+def test_what_functions_return_lives_beside_the_parameters(torch, rng):
     there = tree.map(torch.tensor, MODEL.init(0))
     for options, name in (
         ({"loss": lambda pred, target: (np.zeros(()), pred)}, "loss"),

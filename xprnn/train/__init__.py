@@ -1,4 +1,4 @@
-"""Training: `fit` and `evaluate`, and `generate` for a model that runs on its own output.
+"""Training, evaluation and generation: `fit`, `evaluate`, `generate`.
 
 `fit` is one loop over pure functions: a loss, an optimiser, a layer. It has no state outside of what it returns, and
 whatever it draws is a function of the seed and of how many updates there were, so a run is the same on every backend,

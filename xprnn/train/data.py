@@ -1,4 +1,4 @@
-"""Minibatches of sequences, samples first in and time first out: what `xprnn.train.fit` runs on.
+"""Data loader of `xprnn.train.fit`: minibatches of sequences, samples first in and time first out.
 
 Axes: N samples, T time, B minibatch, I input, V output width. What is not an array, as a list of sequences or a file,
 lives on the host; only a minibatch is copied beside the parameters.
@@ -16,7 +16,7 @@ from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec
 from xprnn.protocol import walk_layers
 from xprnn.random import Key, threefry2x32
-from xprnn.train.minibatch import Batch, padded, rows_of, steps_of, to_device, turned
+from xprnn.train.minibatch import Batch, pad, rows_of, steps_of, to_device, to_layout
 
 WINDOW = 50
 """Minibatches among whose samples those of like length are brought together."""
@@ -24,7 +24,7 @@ WINDOW = 50
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Sequences too long for a minibatch: N streams side by side, whose state is carried from chunk to chunk.
+    """Truncated BPTT: N long sequences side by side, whose state is carried from chunk to chunk.
 
     Gradients end at the cut, as in truncated back-propagation through time [1]_; an epoch begins anew in zeros, or in
     the model's learned state.
@@ -99,7 +99,7 @@ class Source:
         return len(self.x) if self.rows is not None else int(self.x.shape[0])
 
     def plan(self, size: int, key: Key | None) -> list[Any]:
-        """Return what is taken for each minibatch of an epoch: indices of samples, or a slice of time.
+        """Return the index of each minibatch of an epoch: an array of samples, or a slice of time.
 
         With a `key` samples are shuffled; where they differ in length, those of like length come together.
         """
@@ -119,63 +119,63 @@ class Source:
         """Return how many updates an epoch has."""
         return -(-len(self.plan(size, None)) // accumulate)
 
-    def batch(self, taken: Any, spec: ArraySpec) -> Batch:
+    def batch(self, index: Any, spec: ArraySpec) -> Batch:
         """Return a minibatch of a plan, beside arrays of `spec`."""
-        return self.to_device(self.read(taken), taken, spec)
+        return self.to_device(self.read(index), index, spec)
 
-    def read(self, taken: Any) -> Batch:
-        """Return what of a minibatch lies on the host; None for an array that lies on a device.
+    def read(self, index: Any) -> Batch:
+        """Read the arrays of a minibatch that lie on the host; None for an array that lies on a device.
 
         It touches no device, so any thread may call it.
         """
         if self.rows is not None:
-            return self._ragged(taken, self.rows[taken])
+            return self._ragged(index, self.rows[index])
         x, y, mask = (
-            self._piece(name, taken) if isinstance(getattr(self, name), np.ndarray) else None
+            self._piece(name, index) if isinstance(getattr(self, name), np.ndarray) else None
             for name in ("x", "y", "mask")
         )
-        begins = not isinstance(taken, slice) or taken.start == 0
-        return Batch(x, y, mask, None, self._count(taken), begins)
+        begins = not isinstance(index, slice) or index.start == 0
+        return Batch(x, y, mask, None, self._count(index), begins)
 
-    def to_device(self, batch: Batch, taken: Any, spec: ArraySpec) -> Batch:
-        """Return a minibatch that was read, beside arrays of `spec`; for the thread that computes, in its stream."""
+    def to_device(self, batch: Batch, index: Any, spec: ArraySpec) -> Batch:
+        """Copy a minibatch beside arrays of `spec`; for the thread that computes, in its stream."""
         found = {}
         for name in ("x", "y", "mask"):
             host, there = getattr(batch, name), getattr(self, name)
-            found[name] = to_device(host, spec) if host is not None or there is None else self._piece(name, taken)
+            found[name] = to_device(host, spec) if host is not None or there is None else self._piece(name, index)
         return batch._replace(**found)
 
-    def _piece(self, name: str, taken: Any) -> Any:
+    def _piece(self, name: str, index: Any) -> Any:
         """Return what of an array, x, y or mask, is in a minibatch, in the layout of the model."""
         a, axes = getattr(self, name), (1, 0) if self.batch_first else (0, 1)
-        if isinstance(taken, slice):
-            return turned(steps_of(a, taken), axes)
-        rows = rows_of(a, taken)
-        return turned(rows, axes) if self.timed or name == "x" else rows
+        if isinstance(index, slice):
+            return to_layout(steps_of(a, index), axes)
+        rows = rows_of(a, index)
+        return to_layout(rows, axes) if self.timed or name == "x" else rows
 
-    def _count(self, taken: Any) -> int:
+    def _count(self, index: Any) -> int:
         """Return how much counts in a minibatch of an array."""
         N, T = map(int, self.x.shape[:2])
         if self.mask is not None:
-            rows = (slice(None), taken) if isinstance(taken, slice) else taken
+            rows = (slice(None), index) if isinstance(index, slice) else index
             return int(np.count_nonzero(self._mask_on_host[rows]))
-        if isinstance(taken, slice):
-            steps: int = taken.stop - taken.start
+        if isinstance(index, slice):
+            steps: int = index.stop - index.start
             return N * steps
-        return len(taken) * (T if self.timed else 1)
+        return len(index) * (T if self.timed else 1)
 
-    def _ragged(self, taken: np.ndarray, lengths: np.ndarray) -> Batch:
+    def _ragged(self, index: np.ndarray, lengths: np.ndarray) -> Batch:
         """Return a minibatch of sequences of different lengths, padded with zeros, on the host."""
         T = int(lengths.max())
-        x = padded([self.x[k] for k in taken], T)
+        x = pad([self.x[k] for k in index], T)
         steps = np.arange(T)[:, None] < lengths
         mask: Any
         if self.timed:
-            y = padded([self.y[k] for k in taken], T)
-            mask = steps if self.mask is None else padded([self.mask[k] for k in taken], T)
+            y = pad([self.y[k] for k in index], T)
+            mask = steps if self.mask is None else pad([self.mask[k] for k in index], T)
         else:
-            y, mask = np.take(self.y, taken, axis=0), None if self.mask is None else np.take(self.mask, taken, axis=0)
-        count = len(taken) if mask is None else int(np.count_nonzero(mask))
+            y, mask = np.take(self.y, index, axis=0), None if self.mask is None else np.take(self.mask, index, axis=0)
+        count = len(index) if mask is None else int(np.count_nonzero(mask))
         if self.batch_first:
             x, y, mask = x.swapaxes(0, 1), *(a.swapaxes(0, 1) if a is not None and self.timed else a for a in (y, mask))
         return Batch(x, y, mask, lengths, count, True)

@@ -17,7 +17,7 @@ from xprnn.train.user_values import number, pair
 
 
 class Evaluation:
-    """A model, a loss and metrics on a source: called with parameters, it returns their means."""
+    """Evaluation of a model on a source: called with parameters, it returns the means of the loss and of metrics."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Evaluation:
         self.source, self.model, self.loss, self.metrics = source, model, loss, metrics
         self.batch_size, self.kernel = batch_size, kernel
 
-    @nonfinite.unsaid
+    @nonfinite.silent
     def __call__(self, params: Any) -> dict[str, float]:
         """Return the means over all that counts; the host waits for the device once, at the end."""
         spec = xpx.spec_of(tree.leaves(params)[0])
@@ -50,27 +50,27 @@ class Evaluation:
         sums = sum_first(spec.xp.stack(weighed), spec.xp)  # at the end: a running sum would lose more to rounding
         return dict(zip(("loss", *self.metrics), (to_numpy(sums) / count).tolist(), strict=True))
 
-    @nonfinite.unsaid
+    @nonfinite.silent
     def locate(self, params: Any) -> str:
         """Return where the loss is first not finite, in words: what in which layer, at which step, of which samples."""
         spec, state = xpx.spec_of(tree.leaves(params)[0]), None
-        for batch, options, taken in self._batches(spec):
+        for batch, options, index in self._batches(spec):
             state = None if batch.begins else state
             found = nonfinite.locate_in_evaluation(self.model, self.loss, params, batch, state, options, spec)
             if found is not None:
-                return f"{found}, {_samples(taken)}"
+                return f"{found}, {_samples(index)}"
             _, state = self.model(params, batch.x, state, **options)
         return "that of every minibatch is finite, their sum is not"
 
     def _batches(self, spec: ArraySpec) -> Iterator[tuple[Batch, dict[str, Any], Any]]:
-        """Yield minibatches in order, the options of a layer for each, and what of the source each is."""
-        for taken in self.source.plan(self.batch_size, None):
-            batch = self.source.batch(taken, spec)
-            yield batch, {"kernel": self.kernel} | ({} if batch.lengths is None else {"lengths": batch.lengths}), taken
+        """Yield minibatches in order, the options of a layer for each, and its index."""
+        for index in self.source.plan(self.batch_size, None):
+            batch = self.source.batch(index, spec)
+            yield batch, {"kernel": self.kernel} | ({} if batch.lengths is None else {"lengths": batch.lengths}), index
 
 
-def _samples(taken: Any) -> str:
+def _samples(index: Any) -> str:
     """Return a minibatch's samples, or the steps of a stream, in words."""
-    if isinstance(taken, slice):
-        return f"counted from step {taken.start} of the stream"
-    return f"in a minibatch of the samples {np.array2string(taken, threshold=6, edgeitems=3, separator=', ')}"
+    if isinstance(index, slice):
+        return f"counted from step {index.start} of the stream"
+    return f"in a minibatch of the samples {np.array2string(index, threshold=6, edgeitems=3, separator=', ')}"

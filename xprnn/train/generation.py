@@ -1,4 +1,4 @@
-"""A model that runs on its own output: `generate`, for token models and for forecasts."""
+"""Autoregressive generation of tokens and of forecasts: a model runs on its own output."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ def generate(
     state: Any = None,
     kernel: str = "auto",
 ) -> Array:
-    """Run a model through a prompt, and then n steps on what it says itself, through its bound stepper.
+    """Generate tokens or a forecast: a model runs through a prompt, and then n steps on its own output.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def generate(
         Of tokens: they are drawn from softmax(logits / temperature); 0 takes the likeliest.
     rng
         A seed, Generator or key, as in `RNN.forward`; needed where tokens are drawn. The draws are a function of it and
-        of the step, on every backend, and are made on the device [1]_.
+        of the step, on every backend, and are computed on the device [1]_.
     state : optional
         The state before the prompt.
     kernel : str
@@ -50,7 +50,7 @@ def generate(
     Returns
     -------
     array (n, B), (n,), (n, B, I) or (n, I), with `batch_first` (B, n), (B, n, I)
-        Tokens in the dtype of the prompt, or the forecast; the prompt is not part of it.
+        Tokens in the dtype of the prompt, or the forecast; without the prompt.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def _time_first(model: Any, prompt: Any) -> tuple[Array, bool, bool]:
 
 
 class _Chooser:
-    """What makes tokens (B,) of logits (B, V), step by step."""
+    """Sampling of tokens (B,) from logits (B, V), step by step."""
 
     def __init__(self, temperature: float, key: random.Key | None, like: Array) -> None:
         self._temperature, self._key, self._like = temperature, key, like
@@ -121,8 +121,8 @@ class _Chooser:
         """Return the tokens of step t, in the dtype of the prompt."""
         spec = xpx.spec_of(logits)
         if logits.shape[-1] - 1 > spec.xp.iinfo(self._like.dtype).max:
-            told = xpx.dtype_name(self._like.dtype)
-            raise ValueError(f"`prompt` must be of a dtype that holds {logits.shape[-1] - 1}, got {told}")
+            came = xpx.dtype_name(self._like.dtype)
+            raise ValueError(f"`prompt` must be of a dtype that holds {logits.shape[-1] - 1}, got {came}")
         finite = spec.xp.isfinite(spec.xp.max(xpx.upcast(logits), axis=-1))
         if spec.is_numpy:
             _check_finite(finite[None], t)

@@ -1,18 +1,17 @@
-"""Metrics: what `evaluate` and `fit` tell beside the loss, each a mean over what counts."""
+"""Metrics of `evaluate` and `fit` beside the loss, each a mean over what counts."""
 
 import math
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array
-from xprnn._array.sums import total
 from xprnn.losses import reduction
 from xprnn.losses.likelihoods import classes
 
 
 @xpx.no_underflow
 def accuracy(pred: Array, target: Array, *, mask: Array | None = None) -> Array:
-    """Return the share of steps at which the largest of the V logits or probabilities is that of the target.
+    """Classification accuracy: the share of steps at which the largest of V logits or probabilities is the target's.
 
     Parameters
     ----------
@@ -52,13 +51,13 @@ def accuracy(pred: Array, target: Array, *, mask: Array | None = None) -> Array:
     if counts is None:
         return _share(right, float(math.prod(shape[:-1])))
     valid = counts[..., 0]
-    return _share(xp.where(valid, right, xp.zeros_like(right)), total(xp.astype(valid, dtype), xp))
+    return _share(xp.where(valid, right, xp.zeros_like(right)), xpx.total(xp.astype(valid, dtype), xp))
 
 
 def _share(right: Array, number: Array | float) -> Array:
     """Return the sum over the number, NaN where that is 0."""
     xp = xpx.namespace(right)
-    whole = total(right, xp)
-    most = xp.ones_like(whole) * number
+    hits = total(right, xp)
+    most = xp.ones_like(hits) * number
     none = most < 1.0
-    return xp.where(none, whole + float("nan"), whole / xp.where(none, xp.ones_like(whole), most))
+    return xp.where(none, hits + float("nan"), hits / xp.where(none, xp.ones_like(hits), most))

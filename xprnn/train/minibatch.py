@@ -1,4 +1,4 @@
-"""A minibatch: its arrays are read on the host, ahead where that is slow, and then put beside the parameters."""
+"""A minibatch: its arrays are read on the host, ahead where that is slow, and then copied beside the parameters."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ def steps_of(a: Any, steps: slice) -> Any:
     return np.array(piece) if isinstance(a, np.memmap) else piece
 
 
-def turned(a: Any, axes: tuple[int, int]) -> Any:
+def to_layout(a: Any, axes: tuple[int, int]) -> Any:
     """Return an array (B, T, ·) with time first, unless the axes are (1, 0)."""
     if axes == (1, 0):
         return a
@@ -58,8 +58,8 @@ def turned(a: Any, axes: tuple[int, int]) -> Any:
     return xpx.namespace(a).permute_dims(a, (1, 0, *range(2, len(a.shape))))
 
 
-def padded(rows: list[np.ndarray], T: int) -> np.ndarray:
-    """Return sequences (T_n, ·) as (T, B, ·), 0 beyond their ends."""
+def pad(rows: list[np.ndarray], T: int) -> np.ndarray:
+    """Pad sequences (T_n, ·) with zeros to (T, B, ·)."""
     batch = np.zeros((T, len(rows), *rows[0].shape[1:]), rows[0].dtype)
     for b, row in enumerate(rows):
         batch[: len(row), b] = row

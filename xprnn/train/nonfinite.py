@@ -1,4 +1,4 @@
-"""Where a number that is not finite came first: a training step is run again, layer by layer, on what it failed on.
+"""Find the origin of NaN and infinity: a failing training step is run again, layer by layer, on its own inputs.
 
 Nothing here is fast, and nothing needs to be: it runs once, after a loss or a gradient turned out not to be finite.
 """
@@ -14,12 +14,12 @@ from xprnn.layers.sequential import Sequential
 from xprnn.train.minibatch import Batch
 from xprnn.train.user_values import pair
 
-unsaid = np.errstate(all="ignore")
+silent = np.errstate(all="ignore")
 """A decorator: NumPy says nothing where numbers get out of range, for whoever called looks at them, and names them."""
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or a gradient was not finite; the message names where that began.
+    """NaN or infinity in a loss or a gradient; the message names where that began.
 
     Attributes
     ----------
@@ -122,13 +122,13 @@ def _in_forward(model: Any, params: Any, batch: Batch, state: Any, options: dict
     """Return the first layer, what of it, and the time step, that is not finite on the way forward."""
     if not isinstance(model, Sequential):
         return _in_layer("", model, params, batch.x, state, options, time)
-    x, told = batch.x, model._options(options)
+    x, per_layer = batch.x, model._options(options)
     for k, layer in enumerate(model.layers):
         own = None if state is None else state[k]
-        found = _in_layer(str(k), layer, params[str(k)], x, own, told[k], time)
+        found = _in_layer(str(k), layer, params[str(k)], x, own, per_layer[k], time)
         if found:
             return found
-        x, _, _ = layer.forward(params[str(k)], x, own, **told[k])
+        x, _, _ = layer.forward(params[str(k)], x, own, **per_layer[k])
     return None
 
 
@@ -142,9 +142,9 @@ def _in_layer(path: str, layer: Any, p: Any, x: Any, state: Any, options: dict[s
     inside = {name: a for name, a in tree.items(traced | {"output": y}) if not _finite(a)}
     if not inside:
         return None
-    part = _part(next(iter(inside)))  # the first one: those behind it run on what it gave
-    own, at = {name: a for name, a in inside.items() if _part(name) == part}, ""
-    name, reverse = next(iter(own)), part.endswith("_reverse")
+    scan = _scan_of(next(iter(inside)))  # the first one: those behind it run on its output
+    own, at = {name: a for name, a in inside.items() if _scan_of(name) == scan}, ""
+    name, reverse = next(iter(own)), scan.endswith("_reverse")
     if getattr(layer, "keeps_time", True) and any(len(a.shape) > 1 for a in own.values()):
         begins = {name: int(_bad_steps(a, time)[-1 if reverse else 0]) for name, a in own.items() if len(a.shape) > 1}
         name = (max if reverse else min)(begins, key=lambda name: begins[name])
@@ -152,15 +152,15 @@ def _in_layer(path: str, layer: Any, p: Any, x: Any, state: Any, options: dict[s
     return f"{name} of layer {path or type(layer).__name__!r} ({type(layer).__name__}) is {_worst(own[name])}{at}"
 
 
-def _part(name: str) -> str:
-    """Return the part of a layer, one layer in one direction, that an array of a trace is of."""
+def _scan_of(name: str) -> str:
+    """Return the scan, one level in one direction, that an array of a trace is of."""
     return name.rpartition(".")[0]
 
 
 def _in_loss(loss: Any, y: Any, batch: Batch, spec: ArraySpec) -> tuple[str | None, Any]:
     """Return whether the loss of a finite output is not finite, in words, and its gradient."""
-    told = loss(y, batch.y) if batch.mask is None else loss(y, batch.y, mask=batch.mask)
-    value, dy = pair("loss", told, spec)
+    result = loss(y, batch.y) if batch.mask is None else loss(y, batch.y, mask=batch.mask)
+    value, dy = pair("loss", result, spec)
     return None if _finite(value) else f"the loss is {_worst(value)}, of a finite output", dy
 
 

@@ -17,7 +17,7 @@ from xprnn.train.validation import Validation
 
 
 class Plan(NamedTuple):
-    """What a run is to do, as checked arguments of `fit`; nothing here changes."""
+    """Plan of a training run: the checked arguments of `fit`; nothing in it changes."""
 
     model: Any
     spec: ArraySpec  # of the parameters
@@ -49,7 +49,7 @@ class Best(NamedTuple):
 
 
 class At(NamedTuple):
-    """Where a run is, between two updates."""
+    """State of a training run between two updates, as callbacks take it."""
 
     params: Any
     opt_state: Any

@@ -30,7 +30,7 @@ class Updater:
         self._plan, self._gradients = plan, Gradients(plan, key)
         self._has_constants = len(tree.leaves(tree.trainable(params))) < len(tree.leaves(params))
 
-    @nonfinite.unsaid
+    @nonfinite.silent
     def launch(self, at: At, group: list[Batch]) -> Update:
         """Compute an update, without waiting for a device."""
         plan = self._plan
@@ -89,7 +89,7 @@ class Updater:
         params = optim.apply(at.params, updates)
         return params, opt_state, None if rule.average is None else rule.average.update(at.average, params)
 
-    @nonfinite.unsaid
+    @nonfinite.silent
     def locate(self, at: At, group: list[Batch], update: Update, loss: float) -> str | None:
         """Return where a number that is not finite came first in a failing update; None if a sum alone overflowed."""
         plan, carried = self._plan, at.carried
