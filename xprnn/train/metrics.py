@@ -5,6 +5,7 @@ import math
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array
+from xprnn._array.sums import total
 from xprnn.losses import reduction
 from xprnn.losses.likelihoods import classes
 
@@ -51,7 +52,7 @@ def accuracy(pred: Array, target: Array, *, mask: Array | None = None) -> Array:
     if counts is None:
         return _share(right, float(math.prod(shape[:-1])))
     valid = counts[..., 0]
-    return _share(xp.where(valid, right, xp.zeros_like(right)), xpx.total(xp.astype(valid, dtype), xp))
+    return _share(xp.where(valid, right, xp.zeros_like(right)), total(xp.astype(valid, dtype), xp))
 
 
 def _share(right: Array, number: Array | float) -> Array:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from xprnn import optim, tree
 from xprnn._array import namespace as xpx
+from xprnn._array.sums import total
 from xprnn.random import Key
 from xprnn.train import nonfinite
 from xprnn.train.gradients import Gradients
@@ -69,7 +70,7 @@ class Updater:
     def _report(self, loss: Any, arrays: list[Any]) -> Any:
         """Return a loss, None where there is none, and the sum of arrays: on a device one array, to be read as one."""
         spec = self._plan.spec
-        sums = [xpx.total(a, spec.xp) for a in arrays]
+        sums = [total(a, spec.xp) for a in arrays]
         if not sums:
             return 0.0, 0.0
         check = sum(sums[1:], sums[0])
