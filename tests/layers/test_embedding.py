@@ -158,7 +158,7 @@ def test_scatter_add_of_many_rows_is_exact_in_float32(backend, rng):
     expected = np.zeros((60, 7), np.float32)
     np.add.at(expected, index, rows)
     xp = backend.xp
-    actual = xprnn._array.namespace.scatter_add(backend.asarray(index), backend.asarray(rows, np.float32), 60, xp)
+    actual = xprnn._array.sums.scatter_add(backend.asarray(index), backend.asarray(rows, np.float32), 60, xp)
     assert_close(backend.to_numpy(actual), expected, tol=0.0)
 
 
