@@ -77,7 +77,7 @@ def _on_weights(
     checks.flag("matrices_only", matrices_only)
     tree_checks.floats("params", params, INSTEAD)
     weights = tree.trainable(params)
-    first, spec = _one_home(weights)
+    first, spec = _one_spec(weights)
     penalty = xpx.zeros((), first)
 
     def derivative(w: Array) -> Array:
@@ -92,7 +92,7 @@ def _on_weights(
     return penalty, gradient
 
 
-def _one_home(weights: Tree) -> tuple[Array, ArraySpec]:
+def _one_spec(weights: Tree) -> tuple[Array, ArraySpec]:
     """Check that all arrays are of one spec; return the first, and the spec."""
     found = list(tree.items(weights))
     if not found:

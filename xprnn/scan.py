@@ -1,6 +1,6 @@
-"""The one loop over time, forward and backward, and what happens around a step.
+"""Run a cell over time and back-propagate through time: the one loop, and the effects around a step.
 
-`scan` and `scan_backward` are the reference, and the signature of every twin in `xprnn.kernels`. The code writes
+`scan` and `scan_backward` are the reference, and the signature of every kernel in `xprnn.kernels`. The code writes
 into no array and reads no device value, so it runs on read-only arrays and, through `lax.scan`, under `jax.jit`.
 
 Axes: T time, B batch, G gates, H hidden units, n a state's width (H).
@@ -43,13 +43,13 @@ NOTHING = Around()
 
 
 class Cache(NamedTuple):
-    """What the forward scan leaves for the backward one."""
+    """Cache of the forward scan for the backward one."""
 
     around: Around
     state0: States  # per state (B, n)
     states: States  # per state (T, B, n)
     new: States  # the cell's candidates where gate or noise changed them, else `states`
-    kept: Any  # what the cell's steps leave for the backward pass, each (T, B, ·)
+    cell_cache: Any  # of the cell's steps, each array (T, B, ·)
 
 
 def scan(
@@ -91,22 +91,22 @@ def scan(
     apart = around.gate is not None or around.noise is not None  # candidates differ from states
     off = all(field is None for field in (around.reset, around.mask, around.gate, around.noise, around.drop))
 
-    def plain(state: States, inputs: Any) -> tuple[States, Any]:
-        new, kept = step(inputs[0], state)
-        return new, (new, (), kept if keep else ())
+    def bare(state: States, inputs: Any) -> tuple[States, Any]:
+        new, cell_cache = step(inputs[0], state)
+        return new, (new, (), cell_cache if keep else ())
 
     def full(state: States, inputs: Any) -> tuple[States, Any]:
         a_t, reset, mask, gate, noise, drop = inputs
         prev = state if reset is None else _restart(reset, around.fresh, state, xp)
-        new, kept = step(a_t, prev, drop)
+        new, cell_cache = step(a_t, prev, drop)
         s = new if gate is None else blend(gate, new, prev)
         s = s if noise is None else _each(lambda e, s: s + e, noise, s)
         s = s if mask is None else tuple(xp.where(mask, s, p) for s, p in zip(s, prev, strict=True))
-        return s, (s, new if apart and keep else (), kept if keep else ())
+        return s, (s, new if apart and keep else (), cell_cache if keep else ())
 
     inputs = (a,) if off else (a, around.reset, around.mask, around.gate, around.noise, around.drop)
-    final, (states, new, kept) = _loop(plain if off else full, state0, inputs, a.shape[0], xp)
-    return states, final, Cache(around, state0, states, new or states, kept) if keep else None
+    final, (states, new, cell_cache) = _loop(bare if off else full, state0, inputs, a.shape[0], xp)
+    return states, final, Cache(around, state0, states, new or states, cell_cache) if keep else None
 
 
 def scan_backward(
@@ -143,15 +143,15 @@ def scan_backward(
         The wanted gradients, per state: `fresh` (B, n), `noise` (T, B, n), and `gate` (T, B, n), None where there
         is no gate.
     """
-    around, state0, states, new, kept = cache
+    around, state0, states, new, cell_cache = cache
     xp = xpx.namespace(states[0])
     prev = previous(cache, xp)
     back = cell.backward(p, xp, around.inner)
     trace = bool(want)
 
     def factors(block: Any) -> Any:
-        dstates, reset, mask, gate, drop, kept, prev, new = block
-        return dstates, reset, mask, gate, cell.slopes(kept, prev, new, p, drop)
+        dstates, reset, mask, gate, drop, cell_cache, prev, new = block
+        return dstates, reset, mask, gate, cell.slopes(cell_cache, prev, new, p, drop)
 
     def body(carry: States, inputs: Any) -> tuple[States, Any]:
         dstates, reset, mask, gate, factors = inputs
@@ -171,10 +171,10 @@ def scan_backward(
         return carry, (out, (ds, dprev) if trace else ())
 
     carry = tuple(xp.zeros_like(s) if d is None else d for d, s in zip(dfinal, state0, strict=True))
-    inputs = (dstates, around.reset, around.mask, around.gate, around.drop, kept, prev, new)
+    inputs = (dstates, around.reset, around.mask, around.gate, around.drop, cell_cache, prev, new)
     T = states[0].shape[0]
     dstate0, (out, traces) = _loop(body, carry, inputs, T, xp, reverse=True, prepare=factors)
-    dp = cell.gradients(out, kept, prev, new, p, around.inner)
+    dp = cell.gradients(out, cell_cache, prev, new, p, around.inner)
     return out[0], dstate0, dp, _around_gradients(want, cache, prev, traces, xp) if want else NOTHING
 
 

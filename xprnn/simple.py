@@ -138,7 +138,7 @@ class SimpleRNN:
         checks.array("y_true", y_true, spec, "(T, O)", (T, self.output_dim), "x_seq")
         # an Elman cell keeps nothing but its states, so h_seq is the cache of the reference scan
         h = (h_seq[:, None, :],)
-        cache = Cache(NOTHING, (spec.xp.zeros_like(h[0][0, ...]),), states=h, new=h, kept=StepCache())
+        cache = Cache(NOTHING, (spec.xp.zeros_like(h[0][0, ...]),), states=h, new=h, cell_cache=StepCache())
         self._descend(x_seq, h_seq, y_seq - y_true, (kernels.REFERENCE, cache), spec)
 
     @no_grad

@@ -25,14 +25,14 @@ Shapes = dict[str, tuple[str, tuple[int, ...]]]
 def fixed_shapes(options: Options, hidden_size: int) -> Shapes:
     """Return the shapes of a part's constants: connections from unit j to i (H, H), signs of units, α of units (H,)."""
     H = hidden_size
-    made: Shapes = {}
+    constants: Shapes = {}
     if options.sparsity or not options.autapses:
-        made["mask"] = ("(H, H)", (H, H))
+        constants["mask"] = ("(H, H)", (H, H))
     if options.dale is not None:
-        made["sign"] = ("(H,)", (H,))
+        constants["sign"] = ("(H,)", (H,))
     if isinstance(options.tau, tuple) and not options.learn_tau:
-        made["alpha"] = ("(H,)", (H,))
-    return made
+        constants["alpha"] = ("(H,)", (H,))
+    return constants
 
 
 def draw_fixed(options: Options, hidden_size: int, rng: "np.random.Generator") -> dict[str, np.ndarray]:
@@ -41,16 +41,16 @@ def draw_fixed(options: Options, hidden_size: int, rng: "np.random.Generator") -
     The first ``round(dale * H)`` units are excitatory, as in the source.
     """
     H = hidden_size
-    made: dict[str, np.ndarray] = {}
+    constants: dict[str, np.ndarray] = {}
     for name in fixed_shapes(options, H):
         if name == "mask":
             connected = rng.random((H, H)) >= options.sparsity
-            made[name] = 1.0 * (connected if options.autapses else connected & ~np.eye(H, dtype=bool))
+            constants[name] = 1.0 * (connected if options.autapses else connected & ~np.eye(H, dtype=bool))
         elif name == "sign":
-            made[name] = np.where(np.arange(H) < round((options.dale or 0.0) * H), 1.0, -1.0)
+            constants[name] = np.where(np.arange(H) < round((options.dale or 0.0) * H), 1.0, -1.0)
         else:
-            made[name] = np.array(options.alpha)
-    return made
+            constants[name] = np.array(options.alpha)
+    return constants
 
 
 def factor(W: Array, fixed: dict[str, Any], drop: Array | None, xp: Namespace) -> Array | None:
@@ -65,13 +65,13 @@ def factor(W: Array, fixed: dict[str, Any], drop: Array | None, xp: Namespace) -
     drop : array (G*H, H) or None
         A mask of weight drop, scaled.
     """
-    made = drop
+    constants = drop
     if "mask" in fixed:
         gates = W.shape[0] // W.shape[1]
         mask = fixed["mask"] if gates == 1 else xp.concat([fixed["mask"]] * gates, axis=0)
-        made = xpx.copy(mask) if made is None else made * mask
+        constants = xpx.copy(mask) if constants is None else constants * mask
     if "sign" in fixed:  # a unit's outgoing weights are a column
         ones = xp.ones_like(W)
         signs = xpx.where(W < 0.0, -ones, ones, xp) * fixed["sign"]
-        made = signs if made is None else made * signs
-    return made
+        constants = signs if constants is None else constants * signs
+    return constants

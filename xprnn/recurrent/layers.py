@@ -241,8 +241,8 @@ class LSTM(Recurrent):
             "learn_tau": self.learn_tau,
             "tau": self.tau is not None and not isinstance(self.tau, Real),
         }
-        for name, given in per_unit.items():
-            if given and self.proj_size:
+        for name, value in per_unit.items():
+            if value and self.proj_size:
                 raise ValueError(
                     f"`{name}` has no meaning with `proj_size` = {self.proj_size}: it is given per hidden unit, "
                     "and h is a projection of the units"
