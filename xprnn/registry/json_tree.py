@@ -27,10 +27,6 @@ Inner = Callable[[Any, str], Any]
 """Of a branch and its path: what becomes of it."""
 
 
-shown = short_repr
-"""A value comes from a file, and may be long, or too deep to print."""
-
-
 def is_text(text: str) -> bool:
     """Tell whether UTF-8 can hold a text: JSON, and Python, have halves of letters too."""
     return re.search("[\ud800-\udfff]", text) is None

@@ -13,7 +13,7 @@ from typing import Any
 from xprnn import tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn.protocol import check_layer
+from xprnn.protocol import Layer, check_layer
 from xprnn.recurrent.parameters import Params
 from xprnn.train.arguments import check_params, plan_of, source_of
 from xprnn.train.checkpoints import Checkpoints
@@ -51,7 +51,7 @@ __all__ = [
 
 
 def fit(
-    model: Any,
+    model: Layer,
     params: Params,
     data: Any,
     *,
@@ -123,6 +123,21 @@ def fit(
     A minibatch in which nothing counts is an update in which nothing changes: no penalty and no decay of weights acts.
 
     Ctrl-C ends training with a warning: what there is then is saved as a checkpoint and returned.
+
+    Examples
+    --------
+    An echo after three steps:
+
+    >>> import numpy as np, xprnn
+    >>> x = np.random.default_rng(0).standard_normal((64, 20, 1))
+    >>> y = np.roll(x, 3, axis=1)
+    >>> model = xprnn.Sequential(xprnn.GRU(1, 16), xprnn.Linear(16, 1))
+    >>> params, opt_state, history = xprnn.fit(
+    ...     model, model.init(0), (x, y), loss=xprnn.losses.mse, optimizer=xprnn.optim.Adam(2e-2), epochs=20,
+    ...     batch_size=16,
+    ... )
+    >>> history["loss"][0] > 0.9 and history["loss"][-1] < 0.3
+    True
     """
     plan = plan_of(
         model, params, data, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, seed=seed,
@@ -142,7 +157,7 @@ def fit(
     return run.result, run.at.opt_state, run.at.history
 
 
-def updates(model: Any, data: Any, *, epochs: int, batch_size: int = 32, accumulate: int = 1) -> int:
+def updates(model: Layer, data: Any, *, epochs: int, batch_size: int = 32, accumulate: int = 1) -> int:
     """Return the number of updates of a training by `fit`, which a learning rate schedule over all of it needs.
 
     Parameters
@@ -173,7 +188,7 @@ def updates(model: Any, data: Any, *, epochs: int, batch_size: int = 32, accumul
 
 
 def evaluate(
-    model: Any,
+    model: Layer,
     params: Params,
     data: Any,
     *,

@@ -10,6 +10,7 @@ from xprnn._array import namespace as xpx
 from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec
 from xprnn.layers.sequential import Sequential
+from xprnn.protocol import Layer
 from xprnn.train.minibatch import Batch
 from xprnn.train.user_values import pair
 
@@ -17,7 +18,7 @@ Activity = dict[str, Callable[..., Any]]
 """By a layer's name, ``f(y, mask=mask) -> (penalty, dy)``: of y (T, B, H), and the mask (T, B) of its sequences."""
 
 
-def check(activity: Activity, model: Any) -> None:
+def check(activity: Activity, model: Layer) -> None:
     """Raise unless `activity` names layers of a `Sequential` that have an axis of time."""
     if not isinstance(model, Sequential):
         raise ValueError(f"`activity` names layers of a Sequential; the model is a {type(model).__name__}")
@@ -31,7 +32,7 @@ def check(activity: Activity, model: Any) -> None:
 
 
 def penalise(
-    activity: Activity, outputs: dict[str, Any], batch: Batch, model: Any, spec: ArraySpec
+    activity: Activity, outputs: dict[str, Any], batch: Batch, model: Sequential, spec: ArraySpec
 ) -> tuple[Any, dict[str, Any]]:
     """Return the sum of the penalties, and their gradients at the outputs."""
     mask = _steps(batch, model.batch_first, spec)

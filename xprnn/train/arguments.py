@@ -9,7 +9,7 @@ from xprnn._array import checks, tree_checks
 from xprnn._array import namespace as xpx
 from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec
-from xprnn.protocol import check_layer
+from xprnn.protocol import Layer, check_layer
 from xprnn.train import activity
 from xprnn.train.checkpoints import Checkpoints
 from xprnn.train.data import Source, check_data
@@ -25,7 +25,7 @@ INSTEAD = "train float32 parameters: small steps are lost in a half type"
 
 
 def plan_of(
-    model: Any,
+    model: Layer,
     params: Any,
     data: Any,
     *,
@@ -74,7 +74,7 @@ def check_params(params: Any) -> list[Any]:
     return list(leaves.values())
 
 
-def _objective(loss: Any, model: Any) -> Objective:
+def _objective(loss: Any, model: Layer) -> Objective:
     """Return the objective, a loss alone among them, checked to go with the model."""
     objective = loss if isinstance(loss, Objective) else Objective(loss)
     if objective.activity is not None:
@@ -115,7 +115,7 @@ def _callbacks(callbacks: Any) -> tuple[Callable[[Any], Any] | ProgressBar, ...]
     return tuple(f if isinstance(f, ProgressBar) else function(f"callbacks[{k}]", f) for k, f in enumerate(callbacks))
 
 
-def _folder(checkpoints: Any, model: Any, optimizer: Any) -> checkpoint.Folder | None:
+def _folder(checkpoints: Any, model: Layer, optimizer: Any) -> checkpoint.Folder | None:
     """Return the folder of the checkpoints, or raise unless they can be written: of what can be described."""
     if checkpoints is None:
         return None
@@ -145,7 +145,7 @@ def _check_folder(folder: checkpoint.Folder, resume: bool) -> None:
         raise ValueError(f"`folder` must be a folder that can be written to, got {folder.path}: {error}") from error
 
 
-def _check_like(name: str, source: Source, model: Any, spec: ArraySpec) -> None:
+def _check_like(name: str, source: Source, model: Layer, spec: ArraySpec) -> None:
     """Raise unless x has the input width of the model, and floats have the dtype of the parameters."""
     for label, data in (("x", source.x), ("y", source.y)):
         a = data[0] if isinstance(data, list) else data
@@ -156,7 +156,7 @@ def _check_like(name: str, source: Source, model: Any, spec: ArraySpec) -> None:
             raise ValueError(f"`{name}: x` must be I = {width} wide, as the model's input is, got {a.shape[-1]}")
 
 
-def source_of(data: Any, model: Any, spec: ArraySpec, name: str = "data") -> Source:
+def source_of(data: Any, model: Layer, spec: ArraySpec, name: str = "data") -> Source:
     """Return the source of minibatches, checked to go with the model and its parameters."""
     source = Source(data, model, name)
     _check_like(name, source, model, spec)

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from xprnn import protocol
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec
-from xprnn.protocol import walk_layers
+from xprnn.protocol import Layer, walk_layers
 from xprnn.random import Key, threefry2x32
 from xprnn.train.minibatch import Batch, pad, rows_of, steps_of, to_device, to_layout
 
@@ -66,17 +67,17 @@ class Stream:
 class Source:
     """Data loader: checked sequences with their targets, and minibatches of them."""
 
-    def __init__(self, data: Any, model: Any, name: str = "data") -> None:
+    def __init__(self, data: Any, model: Layer, name: str = "data") -> None:
         """Read `data`, a pair (x, y), a triple (x, y, mask) or a `Stream`, for a model; `name` is used in errors."""
         check_data(name, data)
-        self.timed = bool(getattr(model, "keeps_time", True))
-        self.batch_first = bool(getattr(model, "batch_first", False))
+        self.timed = protocol.keeps_time(model)
+        self.batch_first = bool(protocol.batch_first(model))
         self.chunk = data.chunk if isinstance(data, Stream) else None
         if isinstance(data, Stream):
             self.x, self.y, self.mask = data.x, data.y, data.mask
             if not self.timed:
                 raise ValueError(f"`{name}` must not be a Stream: the model's output has no axis of time")
-            if any(getattr(each, "bidirectional", False) for each in walk_layers(model)):
+            if any(protocol.bidirectional(each) for each in walk_layers(model)):
                 raise ValueError(f"`{name}` must not be a Stream: its reverse direction begins at the end")
         else:
             self.x, self.y, self.mask = (_opened(f"{name}[{k}]", a) for k, a in enumerate((*data, None)[:3]))

@@ -10,6 +10,7 @@ from xprnn._array import namespace as xpx
 from xprnn._array.namespace import ArraySpec
 from xprnn._array.sums import sum_first
 from xprnn.backends import to_numpy
+from xprnn.protocol import Layer
 from xprnn.train import nonfinite
 from xprnn.train.data import Source
 from xprnn.train.minibatch import Batch
@@ -22,7 +23,7 @@ class Evaluation:
     def __init__(
         self,
         source: Source,
-        model: Any,
+        model: Layer,
         loss: Any,
         metrics: dict[str, Callable[..., Any]],
         batch_size: int,

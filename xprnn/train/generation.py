@@ -5,18 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import random
+from xprnn import protocol, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array
-from xprnn.protocol import check_layer
+from xprnn.protocol import Layer, check_layer
 from xprnn.recurrent.parameters import Params
 
 
 @no_grad
 def generate(
-    model: Any,
+    model: Layer,
     params: Params,
     prompt: Array,
     n: int,
@@ -67,7 +67,7 @@ def generate(
     """
     check_layer("model", model)
     n, temperature = checks.integer("n", n), checks.not_negative("temperature", temperature)
-    checks.one_of("keeps_time", getattr(model, "keeps_time", True), (True,))
+    checks.one_of("keeps_time", protocol.keeps_time(model), (True,))
     first, tokens, batched = _time_first(model, prompt)
     key = random.key(rng)
     if tokens and temperature and key is None:
@@ -79,7 +79,7 @@ def generate(
     chooser.check()
     if not batched:
         return out[:, 0, ...]
-    return xp.permute_dims(out, (1, 0, *range(2, len(out.shape)))) if getattr(model, "batch_first", False) else out
+    return xp.permute_dims(out, (1, 0, *range(2, len(out.shape)))) if protocol.batch_first(model) else out
 
 
 def _run(stepper: Any, prompt: Array, n: int, follow: Callable[[Array, int], Array]) -> list[Array]:
@@ -92,7 +92,7 @@ def _run(stepper: Any, prompt: Array, n: int, follow: Callable[[Array, int], Arr
     return found
 
 
-def _time_first(model: Any, prompt: Any) -> tuple[Array, bool, bool]:
+def _time_first(model: Layer, prompt: Any) -> tuple[Array, bool, bool]:
     """Return the prompt as (T, B, ·), whether it is of tokens, and whether it had a batch axis."""
     if not xpx.is_array(prompt):
         raise TypeError(f"`prompt` must be an array of integers or of floats, got {type(prompt).__name__}")
@@ -103,7 +103,7 @@ def _time_first(model: Any, prompt: Any) -> tuple[Array, bool, bool]:
     batched = len(prompt.shape) == axes
     if not batched:
         prompt = prompt[:, None, ...]
-    elif getattr(model, "batch_first", False):
+    elif protocol.batch_first(model):
         prompt = xpx.namespace(prompt).permute_dims(prompt, (1, 0, *range(2, axes)))
     if prompt.shape[0] == 0:
         raise ValueError(f"`prompt` must have at least one step, got shape {tuple(prompt.shape)}")

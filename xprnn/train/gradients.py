@@ -4,6 +4,7 @@ from typing import Any
 
 from xprnn import tree
 from xprnn._array import checks
+from xprnn.layers.sequential import Sequential
 from xprnn.protocol import draws
 from xprnn.random import Key
 from xprnn.train.activity import penalise
@@ -38,6 +39,7 @@ class Gradients:
         value = value if objective.sampling is None else value + zero
         if not objective.activity:
             return value, plan.model.backward(params, cache, dy)[0], final
+        assert isinstance(plan.model, Sequential)  # as `activity` was checked for
         penalty, doutputs = penalise(objective.activity, cache.outputs, batch, plan.model, plan.spec)
         return value + penalty, plan.model.backward(params, cache, dy, doutputs=doutputs)[0], final
 

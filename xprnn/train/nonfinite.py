@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from xprnn import tree
+from xprnn import protocol, tree
 from xprnn._array.namespace import ArraySpec
 from xprnn.backends import to_numpy
 from xprnn.layers.sequential import Sequential
+from xprnn.protocol import Layer
 from xprnn.train.minibatch import Batch
 from xprnn.train.user_values import pair
 
@@ -43,7 +44,7 @@ class NonFiniteError(FloatingPointError):
 
 
 def locate(
-    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], spec: ArraySpec
+    model: Layer, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], spec: ArraySpec
 ) -> str | None:
     """Return where a training step on a minibatch is first not finite, in words, or None where it is.
 
@@ -60,7 +61,7 @@ def locate(
 
 
 def locate_in_evaluation(
-    model: Any, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], spec: ArraySpec
+    model: Layer, loss: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], spec: ArraySpec
 ) -> str | None:
     """Return where the loss of a minibatch is first not finite, in words, or None where it is; as `locate`."""
     found = _before_loss(model, params, batch, state, options)
@@ -70,7 +71,7 @@ def locate_in_evaluation(
     return _in_loss(loss, y, batch, spec)[0]
 
 
-def _before_loss(model: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any]) -> str | None:
+def _before_loss(model: Layer, params: Any, batch: Batch, state: Any, options: dict[str, Any]) -> str | None:
     """Return what is not finite first of all that the loss is computed from."""
     if found := first(params):
         return f"the parameter {found}"
@@ -80,9 +81,9 @@ def _before_loss(model: Any, params: Any, batch: Batch, state: Any, options: dic
     return _in_input(batch, time) or _in_forward(model, params, batch, state, options, time)
 
 
-def _time(model: Any) -> int:
+def _time(model: Layer) -> int:
     """Return the axis of time."""
-    return 1 if getattr(model, "batch_first", False) else 0
+    return 1 if protocol.batch_first(model) else 0
 
 
 def first(arrays: Any) -> str | None:
@@ -107,7 +108,7 @@ def _in_input(batch: Batch, time: int) -> str | None:
     return None if _finite(x) else f"x holds {_worst(x)} at time step {_bad_steps(x, time)[0]}"
 
 
-def _chain(model: Any, params: Any) -> list[tuple[str, Any, Any]]:
+def _chain(model: Layer, params: Any) -> list[tuple[str, Any, Any]]:
     """Return the layers that run one after the other, with the path and the parameters of each."""
     if not isinstance(model, Sequential):
         return [("", model, params)]
@@ -118,7 +119,7 @@ def _chain(model: Any, params: Any) -> list[tuple[str, Any, Any]]:
     ]
 
 
-def _in_forward(model: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], time: int) -> str | None:
+def _in_forward(model: Layer, params: Any, batch: Batch, state: Any, options: dict[str, Any], time: int) -> str | None:
     """Return the first layer, what of it, and the time step, that is not finite on the way forward."""
     if not isinstance(model, Sequential):
         return _in_layer("", model, params, batch.x, state, options, time)
@@ -132,7 +133,7 @@ def _in_forward(model: Any, params: Any, batch: Batch, state: Any, options: dict
     return None
 
 
-def _in_layer(path: str, layer: Any, p: Any, x: Any, state: Any, options: dict[str, Any], time: int) -> str | None:
+def _in_layer(path: str, layer: Layer, p: Any, x: Any, state: Any, options: dict[str, Any], time: int) -> str | None:
     y, _, _ = layer.forward(p, x, state, **options)
     traced = (
         layer.trace(p, x, state, **{k: v for k, v in options.items() if k != "kernel"})
@@ -145,7 +146,7 @@ def _in_layer(path: str, layer: Any, p: Any, x: Any, state: Any, options: dict[s
     scan = _scan_of(next(iter(inside)))  # the first one: those behind it run on its output
     own, at = {name: a for name, a in inside.items() if _scan_of(name) == scan}, ""
     name, reverse = next(iter(own)), scan.endswith("_reverse")
-    if getattr(layer, "keeps_time", True) and any(len(a.shape) > 1 for a in own.values()):
+    if protocol.keeps_time(layer) and any(len(a.shape) > 1 for a in own.values()):
         begins = {name: int(_bad_steps(a, time)[-1 if reverse else 0]) for name, a in own.items() if len(a.shape) > 1}
         name = (max if reverse else min)(begins, key=lambda name: begins[name])
         at = f" at time step {begins[name]}"
@@ -164,10 +165,10 @@ def _in_loss(loss: Any, y: Any, batch: Batch, spec: ArraySpec) -> tuple[str | No
     return None if _finite(value) else f"the loss is {_worst(value)}, of a finite output", dy
 
 
-def _in_backward(model: Any, params: Any, cache: Any, dy: Any) -> str | None:
+def _in_backward(model: Layer, params: Any, cache: Any, dy: Any) -> str | None:
     """Return what is not finite first on the way back: the gradient of the loss, or that of a parameter."""
     if not _finite(dy):
-        at = f" at time step {_bad_steps(dy, _time(model))[0]}" if getattr(model, "keeps_time", True) else ""
+        at = f" at time step {_bad_steps(dy, _time(model))[0]}" if protocol.keeps_time(model) else ""
         return f"the gradient of the loss at the output is {_worst(dy)}{at}"
     grads, _, _ = model.backward(params, cache, dy)
     bad = [path for path, g in tree.items(grads) if not _finite(g)]

@@ -9,9 +9,10 @@ from typing import Any
 
 from xprnn import checkpoint, tree
 from xprnn._array import namespace as xpx
+from xprnn._array.messages import short_repr
 from xprnn.checkpoint import CheckpointError
 from xprnn.recurrent.parameters import Params
-from xprnn.registry.json_tree import shown, step
+from xprnn.registry.json_tree import step
 from xprnn.train.state import At, Best, Plan, begin, settings
 
 MOST = 2**53
@@ -63,8 +64,8 @@ def _check_same_run(path: Path, plan: Plan, found: checkpoint.Checkpoint) -> Non
         *((name, here, found.more["plan"].get(name)) for name, here in settings(plan).items()),
     ):
         if not _is_same(here, there):
-            came = shown(there)
-            raise CheckpointError(f"{path} is of another run: its {name} is {came}, here it is {shown(here)}")
+            came = short_repr(there)
+            raise CheckpointError(f"{path} is of another run: its {name} is {came}, here it is {short_repr(here)}")
 
 
 def _is_same(a: Any, b: Any) -> bool:
@@ -120,12 +121,16 @@ class _At:
         """Check that the history has a number per epoch."""
         history, epochs = self.found.history, self.more["epoch"]
         if not isinstance(history, dict) or not self.start.history.keys() <= history.keys():
-            raise ValueError(f"`history` must be a dict with {', '.join(self.start.history)}, got {shown(history)}")
+            raise ValueError(
+                f"`history` must be a dict with {', '.join(self.start.history)}, got {short_repr(history)}"
+            )
         for name, values in history.items():
             kinds = (int,) if name in ("epoch", "step", "skipped") else (float, int)
             if not isinstance(values, list) or len(values) != epochs or any(type(v) not in kinds for v in values):
                 kind = " or ".join(each.__name__ for each in kinds)
-                raise ValueError(f"`{step('history', name)}` must be a list of {epochs} {kind}, got {shown(values)}")
+                raise ValueError(
+                    f"`{step('history', name)}` must be a list of {epochs} {kind}, got {short_repr(values)}"
+                )
 
     def _check_plateau(self) -> None:
         """Check that the factor of the updates is one."""
@@ -156,7 +161,7 @@ class _At:
             return None
         _check_keys("more.best", best, set(Best._fields))
         if type(best["loss"]) is not float:
-            raise ValueError(f"`more.best.loss` must be a float, got {shown(best['loss'])}")
+            raise ValueError(f"`more.best.loss` must be a float, got {short_repr(best['loss'])}")
         _check_count("more.best.epoch", best["epoch"], self.more["epoch"] - 1)
         _check_like("more.best.params", best["params"], self.start.params)
         return Best(**best)
@@ -171,13 +176,13 @@ def _check_keys(name: str, found: Any, expected: set[str]) -> None:
 def _check_count(name: str, found: Any, most: int) -> None:
     """Raise unless `found` is an int of 0 … most."""
     if type(found) is not int or not 0 <= found <= most:
-        raise ValueError(f"`{name}` must be an int of 0 … {most}, got {shown(found)}")
+        raise ValueError(f"`{name}` must be an int of 0 … {most}, got {short_repr(found)}")
 
 
 def _check_number(name: str, found: Any, low: float, high: float) -> None:
     """Raise unless `found` is a float between these."""
     if type(found) is not float or not low < found < high:
-        raise ValueError(f"`{name}` must be a float between {low} and {high}, got {shown(found)}")
+        raise ValueError(f"`{name}` must be a float between {low} and {high}, got {short_repr(found)}")
 
 
 def _check_like(name: str, found: Any, expected: Any) -> None:
@@ -206,4 +211,4 @@ def _kind(a: Any) -> str:
         return f"a tuple of {len(a)}"
     if hasattr(a, "dtype"):
         return f"an array of {xpx.dtype_name(a.dtype)} and shape {tuple(a.shape)}"
-    return f"a {type(a).__name__}" if isinstance(a, bool | int | float | str | list) else shown(a)
+    return f"a {type(a).__name__}" if isinstance(a, bool | int | float | str | list) else short_repr(a)

@@ -16,10 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from xprnn import random
+from xprnn import protocol, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array
+from xprnn.protocol import Layer
 from xprnn.random import Key
 from xprnn.train.minibatch import Batch
 
@@ -63,7 +64,7 @@ def probability_or_function(name: str, value: Any) -> float | Callable[[int], fl
 
 
 def fed_back(
-    model: Any, params: Any, batch: Batch, state: Any, options: dict[str, Any], rate: float, key: Key
+    model: Layer, params: Any, batch: Batch, state: Any, options: dict[str, Any], rate: float, key: Key
 ) -> tuple[Array, Any]:
     """Return the x of a minibatch with some steps replaced by the model's own output of the step before, and a zero.
 
@@ -72,7 +73,7 @@ def fed_back(
     if rate == 0.0:
         return batch.x, 0.0
     y, _ = model(params, batch.x, state, **options)
-    x, xp, axis = batch.x, xpx.namespace(batch.x), 1 if getattr(model, "batch_first", False) else 0
+    x, xp, axis = batch.x, xpx.namespace(batch.x), 1 if protocol.batch_first(model) else 0
     output = xp.astype(xp.argmax(y, axis=-1), x.dtype) if xpx.is_integer(x) else y
     if tuple(output.shape) != tuple(x.shape):
         raise ValueError(

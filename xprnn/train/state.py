@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from xprnn import checkpoint, registry, tree
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import ArraySpec
+from xprnn.protocol import Layer
 from xprnn.train.checkpoints import Checkpoints
 from xprnn.train.data import Source
 from xprnn.train.evaluation import Evaluation
@@ -19,7 +20,7 @@ from xprnn.train.validation import Validation
 class Plan(NamedTuple):
     """Plan of a training run: the checked arguments of `fit`; nothing in it changes."""
 
-    model: Any
+    model: Layer
     spec: ArraySpec  # of the parameters
     source: Source
     objective: Objective
