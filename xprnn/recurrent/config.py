@@ -13,8 +13,8 @@ import numpy as np
 from xprnn import init
 from xprnn._array import checks
 from xprnn.cells import OPTIONS, Cell, Parameter
-from xprnn.recurrent import parameters
-from xprnn.recurrent.options import Options
+from xprnn.recurrent.constraints import fixed_shapes
+from xprnn.recurrent.options import Options, logit
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)  # the three layers make their own
@@ -109,7 +109,9 @@ class Configuration(Options, ABC):
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
-        return parameters.names(self)
+        """The names of the directions of all levels, in the order of the state's first axis."""
+        ends = ("", "_reverse") if self.bidirectional else ("",)
+        return tuple(f"l{k}{end}" for k in range(self.num_layers) for end in ends)
 
     @cached_property
     def _levels(self) -> tuple[tuple[slice, tuple[str, ...]], ...]:
@@ -120,11 +122,46 @@ class Configuration(Options, ABC):
 
     @cached_property
     def _declared(self) -> tuple[dict[str, Parameter], ...]:
-        return parameters.declared(self)
+        """Per direction of every level its parameters: this fixes the keys and the order of draws."""
+        D, n = self._directions, self.state_sizes[0]
+        first, others = (
+            self._declare("I", self.input_size),
+            self._declare("D*H" if n == self.hidden_size else "D*P", D * n),
+        )
+        return (first,) * D + (others,) * (D * (self.num_layers - 1))
+
+    def _declare(self, letter: str, width: int) -> dict[str, Parameter]:
+        """Declare the parameters of a direction with this input width: W_ih, W_hh, biases, the cell's, the options'."""
+        cell, G, H = self.cell, self.cell.gates, self.hidden_size
+        own = dict(cell.parameters(H, bias=self.bias is True))
+        declared = {"W_ih": Parameter(f"(G*H, {letter})", (G * H, width), "input")}
+        if "W_hh" in own:
+            declared["W_hh"] = own.pop("W_hh")
+        if self.bias:
+            declared["b_ih"] = Parameter("(G*H,)", (G * H,), "bias")
+        if cell.input_norm(H) is not None:
+            at = next((k for k, key in enumerate(own) if key.startswith("ln_")), len(own))
+            items = list(own.items())
+            own = dict([*items[:at], ("ln_ih", Parameter("(G*H,)", (G * H,), "ones")), *items[at:]])
+        declared |= own
+        if self.learn_state:
+            for state, n in zip(cell.states, self.state_sizes, strict=True):
+                declared[f"{state}0"] = Parameter("(H,)" if n == H else "(P,)", (n,), "zeros")
+        if self.learn_tau:
+            declared["leak"] = Parameter("(H,)", (H,), lambda rng, shape: np.full(H, self._leak))
+        return declared
+
+    @property
+    def _leak(self) -> list[float]:
+        """The leak with which training begins, dt/tau, as what σ maps to it."""
+        return [logit(alpha) for alpha in np.atleast_1d(np.asarray(self.alpha, dtype=np.float64))]
 
     @cached_property
     def _shapes(self) -> tuple[checks.Shapes, ...]:
-        return parameters.shapes(self)
+        """Per direction its parameters' shapes in letters and numbers, constants among them."""
+        fixed = fixed_shapes(self, self.hidden_size)
+        constants = {"fixed": fixed} if fixed else {}
+        return tuple({key: (p.letters, p.shape) for key, p in own.items()} | constants for own in self._declared)
 
     @cached_property
     def _expected(self) -> tuple[tuple[str, str, checks.Shapes], ...]:

@@ -16,16 +16,15 @@ from typing import Any
 import numpy as np
 
 from xprnn._array import namespace as xpx
+from xprnn._array.checks import Shapes
 from xprnn._array.namespace import Array, Namespace
 from xprnn.recurrent.options import Options
 
-Shapes = dict[str, tuple[str, tuple[int, ...]]]
-
 
 def fixed_shapes(options: Options, hidden_size: int) -> Shapes:
-    """Return the shapes of a part's constants: connections from unit j to i (H, H), signs of units, α of units (H,)."""
+    """Return the shapes of a direction's constants: connections from unit j to i (H, H), signs and α of units (H,)."""
     H = hidden_size
-    constants: Shapes = {}
+    constants: dict[str, Any] = {}
     if options.sparsity or not options.autapses:
         constants["mask"] = ("(H, H)", (H, H))
     if options.dale is not None:
@@ -36,7 +35,7 @@ def fixed_shapes(options: Options, hidden_size: int) -> Shapes:
 
 
 def draw_fixed(options: Options, hidden_size: int, rng: "np.random.Generator") -> dict[str, np.ndarray]:
-    """Draw a part's constants on the host: where there is a connection (1 or 0), and which units inhibit (-1).
+    """Draw a direction's constants on the host: where there is a connection (1 or 0), and which units inhibit (-1).
 
     The first ``round(dale * H)`` units are excitatory, as in the source.
     """
