@@ -31,7 +31,7 @@ class Call(NamedTuple):
     kernel: str
 
 
-def read(
+def read_forward(
     layer: Configuration,
     params: Params,
     x: Any,

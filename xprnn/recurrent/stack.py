@@ -35,7 +35,7 @@ def forward(
     layer: Configuration, params: Params, x: Any, state0: State = None, *, keep: bool, **options: Any
 ) -> tuple[Any, State, Any]:
     """Run forward; return y, the final state, and the `Cache` if `keep` is set, else None."""
-    call = calls.read(layer, params, x, state0, **options)
+    call = calls.read_forward(layer, params, x, state0, **options)
     form = call.form
     y, finals, cache = run(layer, params, calls.own(call) if keep else call, keep=keep)
     if keep and form.spec.is_numpy:
