@@ -38,8 +38,8 @@ def test_every_option_alone_in_every_shape_of_call(name, combination, request):
     subject, kernels = subject_of(name, combination), kernels_of(table.layer_of(name, combination))
     choice = random.Random(f"{name} {table.label(combination)}")
     shapes = list((every_shape if is_full(request) else core_shapes)(kernels, choice))
-    if (name, combination) not in FIRST:  # another value of the same option: every other shape
-        shapes = [shape for n, shape in enumerate(shapes) if n % 4 in (0, 3)]
+    if (name, combination) not in FIRST and not is_full(request):  # another value of the same option: some shapes
+        shapes = choice.sample(shapes, 5)
     found = [line for shape in shapes for line in failures(subject, shape)]
     assert not found, report(found, len(shapes))
 

@@ -16,6 +16,7 @@ RNGS = {
     "key": lambda: xprnn.random.key(SEED),
     "generator": lambda: np.random.default_rng(SEED),
 }
+DRAWING = tuple(RNGS)[1:]
 LAYOUTS = ("time first", "batch first", "no batch axis", "list", "tuple")
 
 
@@ -48,24 +49,24 @@ CORE = list(itertools.product((False, True), TIMES, (False, True)))
 def every_shape(kernels, choice):
     """Return all shapes for these kernels; a key comes in one of its kinds."""
     for (state0, time, draws), kernel, pair in itertools.product(CORE, ("auto", *kernels), LAID_OUT):
-        yield Shape(state0, time, _rng(draws, choice), kernel, *pair)
+        yield Shape(state0, time, choice.choice(DRAWING) if draws else "none", kernel, *pair)
 
 
 def core_shapes(kernels, choice):
-    """Return every state0, time, and with and without a key, on "auto" and on a kernel by name.
+    """Return every state0, time, and with and without a key, each once: half on "auto", half on a kernel by name.
 
-    One of the two is laid out as most calls are, the other in each layout and size in turn, so that all occur. The
-    kernels by name take turns too, so that over a few options each is in every shape.
+    Half are laid out as most calls are, the others such that each layout and each size occurs. The kernels by name take
+    turns, so that over a few options each is in every shape.
     """
-    names, turn, laid_out = tuple(kernels), choice.randrange(len(kernels)), choice.sample(LAID_OUT, len(LAID_OUT))
+    half = len(CORE) // 2
+    others = [choice.choice([pair for pair in LAID_OUT if value in pair]) for value in (*LAYOUTS, *SIZES)]
+    pairs = choice.sample([(LAYOUTS[0], "T, B")] * half + others, len(CORE))
+    by_name = choice.sample((True, False) * half, len(CORE))
+    names, turn = tuple(kernels), choice.randrange(len(kernels))
+    rngs = itertools.cycle(choice.sample(DRAWING, len(DRAWING)))
     for n, (state0, time, draws) in enumerate(CORE):
-        pairs = choice.sample([(LAYOUTS[0], "T, B"), laid_out[n % len(laid_out)]], 2)
-        for kernel, pair in zip(("auto", names[(n + turn) % len(names)]), pairs, strict=True):
-            yield Shape(state0, time, _rng(draws, choice), kernel, *pair)
-
-
-def _rng(draws, choice):
-    return choice.choice(("int", "key", "generator")) if draws else "none"
+        kernel = names[(n + turn) % len(names)] if by_name[n] else "auto"
+        yield Shape(state0, time, next(rngs) if draws else "none", kernel, *pairs[n])
 
 
 def random_shape(choice, kernels=(), **fixed):
