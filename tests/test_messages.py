@@ -25,14 +25,17 @@ def nested(depth):
     return found
 
 
+LARGE = 10**4
+"""Entries and characters: some twenty times what a message may have."""
+
 BAD = {
-    "a large array": np.ones(10**6),
+    "a large array": np.ones(LARGE),
     "a list of lists": [[1.0], [1.0, 2.0]],
-    "a long text": "x" * 10**6,
-    "long bytes": b"x" * 10**6,
-    "a long list": list(range(10**6)),
+    "a long text": "x" * LARGE,
+    "long bytes": b"x" * LARGE,
+    "a long list": list(range(LARGE)),
     "a deep dict": nested(2000),
-    "a long key": {"x" * 10**6: 1},
+    "a long key": {"x" * LARGE: 1},
     "an object": Silent(),
     "a huge int": 10**5000,
     "a masked array": np.ma.masked_equal(np.ones((6, 4, 3)), 0),
