@@ -130,7 +130,7 @@ LISTED = {
 def test_lists_of_sequences_are_checked(name, backend, rng):
     layer, draw = LISTED[name]
     params = layer.init(0)
-    x = [draw(rng, n) for n in (4, 0, 2)]
+    x = [draw(rng, n) for n in (2, 0, 1)]
     there, moved = backend.asarrays(params), [backend.asarray(a) for a in x]
     report = check_gradients(layer, there, moved, kernel=backend.kernel)
     assert report.worst.error < 1e-9

@@ -5,6 +5,7 @@ import pytest
 
 import xprnn
 from tests.support.close import assert_close
+from tests.support.gradients import assert_gradients
 from xprnn import tree
 
 T, B, I, V = 6, 3, 4, 5
@@ -26,10 +27,9 @@ def model_of(kind):
 def test_sequential_is_its_layers_one_after_the_other(kind, backend, rng):
     model = model_of(kind)
     params = model.init(3)
-    there, x = backend.asarrays(params), backend.asarray(rng.standard_normal((SHORT, B, I)))
-    options = {"lengths": [SHORT, 2, 0], "kernel": backend.kernel}
-    report = xprnn.testing.check_gradients(model, there, x, **options)
-    assert report.worst.error < 1e-9
+    x, options = rng.standard_normal((SHORT, B, I)), {"lengths": [SHORT, 2, 0]}
+    assert_gradients(model, params, x, backend=backend, **options)
+    there, x, options = backend.asarrays(params), backend.asarray(x), options | {"kernel": backend.kernel}
     y, state = model(there, x, **options)
     h, inner = model.layers[0](there["0"], x, **options)
     h, _ = model.layers[1]({}, h, lengths=[SHORT, 2, 0])
@@ -102,10 +102,9 @@ def test_residual_adds_x_and_is_differentiated(name, backend, rng):
     layer = xprnn.Residual(inner)
     params = inner.init(7)
     assert_close(layer.init(7), params, tol=0.0)
-    there, x = backend.asarrays(params), backend.asarray(rng.standard_normal((SHORT, B, I)))
-    options = {"lengths": [SHORT, 2, 0], "kernel": backend.kernel}
-    report = xprnn.testing.check_gradients(layer, there, x, **options)
-    assert report.worst.error < 1e-9
+    x, options = rng.standard_normal((SHORT, B, I)), {"lengths": [SHORT, 2, 0]}
+    assert_gradients(layer, params, x, backend=backend, **options)
+    there, x, options = backend.asarrays(params), backend.asarray(x), options | {"kernel": backend.kernel}
     y, state, cache = layer.forward(there, x, **options)
     h, expected, kept = inner.forward(there, x, **options)
     valid = np.arange(SHORT)[:, None, None] < np.array([SHORT, 2, 0])[:, None]
@@ -206,11 +205,9 @@ STACKS = {
 @pytest.mark.parametrize("name", STACKS)
 def test_sequential_of_many_kinds_has_the_right_gradients(name, backend, rng):
     model = xprnn.Sequential(*STACKS[name])
-    there, x = backend.asarrays(model.init(0)), backend.asarray(rng.standard_normal((SHORT, B, I)))
-    state0 = tree.map(lambda s: s + 0.1, model(there, x, kernel=backend.kernel)[1])
-    mask = backend.asarray(rng.random((SHORT, B)) < 0.7)
-    report = xprnn.testing.check_gradients(model, there, x, state0, mask=mask, rng=2, kernel=backend.kernel)
-    assert report.worst.error < 1e-9
+    params, x, mask = model.init(0), rng.standard_normal((SHORT, B, I)), rng.random((SHORT, B)) < 0.7
+    state0 = tree.map(lambda s: s + 0.1, model(params, x)[1])
+    assert_gradients(model, params, x, state0, backend=backend, mask=mask, rng=2)
 
 
 def test_the_trace_of_a_sequential_is_that_of_its_layers(backend, rng):

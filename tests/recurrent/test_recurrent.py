@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import xprnn
+from tests.support.backends import Backend
 from tests.support.close import assert_close
+from tests.support.gradients import assert_gradients
 from tests.support.recurrents import LAYERS, H, I, by_torch, call, draw, draw_state
 from tests.support.scans import ON_NUMPY
 from xprnn import tree
@@ -50,9 +52,7 @@ def test_gru_with_the_reset_before_the_product_differs_and_is_checked(backend, r
     after, before = (xprnn.GRU(I, H, reset_after=rule) for rule in (True, False))
     given = draw(after, rng)
     assert not np.allclose(call(after, given)["y"], call(before, given)["y"])
-    there = backend.asarrays(given)
-    report = xprnn.testing.check_gradients(before, there["params"], there["x"], there["state0"], kernel=backend.kernel)
-    assert report.worst.error < 1e-9
+    assert_gradients(before, given["params"], given["x"], given["state0"], backend=backend)
 
 
 CONFIGURATIONS = [
@@ -82,23 +82,21 @@ def test_every_backend_gives_the_same_numbers(name, configuration, timed, backen
         assert_close(backend.to_numpy(call(layer, there, kernel, **flags, **lengths)), expected)
 
 
-def check_gradients(layer, kernel, rng, place=lambda arrays: arrays):
+def check(layer, kernel, backend, rng):
     T, B = 3, 2
     x = rng.standard_normal((B, T, I) if layer.batch_first else (T, B, I))
-    there = place({"params": layer.init(rng), "x": x, "state0": draw_state(layer, rng, B)})
-    flags = place({"mask": rng.random(x.shape[:2]) < 0.8, "reset": rng.random(x.shape[:2]) < 0.3})
-    report = xprnn.testing.check_gradients(layer, there["params"], there["x"], there["state0"], kernel=kernel, **flags)
-    assert len(report.rows) > 4
-    assert report.worst.error < 1e-9  # the bar of check_gradients is 1e-7
+    params, state0 = layer.init(rng), draw_state(layer, rng, B)
+    flags = {"mask": rng.random(x.shape[:2]) < 0.8, "reset": rng.random(x.shape[:2]) < 0.3}
+    assert_gradients(layer, params, x, state0, backend=backend, kernel=kernel, **flags)
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
 @pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_gradients_of_every_configuration(name, configuration, kernel, rng):
-    check_gradients(LAYERS[name](I, H, **configuration), kernel, rng)
+    check(LAYERS[name](I, H, **configuration), kernel, Backend("numpy"), rng)
 
 
 def test_gradients_on_every_backend(name, backend, rng):
-    """Of one configuration: all others give NumPy's numbers, says the test above."""
+    """Of one configuration: all others give NumPy's numbers, says a test above."""
     for kernel in backend.kernels:
-        check_gradients(LAYERS[name](I, H, bidirectional=True), kernel, rng, backend.asarrays)
+        check(LAYERS[name](I, H, bidirectional=True), kernel, backend, rng)
