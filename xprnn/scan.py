@@ -244,7 +244,7 @@ def _loop(
         return result
     if T == 1:  # nothing to cut or to stack
         carry, out = body(carry, _index(prepare(inputs), (0, ...)))
-        return carry, _index(out, (None, ...))
+        return tuple(map(xpx.copy, carry)), _index(out, (None, ...))  # the state is no view of the output
     outs: list[Any] = []
     starts = range(0, T, BLOCK)
     for start in reversed(starts) if reverse else starts:

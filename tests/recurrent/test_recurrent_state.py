@@ -202,3 +202,24 @@ def test_a_stepper_runs_by_a_kernel_made_for_steps(name):
     stepper = layer.stepper(layer.init(0))
     assert stepper.kernel == next(each for each in ("numba", "numpy") if not kernels.KERNELS[each].lacks)
     assert layer.stepper(layer.init(0), kernel="reference").kernel == "reference"
+
+
+@pytest.mark.parametrize("how", ["step", "__call__", "forward"])
+@pytest.mark.parametrize("T", [1, 3])
+def test_the_final_state_shares_no_memory_with_the_output_nor_with_the_cache(name, T, how, backend, rng):
+    if backend.name in ("jax", "numpy:readonly"):
+        return  # nothing can be written into its arrays
+    layer = LAYERS[name](I, H)
+    params, x = backend.asarrays(layer.init(0)), backend.asarray(rng.standard_normal((T, 2, I)))
+    for kernel in backend.kernels_for(layer):
+        options = {} if how == "step" else {"kernel": kernel}
+        y, state, *rest = getattr(layer, how)(params, x[0, ...] if how == "step" else x, **options)
+
+        def results(y=y, cache=rest):
+            gradients = tuple(layer.backward(params, each, 0.0 * y + 1.0) for each in cache)
+            return tree.map(np.copy, backend.to_numpy((y, gradients)))
+
+        before = results()
+        for s in tree.leaves(state):
+            s[...] = np.nan
+        assert_close(results(), before, tol=0.0)
