@@ -149,3 +149,40 @@ def test_a_second_derivative_is_refused(torch, rng):
     params, x = recording(torch, layer.init(0)), torch.tensor(rng.standard_normal((9, B, I)), requires_grad=True)
     with pytest.raises(RuntimeError, match="`create_graph` must be False through a layer in pieces, got True"):
         torch.autograd.grad(layer(params, x)[0].sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("changed", ["params", "x"])
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_what_is_written_into_between_forward_and_backward_is_refused_as_by_pytorch(name, changed, torch, rng):
+    layer, like = PIECEWISE[name], rng.standard_normal((9, B, I))
+    params, x = recording(torch, layer.init(0)), torch.tensor(like)
+    y, _ = layer(params, x)
+    with torch.no_grad():
+        (x if changed == "x" else tree.leaves(params)[0]).add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_a_state_that_is_written_into_after_forward_has_the_gradients_of_before(torch, rng):
+    layer = PIECEWISE["segments"]
+    params, x = recording(torch, layer.init(0)), torch.tensor(rng.standard_normal((9, B, I)))
+    found = []
+    for factor in (1.0, 0.0):
+        state = tree.map(torch.ones_like, layer(params, x)[1])
+        y, _ = layer(params, x, state)
+        for s in tree.leaves(state):
+            s.mul_(factor)
+        found.append(torch.autograd.grad(y.sum(), tree.leaves(tree.trainable(params))))
+    assert_close(*(tuple(g.numpy() for g in gradients) for gradients in found), tol=0.0)
+
+
+def test_an_input_of_inference_mode_goes_through(torch, rng):
+    layer = PIECEWISE["budget"]
+    params = recording(torch, layer.init(0))
+    with torch.inference_mode():
+        x = torch.tensor(rng.standard_normal((9, B, I)))
+    layer(params, x)[0].sum().backward()
+    found = tree.map(lambda a: a.grad.numpy(), params)
+    again = recording(torch, layer.init(0))
+    NET(again, x.clone())[0].sum().backward()
+    assert_close(found, tree.map(lambda a: a.grad.numpy(), again))

@@ -50,7 +50,9 @@ def as_one_node(
         found = dict(tree.items(_tuples({"params": dparams, "x": dx, "state0": dstate0})))
         return [found.get(path) for path in paths]  # of integers there is none
 
-    return *ordered(_function().apply(backward, tree.leaves(results), *tree.leaves(inputs))), cache
+    of_state = len(tree.leaves(inputs["state0"]))
+    found = _function().apply(backward, tree.leaves(results), of_state, *tree.leaves(inputs))
+    return *ordered(found), cache
 
 
 @cached
@@ -61,15 +63,20 @@ def _function() -> Any:
 
     class ByHand(base):  # type: ignore[misc]
         @staticmethod
-        def forward(ctx: Any, backward: Callable[..., list[Array | None]], results: list[Array], *inputs: Array) -> Any:
+        def forward(
+            ctx: Any, backward: Callable[..., list[Array | None]], results: list[Array], of_state: int, *inputs: Array
+        ) -> Any:
             ctx.derived = backward
+            stored = inputs[: len(inputs) - of_state]  # of the state the cache has copies
+            ctx.save_for_backward(*(a for a in stored if not a.is_inference()))
             return tuple(a.detach() for a in results)  # not the cache's own tensors, which would hold themselves alive
 
         @staticmethod
         def backward(ctx: Any, *gradients: Array) -> Any:
             if torch.is_grad_enabled():  # the gradients hold no graph: second derivatives would be silently wrong
                 raise RuntimeError(FIRST_ONLY)
-            return None, None, *ctx.derived(*gradients)
+            _ = ctx.saved_tensors  # PyTorch raises if one was written into since
+            return None, None, None, *ctx.derived(*gradients)
 
     return ByHand
 
