@@ -1,3 +1,4 @@
+import collections
 import inspect
 import itertools
 import os
@@ -137,12 +138,27 @@ def without_numba(monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Where XPRNN_TEST_BACKENDS does not name NumPy, leave out what runs on NumPy alone."""
-    if not backends.NAMED or "numpy" in backends.NAMED:
-        return
-    kept = [item for item in items if needs_more_than_numpy(item)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-    items[:] = kept
+    """Leave out what runs on NumPy alone where it is not named, and every other case in half types."""
+    chosen = [item for item in items if not backends.NAMED or "numpy" in backends.NAMED or needs_more_than_numpy(item)]
+    if config.getoption("--combinations") < 1000:
+        chosen = alternating(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
+
+
+def alternating(items):
+    """Return the tests; on JAX and CuPy, which compile for seconds, each case in one of the half types, in turn."""
+    cases, chosen = collections.Counter(), []
+    for item in items:
+        params = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        name, dtype = params.pop("half", ("", ""))
+        if name in ("jax", "cupy") and params:
+            case = cases[item.function, name, dtype]
+            cases[item.function, name, dtype] += 1
+            if case % 2 != list(halves.EPS).index(dtype):
+                continue
+        chosen.append(item)
+    return chosen
 
 
 def needs_more_than_numpy(item):
