@@ -156,8 +156,10 @@ def trainable(tree: Tree) -> Tree:
 
 
 def _trainable(tree: Tree) -> Tree:
-    if isinstance(tree, tuple):
-        return rebuilt(tree, [_trainable(branch) for branch in tree])
-    if not isinstance(tree, dict):
-        return tree
-    return {key: _trainable(branch) for key, branch in tree.items() if key != "fixed"}
+    if isinstance(tree, dict):
+        return {
+            key: branch if type(branch) is ndarray else _trainable(branch)
+            for key, branch in tree.items()
+            if key != "fixed"
+        }
+    return rebuilt(tree, [_trainable(branch) for branch in tree]) if isinstance(tree, tuple) else tree

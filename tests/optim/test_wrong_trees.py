@@ -121,8 +121,54 @@ def test_a_count_of_updates_that_is_none_is_named(count, params):
         optimizer.update(gradients(params), {**optimizer.init(params), "t": count}, params)
 
 
-def test_keys_in_another_order_are_no_fault(optimizer, params):
+ALL = {**OPTIMIZERS, "Groups": optim.Groups({"*b": optim.SGD(0.1, momentum=0.5)}, default=optim.Adam())}
+"""Optimisers of nested dicts, which may have gradients from anywhere."""
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_keys_in_another_order_are_no_fault(name, params, backend):
+    optimizer, params = ALL[name], backend.asarrays(params)  # `jax.grad` returns keys in the order of the alphabet
     grads, state = gradients(params), optimizer.init(params)
     turned = {key: dict(reversed(grads[key].items())) for key in reversed(grads)}
-    updates, _ = optimizer.update(turned, dict(reversed(state.items())), params)
-    assert_close(updates, optimizer.update(grads, state, params)[0], tol=0.0)
+    updates, after = optimizer.update(turned, dict(reversed(state.items())), params)
+    expected, expected_after = optimizer.update(grads, state, params)
+    assert_close(backend.to_numpy(updates), backend.to_numpy(expected), tol=0.0)
+    applied = optim.apply(dict(reversed(params.items())), updates)
+    assert_close(backend.to_numpy(applied), backend.to_numpy(optim.apply(params, expected)), tol=0.0)
+    optimizer.update(grads, after, params)
+    optimizer.update(turned, expected_after, params)
+    optim.EMA().update(params, applied)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_at_constants_have_no_meaning(name, params, backend):
+    optimizer, params = ALL[name], backend.asarrays(params)  # of `jax.grad`, too
+    grads, state = gradients(params), optimizer.init(params)
+    expected = optimizer.update(grads, state, params)
+    with_constants = {**grads, "fixed": tree.map(lambda a: a * 0 + 7, params["fixed"])}
+    found = optimizer.update(with_constants, state, params)
+    assert_close(*(backend.to_numpy(t[0]) for t in (found, expected)), tol=0.0)
+    states = (
+        tree.map(lambda a: np.asarray(a) if isinstance(a, int) else backend.to_numpy(a), t[1])
+        for t in (found, expected)
+    )
+    assert_close(*states, tol=0.0)
+    for clip in (lambda g: optim.clip_by_global_norm(g, 0.1), lambda g: (optim.clip_by_value(g, 0.1),)):
+        assert_close(backend.to_numpy(clip(with_constants)), backend.to_numpy(clip(grads)), tol=0.0)
+
+
+def test_of_arrays_without_axis_and_of_tuples_each_is_checked_against_its_own(params):
+    nest = {"b": np.ones(3), "a": (np.ones(()), {"W": np.ones((2, 3)), "V": np.ones(2)}), "none": None, "empty": {}}
+    grads = {
+        "empty": {},
+        "none": None,
+        "a": (np.float64(0.5), {"V": np.ones(2), "W": np.ones((2, 3))}),
+        "b": np.ones(3),
+    }
+    updates, _ = optim.SGD(0.1).update(grads, {}, nest)
+    assert_close(updates, tree.map(lambda g: -0.1 * g, grads), tol=0.0)
+    wrong = {**grads, "a": (np.float64(0.5), {"V": np.ones(3), "W": np.ones((2, 3))})}
+    with pytest.raises(
+        ValueError, match=r"`grads\.a\[1\]\.V` must have shape \(2,\) like `params\.a\[1\]\.V`, got \(3,\)"
+    ):
+        optim.SGD(0.1).update(wrong, {}, nest)

@@ -67,7 +67,7 @@ def like(name: str, arrays: Tree, other_name: str, others: Tree, instead: str) -
     floats(name, arrays, instead)
     floats(other_name, others, instead)
     try:
-        tree.map(_nothing, tree.trainable(others), tree.trainable(arrays))
+        arrays = tree.map(lambda _, a: a, tree.trainable(others), tree.trainable(arrays))  # keys in one order
     except ValueError as error:
         raise ValueError(f"`{name}` must mirror `{other_name}`, constants apart: {error}") from None
     for (path, a), (_, b) in zip(_trained(arrays), _trained(others), strict=True):
@@ -82,8 +82,7 @@ def like(name: str, arrays: Tree, other_name: str, others: Tree, instead: str) -
 
 def _trained(arrays: Tree) -> Iterator[tuple[str, Any]]:
     """Yield the arrays of a tree that are trained, with their paths; NumPy turns one of no axis into a scalar."""
-    branches = [(path, a) for path, a in tree.items(arrays) if "fixed" not in path.split(".")]
-    for path, a in branches:
+    for path, a in tree.items(tree.trainable(arrays)):
         yield path, np.asarray(a) if isinstance(a, np.number) else a
 
 
@@ -148,7 +147,3 @@ def four_are_alike(arrays: Tree, first: Tree, second: Tree, third: Tree) -> bool
         == (len(second) - ("fixed" in second))
         == (len(third) - ("fixed" in third))
     )
-
-
-def _nothing(*arrays: Any) -> None:
-    """Stand in for a function where only the structure of trees is compared."""

@@ -24,7 +24,7 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
 
     Returns
     -------
-    grads : like `grads`
+    grads : like `grads`, without "fixed"
     norm : 0-d array
         The norm before, on the device; right also where squares are beyond the largest number. Of a gradient that is
         NaN it is NaN, and so are then all gradients, as in PyTorch: none is left unclipped beside it.
@@ -40,6 +40,7 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     """
     max_norm = checks.positive("max_norm", max_norm)
     tree_checks.floats("grads", grads, INSTEAD)
+    grads = tree.trainable(grads)
     leaves = tree.leaves(grads)
     if not leaves:
         raise ValueError("`grads` must hold at least one array, got none")
@@ -86,7 +87,7 @@ def clip_by_value(grads: Tree, limit: float) -> Tree:
 
     Returns
     -------
-    grads : like `grads`
+    grads : like `grads`, without "fixed"
 
     Raises
     ------
@@ -99,6 +100,7 @@ def clip_by_value(grads: Tree, limit: float) -> Tree:
     """
     limit = checks.positive("limit", limit)
     tree_checks.floats("grads", grads, INSTEAD)
+    grads = tree.trainable(grads)
 
     def clip(g: Array) -> Array:
         xp = xpx.namespace(g)

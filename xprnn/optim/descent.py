@@ -65,7 +65,7 @@ class SGD:
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Compute the updates of one step and the new state, as `Optimizer.update` says."""
-        factor, after = _begin(self.lr, grads, state, ("velocity",) if self.momentum else (), params)
+        grads, factor, after = _begin(self.lr, grads, state, ("velocity",) if self.momentum else (), params)
         if self.weight_decay:
             grads = _decayed(grads, params, self.weight_decay)
         if self.momentum == 0.0:
@@ -137,7 +137,7 @@ class RMSprop:
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Compute the updates of one step and the new state, as `Optimizer.update` says."""
-        factor, after = _begin(self.lr, grads, state, self._names(), params)
+        grads, factor, after = _begin(self.lr, grads, state, self._names(), params)
         α, μ = self.alpha, self.momentum
         spread = after["v"] = tree.map(lambda g, v: α * v + (1.0 - α) * g * g, grads, state["v"])
         if self.centered:
@@ -193,7 +193,7 @@ class Adam:
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Compute the updates of one step and the new state, as `Optimizer.update` says."""
-        check_update(grads, state, ("t", "m", "v"), params)
+        grads = check_update(grads, state, ("t", "m", "v"), params)
         return self._update(grads, state)
 
     def _update(self, grads: Tree, state: Tree) -> tuple[Tree, Tree]:
@@ -242,7 +242,7 @@ class AdamW(Adam):
     @xpx.no_underflow
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Compute the updates of one step and the new state, as `Optimizer.update` says."""
-        check_update(grads, state, ("t", "m", "v"), params)
+        grads = check_update(grads, state, ("t", "m", "v"), params)
         if not self.decoupled:
             return self._update(_decayed(grads, params, self.weight_decay), state)
         updates, after = self._update(grads, state)
@@ -252,13 +252,12 @@ class AdamW(Adam):
 
 def _begin(
     lr: float | Schedule, grads: Tree, state: Tree, names: tuple[str, ...], params: Tree
-) -> tuple[float, dict[str, Any]]:
-    """Check an update; return what its step is multiplied by, and the next state's count of updates."""
+) -> tuple[Tree, float, dict[str, Any]]:
+    """Check an update; return the gradients, the factor of its step, and the next state's count of updates."""
     if not callable(lr):
-        check_update(grads, state, names, params)
-        return -lr, {}
-    check_update(grads, state, ("t", *names), params)
-    return -learning_rate.at(lr, state["t"]), {"t": state["t"] + 1}
+        return check_update(grads, state, names, params), -lr, {}
+    grads = check_update(grads, state, ("t", *names), params)
+    return grads, -learning_rate.at(lr, state["t"]), {"t": state["t"] + 1}
 
 
 def _decayed(grads: Tree, params: Tree, decay: float) -> Tree:

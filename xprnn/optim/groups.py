@@ -78,6 +78,7 @@ class Groups:
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Compute the updates of one step and the new state, as `Optimizer.update` says."""
         tree_checks.like("grads", grads, "params", params, INSTEAD)  # before any work
+        grads = tree.trainable(grads)
         mine, theirs = self._split(grads), self._split(tree.trainable(params))
         if not isinstance(state, dict) or state.keys() != mine.keys():
             came = short_repr(list(state)) if isinstance(state, dict) else type(state).__name__

@@ -43,14 +43,14 @@ class Optimizer(Protocol):
         Parameters
         ----------
         grads : nested dict of arrays
-            The gradients: keys, shapes and dtypes of the parameters, without "fixed".
+            The gradients: keys, shapes and dtypes of the parameters. Those under "fixed" are left out.
         state : nested dict
             What `init`, or the last `update`, returned.
         params : nested dict of arrays
 
         Returns
         -------
-        updates : like `grads`
+        updates : like `grads`, without "fixed"
         state : like `state`
 
         Raises
@@ -62,8 +62,8 @@ class Optimizer(Protocol):
         """
 
 
-def check_update(grads: Tree, state: Tree, keys: tuple[str, ...], params: Tree) -> None:
-    """Check the arguments of an update: gradients and state are like the parameters, in keys, shapes and specs."""
+def check_update(grads: Tree, state: Tree, keys: tuple[str, ...], params: Tree) -> Tree:
+    """Check an update: gradients and state are like the parameters; return the gradients without constants."""
     averages = [key for key in keys if key != "t"]
     alike = _are_alike(grads, [params, *map(state.get, averages)] if isinstance(state, dict) else [params])
     if not alike:
@@ -74,6 +74,7 @@ def check_update(grads: Tree, state: Tree, keys: tuple[str, ...], params: Tree) 
             tree_checks.like(f"state.{key}", state[key], "grads", grads, INSTEAD)
     if "t" in keys and not xpx.is_traced(state["t"]):
         checks.integer("state.t", state["t"], 0)
+    return tree.trainable(grads)
 
 
 def _are_alike(grads: Tree, others: list[Tree]) -> bool:
