@@ -3,6 +3,7 @@
 Axes: T time, B batch, I input, V output width.
 """
 
+from abc import abstractmethod
 from typing import Any, Protocol, runtime_checkable
 
 from xprnn._array.messages import short_repr
@@ -32,12 +33,15 @@ class Stepper(Protocol):
     """Bound stepper: a layer with its parameters and a state of its own, run step by step."""
 
     @property
+    @abstractmethod
     def state(self) -> Any:
         """A copy of the state."""
 
+    @abstractmethod
     def __call__(self, x_t: Array) -> Array:
         """Run one time step: y_t (B, V) of x_t (B, I)."""
 
+    @abstractmethod
     def reset(self, rows: Any = None) -> None:
         """Set the state to that in which a sequence begins, of all streams or of these rows."""
 
@@ -47,7 +51,7 @@ class Layer(Protocol):
     """Layer protocol: what a class must have to be used as a layer, beside and inside the layers of this package.
 
     A layer is a configuration. It owns no array, and modifies no argument. Derive from this class, or only write its
-    methods. A layer without a state has the state ``()``.
+    methods: a class that derives and lacks one has no instances. A layer without a state has the state ``()``.
 
     Attributes
     ----------
@@ -108,6 +112,7 @@ class Layer(Protocol):
     True
     """
 
+    @abstractmethod
     def init(self, rng: Any, like: Array | None = None) -> dict[str, Any]:
         """Draw the parameters, a nested dict of arrays.
 
@@ -122,6 +127,7 @@ class Layer(Protocol):
         dict
         """
 
+    @abstractmethod
     def __call__(
         self,
         params: dict[str, Any],
@@ -146,6 +152,7 @@ class Layer(Protocol):
         y, state
         """
 
+    @abstractmethod
     def forward(
         self,
         params: dict[str, Any],
@@ -178,6 +185,7 @@ class Layer(Protocol):
         y, state, cache
         """
 
+    @abstractmethod
     def backward(
         self, params: dict[str, Any], cache: Any, dy: Any, dstate: Any = None
     ) -> tuple[dict[str, Any], Any, Any]:
@@ -200,6 +208,7 @@ class Layer(Protocol):
             In the form of `params` without constants ("fixed"), of x (None for integers), and of the state.
         """
 
+    @abstractmethod
     def step(self, params: dict[str, Any], x_t: Array, state: Any = None) -> tuple[Array, Any]:
         """Run one time step, in evaluation.
 
@@ -214,6 +223,7 @@ class Layer(Protocol):
         y_t, state
         """
 
+    @abstractmethod
     def stepper(self, params: dict[str, Any], state: Any = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
         """Bind the layer to its parameters and a state, for streams.
 

@@ -172,3 +172,13 @@ def test_a_layer_that_does_not_tell_its_width_is_asked_for_its_memory_with_that_
         wrapped({}, np.ones((T, B, I)))
     _, _, cache = xprnn.Segmented(dropout, memory_budget=one).forward({}, np.ones((T, B, I)))
     assert len(cache.cuts) == T + 1
+
+
+@pytest.mark.parametrize("kind", [protocol.Layer, protocol.Stepper, xprnn.optim.Optimizer])
+def test_a_class_that_derives_from_a_protocol_and_lacks_a_method_has_no_instances(kind):
+    names = [name for name, f in vars(kind).items() if name == "__call__" or not name.startswith("_")]
+    assert {"reset", "init"} & set(names)
+    for lacking in names:
+        methods = {name: lambda self: None for name in names if name != lacking}
+        with pytest.raises(TypeError, match=f"abstract method '?{lacking}"):
+            type("Own", (kind,), methods)()

@@ -1,5 +1,6 @@
 """The protocol of an optimiser, and the checks of its arguments."""
 
+from abc import abstractmethod
 from typing import Any, Protocol, runtime_checkable
 
 from xprnn import tree
@@ -19,6 +20,7 @@ class Optimizer(Protocol):
     Its state is a nested dict of arrays and of Python's ints and floats. No argument is written into.
     """
 
+    @abstractmethod
     def init(self, params: Tree) -> Tree:
         """Initialise the state of an optimiser.
 
@@ -37,6 +39,7 @@ class Optimizer(Protocol):
             If a parameter is no array of float32 or float64.
         """
 
+    @abstractmethod
     def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
         """Compute the updates of one step, which `xprnn.optim.apply` adds to the parameters.
 
