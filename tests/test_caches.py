@@ -130,7 +130,7 @@ print(resident() - before)
 @pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_calls_of_a_thousand_shapes_hold_no_memory(kernel):
     pytest.importorskip("resource", reason="the system does not tell a process's resident memory")
-    calls = 1500 if kernel == "numba" else 200  # nothing in the others is made for a number of rows
+    calls = 1500 if kernel == "numba" else 100  # nothing in the others is made for a number of rows
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", MEMORY, kernel, str(calls)],
         capture_output=True,

@@ -103,11 +103,11 @@ def test_a_budget_is_kept(name):
     model = xprnn.Sequential(LAYERS[name](8, 32, zoneout=0.1), xprnn.Dropout(0.1), xprnn.Linear(32, 4))
     T, B = 600, 4
     plain, _ = peak(model, T, B, 8)
-    for share in (2, 8):
+    for share in (2, 6):  # a smaller one takes longer: fewer states are stored
         wrapped = xprnn.Segmented(model, memory_budget=plain // share)
         most, returned = peak(wrapped, T, B, 8)
         assert most - returned - T * B * 4 * 4 <= plain // share  # y (T, B, 4) is returned too
-    assert wrapped.memory(T, B, 4)[0] == plain // 8
+    assert wrapped.memory(T, B, 4)[0] == plain // 6
     wrapped = xprnn.Segmented(model, memory_budget=plain // 4)
     rows = [np.ones((length, 8), np.float32) for length in (600, 500, 50, 600)]
     params = model.init(0, like=rows[0])

@@ -17,12 +17,19 @@ SMALL = ("--cell", "rnn", "--samples", "10", "--hidden", "3", "--batch", "4")
 
 
 @pytest.fixture
-def train(monkeypatch):
+def train_and_draw(monkeypatch):
     """The script, as a function of its arguments."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import train
 
     return lambda *arguments: train.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def train(train_and_draw, monkeypatch):
+    """The script without its pictures, which take longer than all the rest."""
+    monkeypatch.setattr("train.run.draw", lambda *arguments: None)
+    return train_and_draw
 
 
 def names(folder):
@@ -127,11 +134,11 @@ def test_a_run_that_was_stopped_in_its_first_epoch_goes_on(train, tmp_path, monk
     same(tmp_path / "run", tmp_path / "whole")
 
 
-def test_pictures_are_drawn_where_matplotlib_is(train, tmp_path):
+def test_pictures_are_drawn_where_matplotlib_is(train_and_draw, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib draws the pictures; not installed")
-    assert train(*SMALL, "--epochs", 1, "--out", tmp_path) == 0
+    assert train_and_draw(*SMALL, "--epochs", 1, "--out", tmp_path) == 0
     assert names(tmp_path) == sorted([*FILES, *PICTURES])
-    assert train("--epochs", 1, "--out", tmp_path / "main") == 0
+    assert train_and_draw("--epochs", 1, "--out", tmp_path / "main") == 0
     assert names(tmp_path / "main") == ["losses.json", "losses.png"]
     pictures = [*(tmp_path / name for name in PICTURES), tmp_path / "main" / "losses.png"]
     assert {path.read_bytes()[:4] for path in pictures} == {b"\x89PNG"}
@@ -139,11 +146,11 @@ def test_pictures_are_drawn_where_matplotlib_is(train, tmp_path):
 
 @pytest.mark.parametrize(("job", "written"), [(SMALL, FILES), ((), ["losses.json"])], ids=["cell", "main job"])
 def test_without_matplotlib_all_the_rest_is_written_and_one_line_says_so(
-    job, written, train, tmp_path, monkeypatch, capsys
+    job, written, train_and_draw, tmp_path, monkeypatch, capsys
 ):
     found = xprnn.plots.importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else found(name))
-    assert train(*job, "--epochs", 1, "--out", tmp_path) == 0
+    assert train_and_draw(*job, "--epochs", 1, "--out", tmp_path) == 0
     assert names(tmp_path) == written
     told = [line for line in capsys.readouterr().out.splitlines() if "needs matplotlib" in line]
     assert len(told) == 1
