@@ -14,6 +14,9 @@ TOLERANCE = 2e-6
 One of a million is off by 1e-2. The numbers themselves are rounded, by 6e-8, in all directions."""
 
 N = 10**6
+MANY = 2500
+"""Segments and minibatches, which take long one by one: a running sum of so many is off by 2e-5."""
+
 TENTH = float(np.float32(0.1))
 
 
@@ -81,8 +84,8 @@ def test_the_gradients_of_all_parameters_of_a_recurrent_layer(name, kernel):
 @pytest.mark.parametrize("kernel", ON_NUMPY)
 @pytest.mark.parametrize("make", [xprnn.RNN, xprnn.LSTM], ids=lambda make: make.__name__)
 def test_the_gradient_of_a_learned_state_in_which_many_segments_begin(make, kernel):
-    layer, x = make(1, 1, learn_state=True), np.full((10_000, 1, 1), 0.1, np.float32)
-    params, reset = layer.init(0), np.ones((10_000, 1), bool)
+    layer, x = make(1, 1, learn_state=True), np.full((MANY, 1, 1), 0.1, np.float32)
+    params, reset = layer.init(0), np.ones((MANY, 1), bool)
     found = gradients_of(layer, params, x, kernel, reset=reset)
     expected = gradients_of(layer, params, x.astype(np.float64), kernel, reset=reset)
     for state in ("h0", "c0")[: len(layer.cell.states)]:
@@ -118,7 +121,7 @@ def test_a_loss_a_penalty_and_a_norm(backend):
 
 
 def test_the_mean_over_many_minibatches():
-    x = np.full((20_000, 1, 1), 0.1, np.float32)
+    x = np.full((MANY, 1, 1), 0.1, np.float32)
     layer = xprnn.Linear(1, 1, bias=False)
     found = train.evaluate(layer, {"W": np.zeros((1, 1), np.float32)}, (x, x), loss=losses.mae, batch_size=1)
     assert error(found["loss"], TENTH) <= TOLERANCE
