@@ -120,7 +120,7 @@ def test_a_layer_without_a_state_in_every_shape_of_call(name, request):
     subject, choice = stateless(name), random.Random(name)
     shapes = list(every_shape((), choice))
     if not is_full(request):
-        shapes = choice.sample(shapes, 100)
+        shapes = choice.sample(shapes, 60)
     sequential = isinstance(subject.layer, xprnn.Sequential)
     found = [
         line for n, shape in enumerate(shapes) for line in failures(subject, shape, outputs=sequential and n % 2 == 0)
@@ -135,7 +135,7 @@ def test_a_nest_in_random_shapes_of_call(nest, inside, kind, request):
     for cell in KINDS if full else (kind,):
         subject = nested(nest, inside, cell)
         kernels, sequential = kernels_in(subject.layer), isinstance(subject.layer, xprnn.Sequential)
-        some = [random_shape(choice, kernels) for _ in range(60 if full else 2)]
+        some = [random_shape(choice, kernels) for _ in range(60 if full else 1)]
         for shape in (Shape(rng="int"), *some):
             outputs, n = sequential and choice.random() < 0.5, n + 1
             found += list(failures(subject, shape, outputs=outputs))
