@@ -116,8 +116,8 @@ def test_every_pair_of_options_has_the_right_derivative_along_a_direction(name, 
     assert directional_error(layer, given, options, np.random.default_rng(5)) < 1e-8  # check_gradients has 1e-7
 
 
-@pytest.mark.parametrize(("name", "combination"), CASES[::24], ids=IDS[::24])
-def test_every_24th_combination_passes_check_gradients(name, combination):
+@pytest.mark.parametrize(("name", "combination"), CASES[12::36], ids=IDS[12::36])
+def test_every_36th_combination_passes_check_gradients(name, combination):
     layer, given, options, _, _ = case(name, table.smooth(combination), seed=2, steps=3)
     x = np.nan_to_num(given["x"])
     if layer.batch_first:
@@ -161,7 +161,7 @@ EXTRA = 36
 """Random combinations beside the pairwise ones: about a hundred in all."""
 
 MOST = 100
-COMPARED = {"jax": 15, "array_api_strict": 50}
+COMPARED = {"jax": 15, "array_api_strict": 30}
 """How many a library compares, where not `MOST`: JAX compiles every one anew, for 2 to 4 s, and array-api-strict checks
 every operation. All with ``--combinations`` of 1000 and more."""
 
