@@ -151,3 +151,24 @@ def test_a_shape_in_a_message_has_no_quotes():
     x = [np.ones((4, 3)), np.ones((0, 3))]
     with pytest.raises(ValueError, match=r"`data: x\[1\]` must have shape \(T_n, 3\), got \(0, 3\)"):
         run(MODEL, (x, [np.ones((4, 2)), np.ones((0, 2))]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, r"`update.opt_state` must be a dict with the keys .*, got a dict with the keys none"),
+        (
+            optim.SGD(0.1, momentum=0.9).init({"l0": np.ones(2)}),
+            r"`update\.opt_state\..*` must be a dict with the keys",
+        ),
+    ],
+    ids=["empty", "other parameters"],
+)
+def test_an_optimisers_state_of_another_form_is_refused_before_any_work(wrong, message, rng):
+    def loss(*args, **options):
+        raise AssertionError("work was done")
+
+    rule = train.UpdateRule(opt_state=wrong)
+    optimizer = optim.SGD(0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=message):
+        train.fit(MODEL, MODEL.init(0), draw(rng), loss=loss, optimizer=optimizer, epochs=1, update=rule)

@@ -28,7 +28,11 @@ def start_of(plan: Plan, params: Params) -> At:
         As `resumed`.
     """
     at = resumed(plan, params) if plan.checkpoints is not None and plan.checkpoints.resume else None
-    return at or begin(plan, params, plan.update.opt_state)
+    if at is not None:
+        return at
+    if plan.update.opt_state is not None:
+        _check_like("update.opt_state", plan.update.opt_state, plan.optimizer.init(params))
+    return begin(plan, params, plan.update.opt_state)
 
 
 def resumed(plan: Plan, params: Params) -> At | None:
