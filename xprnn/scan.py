@@ -23,7 +23,7 @@ BLOCK = 32
 
 
 class Around(NamedTuple):
-    """What happens beside the cell in a step; each None is off, and costs nothing in the loop.
+    """Effects around the cell in a step; None is off, and costs nothing in the loop.
 
     In step t, for every state s: ``prev = where(reset, fresh, s)``; ``new = cell(a_t, prev)``;
     ``s = prev + gate*(new - prev)``; ``s = s + noise``; ``s = where(mask, s, prev)``.

@@ -95,7 +95,7 @@ def number(name: str, value: Any) -> float:
 
 
 def is_number(a: Any) -> bool:
-    """Tell whether `a` is a real number, NumPy's and 0-d arrays among them, but no bool."""
+    """Return whether `a` is a real number, NumPy's and 0-d arrays among them, but no bool."""
     if isinstance(a, Real):  # as NumPy's are
         return not isinstance(a, bool)
     if not xpx.is_array(a) or tuple(a.shape) != ():
@@ -193,7 +193,7 @@ def array(name: str, a: Array, spec: ArraySpec, letters: str, shape: tuple[int, 
 
 
 def fits(a: Any, spec: ArraySpec, shape: tuple[int, ...]) -> bool:
-    """Tell whether `a` is a NumPy array of this spec and shape; if not, `array` looks closer, and may raise."""
+    """Return whether `a` is a NumPy array of this spec and shape; if not, `array` looks closer, and may raise."""
     return type(a) is np.ndarray and spec.kind is np.ndarray and a.shape == shape and bool(a.dtype == spec.dtype)
 
 
@@ -231,7 +231,7 @@ def parameters(path: str, params: Any, shapes: Shapes, spec: ArraySpec, like: st
 
 
 def _fit(params: Any, shapes: Shapes, dtype: np.dtype) -> bool:
-    """Tell whether `params` holds NumPy arrays of this dtype and these shapes; what is wrong, `parameters` finds."""
+    """Return whether `params` holds NumPy arrays of this dtype and these shapes; what is wrong, `parameters` finds."""
     if type(params) is not dict or len(params) != len(shapes):
         return False
     for key, expected in shapes.items():

@@ -1,4 +1,4 @@
-"""What x, lengths, mask and reset mean: one form inside, time first with a batch axis, and back again."""
+"""Convert sequences between a user's layout and time-first batches; check lengths, mask and reset."""
 
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ class Sequence(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How the user's arrays are laid out, to hand results back in the same way."""
+    """Layout of a user's sequences, in which results are returned."""
 
     spec: ArraySpec
     T: int

@@ -1,4 +1,4 @@
-"""How messages print a value: cut short, on one line; of an array its type, dtype and shape."""
+"""Print values in error messages: cut short, on one line; of an array its type, dtype and shape."""
 
 import itertools
 import reprlib

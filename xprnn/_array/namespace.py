@@ -37,7 +37,7 @@ class ArraySpec(NamedTuple):
 
     @property
     def is_numpy(self) -> bool:
-        """Whether the arrays are NumPy's, which all live on the host."""
+        """Whether the arrays are NumPy's, on the host."""
         return issubclass(self.kind, np.ndarray)
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ def dtype_name(dtype: Any) -> str:
 
 
 def is_half(dtype: Any) -> bool:
-    """Tell whether a dtype is float16 or bfloat16."""
+    """Return whether a dtype is float16 or bfloat16."""
     return getattr(dtype, "itemsize", 0) == 2 and dtype_name(dtype) in HALF
 
 
@@ -139,7 +139,7 @@ def where(condition: Array, a: Array, b: Array, xp: Namespace) -> Array:
 
 
 def is_array(a: object) -> bool:
-    """Tell whether `a` is an array whose arithmetic follows the standard."""
+    """Return whether `a` is an array whose arithmetic follows the standard."""
     if isinstance(a, np.ndarray):
         return not isinstance(a, np.matrix | np.ma.MaskedArray)  # theirs differs
     return not isinstance(a, np.generic | type) and bool(compat.is_array_api_obj(a))
@@ -172,7 +172,7 @@ def write(a: Array, index: Any, value: Array) -> Array:
 
 
 def is_integer(a: Array) -> bool:
-    """Tell whether an array holds integers."""
+    """Return whether an array holds integers."""
     xp = namespace(a)
     if is_namespace_jax(xp):  # whose keys have a dtype of their own, and no kind
         jnp = sys.modules["jax"].numpy
@@ -244,7 +244,7 @@ def to_numpy(a: Array) -> np.ndarray:
 
 
 def is_traced(a: object) -> bool:
-    """Tell whether `a` is an array without a value: one of a function that JAX traces."""
+    """Return whether `a` is an array without a value: one of a function that JAX traces."""
     return type(a) is not int and is_array(a) and is_namespace_jax(namespace(a)) and device(a) is None
 
 

@@ -76,5 +76,5 @@ def _product(a: Array, b: Array) -> Array:
 
 
 def _are_numpy(a: Array, b: Array) -> bool:
-    """Tell whether both are NumPy arrays, and of no class of a user's own."""
+    """Return whether both are NumPy arrays, and of no class of a user's own."""
     return type(a) is np.ndarray and type(b) is np.ndarray

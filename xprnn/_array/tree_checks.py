@@ -87,7 +87,7 @@ def _trained(arrays: Tree) -> Iterator[tuple[str, Any]]:
 
 
 def _all_floats(arrays: Tree) -> bool:
-    """Tell whether a tree holds arrays of floats and nothing else, as most do; else `floats` looks closer.
+    """Return whether a tree holds arrays of floats and nothing else, as most do; else `floats` looks closer.
 
     An optimiser of a tiny net spends most of its time in such walks: they take no further call per NumPy array.
     """
@@ -109,12 +109,12 @@ def _is_float(a: Any) -> bool:
 
 @lru_cache
 def _is_float_type(kind: Any, dtype: Any) -> bool:
-    """Tell whether a dtype is float32 or float64; types of two libraries may be equal, so `kind` tells them apart."""
+    """Return whether a dtype is float32 or float64; types of two libraries may be equal, so `kind` tells them apart."""
     return xpx.dtype_name(dtype) in ("float32", "float64")
 
 
 def are_alike(arrays: Tree, others: Tree) -> bool:
-    """Tell whether two nested dicts hold NumPy arrays of floats that are alike; else `like` looks closer."""
+    """Return whether two nested dicts hold NumPy arrays of floats that are alike; else `like` looks closer."""
     if type(arrays) is not dict or type(others) is not dict:
         return False
     for key, a in arrays.items():
@@ -129,7 +129,7 @@ def are_alike(arrays: Tree, others: Tree) -> bool:
 
 
 def four_are_alike(arrays: Tree, first: Tree, second: Tree, third: Tree) -> bool:
-    """Tell whether each of three nested dicts `are_alike` with `arrays`, in half the time of three such calls."""
+    """Return whether each of three nested dicts `are_alike` with `arrays`, in half the time of three such calls."""
     if not type(arrays) is type(first) is type(second) is type(third) is dict:
         return False
     for key, a in arrays.items():

@@ -28,7 +28,7 @@ __all__ = ["Elman", "Factors", "Out", "StepCache"]
 
 
 class StepCache(NamedTuple):
-    """What a forward step leaves beside h."""
+    """Step cache of `forward`, beside h."""
 
     x: Array | None = None  # what f sees, where its slope needs that
     candidate: Array | None = None  # ĥ, where a factor on it makes h another

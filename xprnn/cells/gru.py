@@ -31,7 +31,7 @@ __all__ = ["GRU", "Factors", "GRUResetBefore", "Out", "StepCache"]
 
 
 class StepCache(NamedTuple):
-    """What a forward step leaves beside h."""
+    """Step cache of `forward`, beside h."""
 
     r: Array = None
     z: Array = None
@@ -66,7 +66,7 @@ class Out(NamedTuple):
 
 @dataclass(frozen=True)
 class _Gated(Cell):
-    """What both cells share: h_t = (1 - z) d n + z h_{t-1}."""
+    """Shared base of the two GRU cells: h_t = (1 - z) d n + z h_{t-1}."""
 
     gate: Activation | Custom = SIGMOID
     candidate: Activation | Custom = TANH

@@ -16,7 +16,7 @@ __all__ = ["Norm", "NormCache"]
 
 
 class NormCache(NamedTuple):
-    """What the forward pass of a normalisation leaves for the backward one."""
+    """Cache of a normalisation for its backward pass."""
 
     n: Array  # n̂, in the shape of v
     r: Array  # one per row and group

@@ -44,7 +44,7 @@ __all__ = ["LSTM", "Factors", "Out", "StepCache"]
 
 
 class StepCache(NamedTuple):
-    """What a forward step leaves beside h and c."""
+    """Step cache of `forward`, beside h and c."""
 
     i: Array = None
     f: Array = None

@@ -12,7 +12,7 @@ from xprnn.protocol import Layer
 
 
 class Explanation(NamedTuple):
-    """Which kernels the recurrent levels of a layer take."""
+    """Kernels of the recurrent levels of a layer, and the reasons."""
 
     kernel: str
     """The names of the kernels, in the order of the levels."""

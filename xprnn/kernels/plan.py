@@ -34,7 +34,7 @@ class Direction(NamedTuple):
 
 
 class DirectionCache(NamedTuple):
-    """What the forward pass of one direction leaves for the backward one."""
+    """Cache of one direction for its backward pass."""
 
     scan: Any  # of the kernel
     norm: NormCache | None  # of the input map
@@ -51,7 +51,7 @@ class Gradients(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a level runs, for one configuration, set of options, dtype, shape and library.
+    """Execution plan of a level, for one configuration, set of options, dtype, shape and library.
 
     `forward` and `backward` are the only way through a level. What is faster, such as input map, scan and gradients in
     one call, is another plan and not another way.

@@ -45,7 +45,7 @@ class Pieces(NamedTuple):
 
     @property
     def axis(self) -> int:
-        """Which axis of x, or of the arrays in it, is time."""
+        """The time axis of x, or of the arrays in it."""
         return 1 if self.form.batch_first else 0
 
     def segment(self, start: int, stop: int) -> tuple[Any, dict[str, Any]]:

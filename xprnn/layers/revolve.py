@@ -1,4 +1,4 @@
-"""When to store a state and when to run again: the optimal schedule of checkpoints for a chain of segments.
+"""Optimal checkpointing (Revolve): when to store a state and when to run again, for a chain of segments.
 
 A chain of n segments is run backward from its end; segment i needs the state before it. With c states stored at a time,
 the first among them, the fewest runs forward are reached by a binomial schedule.

@@ -1,4 +1,4 @@
-"""What all losses share: mask, weights and reduction, checked and applied."""
+"""Reduce losses over steps: mask, weights and reduction, checked and applied."""
 
 import math
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ INSTEAD = "cast it to float32 for the loss, and the gradient back to the layer's
 
 
 class Reduction(NamedTuple):
-    """Which steps count, and how much; mask and weights have an axis for V."""
+    """Steps that count, and their weights; mask and weights have an axis for V."""
 
     spec: ArraySpec
     mask: Array | None

@@ -81,7 +81,7 @@ def check_update(grads: Tree, state: Tree, keys: tuple[str, ...], params: Tree) 
 
 
 def _are_alike(grads: Tree, others: list[Tree]) -> bool:
-    """Tell whether all these nested dicts are like the gradients, by threes: a walk costs more than a comparison."""
+    """Return whether all these nested dicts are like the gradients, by threes: a walk costs more than a comparison."""
     try:
         while len(others) > 1:
             first, second, *others = others

@@ -1,4 +1,4 @@
-"""What the recurrent layers share: the calls of the layer protocol.
+"""Base class of recurrent layers: the methods of the layer protocol.
 
 Axes: T time, B batch, I input, H hidden units, G gates, L layers, D directions. A layer is its configuration; the
 parameters are a dict that the user holds, and no argument is ever modified.
@@ -24,7 +24,7 @@ from xprnn.recurrent.step import Stepper
 
 @dataclass(frozen=True, repr=False)
 class Recurrent(Configuration):
-    """What the three recurrent layers share; see `RNN`, `GRU` or `LSTM`."""
+    """Base class of recurrent layers, built in or with a cell of your own; see `RNN`, `GRU` or `LSTM`."""
 
     def init(self, rng: Any, like: Array | None = None) -> Params:
         """Draw parameters.
@@ -215,7 +215,7 @@ class Recurrent(Configuration):
         return stack.trace(self, params, x, state0, **options)
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto") -> tuple[int, int]:
-        """Tell what a training step takes on NumPy.
+        """Estimate the memory of a training step on NumPy.
 
         Parameters
         ----------

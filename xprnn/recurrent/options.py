@@ -30,7 +30,7 @@ FLAGS = ("variational", "learn_tau", "autapses", "learn_state", "residual")
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)  # the layers make their own
 class Options:
-    """What happens around a step; the meaning of each is in `xprnn.RNN`."""
+    """Options around a step: dropout, zoneout, leak, noise, constraints; `xprnn.RNN` documents each."""
 
     dropout: float = 0.0
     input_dropout: float = 0.0
@@ -82,7 +82,7 @@ class Options:
 
     @cached_property
     def surrounded(self) -> bool:
-        """Whether anything happens around the scan of a part; dropout between layers and residuals are outside."""
+        """Whether an option acts around the scan of a direction; dropout between layers and residuals do not."""
         inside = ("hidden_dropout", "candidate_dropout", "zoneout", "zoneout_c", "weight_drop", "noise", "sparsity")
         present = self.tau is not None or self.dale is not None or not self.autapses
         return present or any(getattr(self, name) for name in inside)

@@ -51,7 +51,7 @@ def stepper(
 
 
 class Bound(Protocol):
-    """What a kernel binds: it runs steps without any checks and owns the state."""
+    """Bound step of a kernel: it runs without any checks and owns the state."""
 
     def run(self, x_t: Array) -> Array:
         """Return y_t (B, H), an array of the caller's own, for x_t (B, I)."""

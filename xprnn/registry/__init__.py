@@ -138,7 +138,7 @@ def _check_fields(cls: type) -> None:
 
 
 def _is_renewed(cls: type, other: type) -> bool:
-    """Tell whether a class is another one defined anew."""
+    """Return whether a class is another one, defined again."""
     return (cls.__module__, cls.__qualname__) == (other.__module__, other.__qualname__)
 
 

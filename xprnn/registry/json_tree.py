@@ -28,7 +28,7 @@ Inner = Callable[[Any, str], Any]
 
 
 def is_text(text: str) -> bool:
-    """Tell whether UTF-8 can hold a text: JSON, and Python, have halves of letters too."""
+    """Return whether UTF-8 can hold a text: JSON, and Python, have halves of letters too."""
     return re.search("[\ud800-\udfff]", text) is None
 
 

@@ -1,4 +1,4 @@
-"""What a task draws, and the check of a batch that comes back to a task."""
+"""Batch of a task: inputs, targets and mask, and its check."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""What linear least squares leaves of a time series: the baseline of the forecasting tasks."""
+"""Linear autoregression by least squares: the baseline of the forecasting tasks."""
 
 from typing import Any
 

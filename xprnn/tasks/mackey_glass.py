@@ -73,7 +73,7 @@ class MackeyGlass:
 
     @property
     def _lag(self) -> int:
-        """How many steps make `tau`."""
+        """Return `tau` in integration steps."""
         return round(self.tau / self.dt * self.substeps)
 
     def draw(self, n: int, rng: Any) -> Batch:

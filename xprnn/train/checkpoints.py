@@ -1,4 +1,4 @@
-"""Where and how often `xprnn.train.fit` writes checkpoints, and whether it resumes from the newest."""
+"""Checkpoints of `xprnn.train.fit`: the folder, how often they are written, and resuming."""
 
 import os
 from dataclasses import KW_ONLY, dataclass

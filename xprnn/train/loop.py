@@ -75,12 +75,12 @@ class Fitting:
         self._saved = at
 
     def _is_due(self) -> bool:
-        """Tell whether a checkpoint is to be written after this update."""
+        """Return whether a checkpoint is to be written after this update."""
         every = self._every
         return every is not None and self.at.step % every == 0
 
     def _is_over(self) -> bool:
-        """Tell whether patience has run out."""
+        """Return whether patience has run out."""
         best, patience = self.at.best, self._patience
         return patience is not None and best is not None and self.at.epoch - best.epoch > patience
 
@@ -167,7 +167,7 @@ class Fitting:
 
 
 def _is_better(metric: float, best: Best | None, least: float) -> bool:
-    """Tell whether a loss is better than the best so far, by more than `least`; NaN is better than nothing alone."""
+    """Return whether a loss is better than the best so far, by more than `least`; NaN is better than nothing alone."""
     if best is None:
         return True
     return metric < best.loss - least or (math.isnan(best.loss) and not math.isnan(metric))

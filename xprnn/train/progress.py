@@ -67,5 +67,5 @@ def _has_tqdm() -> bool:
 
 
 def _is_watched() -> bool:
-    """Tell whether a notebook or a terminal shows what is printed."""
+    """Return whether a notebook or a terminal shows what is printed."""
     return "ipykernel" in sys.modules or bool(getattr(sys.stderr, "isatty", bool)())

@@ -73,7 +73,7 @@ def _check_same_run(path: Path, plan: Plan, found: checkpoint.Checkpoint) -> Non
 
 
 def _is_same(a: Any, b: Any) -> bool:
-    """Tell whether two settings are equal and of one type; any value of a file may be an array."""
+    """Return whether two settings are equal and of one type; any value of a file may be an array."""
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):

@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
     @property
     def updates(self) -> int:
-        """How many updates there are in all."""
+        """The number of updates in all."""
         return self.epochs * self.source.updates(self.batch_size, self.update.accumulate)
 
 

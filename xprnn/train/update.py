@@ -14,7 +14,7 @@ from xprnn.train.state import At, Plan
 
 
 class Update(NamedTuple):
-    """What an update has launched, before anybody has looked at its numbers."""
+    """Results of an update that may still be computing on a device."""
 
     report: Any  # two numbers, (2,) on a device: the loss, and a sum that is finite where all new parameters are
     params: Any
