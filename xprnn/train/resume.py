@@ -9,7 +9,7 @@ from typing import Any
 
 from xprnn import checkpoint, tree
 from xprnn._array import namespace as xpx
-from xprnn._array.messages import short_repr
+from xprnn._array.messages import short_repr, type_name
 from xprnn.checkpoint import CheckpointError
 from xprnn.recurrent.parameters import Params
 from xprnn.registry.json_tree import step
@@ -213,6 +213,8 @@ def _kind(a: Any) -> str:
         return f"a dict with the keys {', '.join(map(str, a)) or 'none'}"
     if isinstance(a, tuple):
         return f"a tuple of {len(a)}"
-    if hasattr(a, "dtype"):
+    if xpx.is_array(a):
         return f"an array of {xpx.dtype_name(a.dtype)} and shape {tuple(a.shape)}"
+    if hasattr(a, "dtype"):  # as a masked array, whose mask nothing here reads
+        return type_name(a)
     return f"a {type(a).__name__}" if isinstance(a, bool | int | float | str | list) else short_repr(a)
