@@ -30,9 +30,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--fuzz",
         type=int,
-        default=300,
+        default=150,
         metavar="N",
-        help="how many broken files to read in each fuzz test of checkpoints (300; 10000 is the full run)",
+        help="how many broken files to read in each fuzz test of checkpoints (150; 10000 is the full run)",
     )
     parser.addoption(
         "--updates",
