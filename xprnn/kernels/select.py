@@ -15,7 +15,7 @@ from xprnn._array.namespace import ArraySpec, Namespace
 from xprnn.cells import Cell
 from xprnn.kernels.half import upcast_kernel
 from xprnn.kernels.plan import Plan
-from xprnn.kernels.registry import KERNELS, REFERENCE, Entry, Kernel
+from xprnn.kernels.registry import KERNELS, REFERENCE, Kernel
 from xprnn.kernels.threads import SMALL
 from xprnn.scan import NOTHING, Around
 
@@ -111,7 +111,7 @@ def select(
 def _plan(question: Question) -> Plan:
     """Make the plan that `select` remembers."""
     check_name(question.kernel)
-    kernel, why = _choose(KERNELS, question)
+    kernel, why = _choose(question)
     if not xpx.is_half(question.dtype):
         T, B, I, H = question.shape
         fused = None if question.noise else kernel.fused
@@ -127,13 +127,13 @@ remembered = lru_cache(maxsize=1024)(_plan)
 """Cache of plans by their questions. What is installed is assumed not to change within a process."""
 
 
-def _choose(registry: dict[str, Entry], question: Question) -> tuple[Kernel, str]:
+def _choose(question: Question) -> tuple[Kernel, str]:
     """Choose the kernel, before any upcast, and say why."""
     library, name = xpx.package(question.xp), question.kernel
     if name == "reference":
         return REFERENCE, "asked for by name"
     if name != "auto":
-        entry = registry[name]
+        entry = KERNELS[name]
         if not entry.runs_on(question.xp):
             why = f"it runs on {entry.package} arrays, not on {library} arrays"
         else:
@@ -142,7 +142,7 @@ def _choose(registry: dict[str, Entry], question: Question) -> tuple[Kernel, str
             raise ValueError(f"`kernel` {name!r} cannot run this scan: {why}")
         return entry.load(), "asked for by name"
     refusals: list[str] = []
-    for name, entry in registry.items():
+    for name, entry in KERNELS.items():
         if entry.runs_on(question.xp):
             refusal = entry.lacks or _refusal(entry.load(), question, free=True)
             if refusal is None:

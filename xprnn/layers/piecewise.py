@@ -144,7 +144,7 @@ class Piecewise(Wrapper, ABC):
         """Run forward, piece by piece, without a cache; parameters as in `forward`."""
         call = self._read(params, x, **options)
         if autograd.is_recording(params, x, state0):
-            return self.forward(params, x, state0, **options)[:2]
+            return self._forward_with_cache(params, x, state0, call)[:2]
         y, state, _ = self._forward(params, state0, *call, keep=False)
         return y, state
 
@@ -168,6 +168,12 @@ class Piecewise(Wrapper, ABC):
         It gives first derivatives only; the inner layer, with the same parameters, has higher ones, and `torch.func`.
         """
         call = self._read(params, x, lengths=lengths, mask=mask, reset=reset, rng=rng, kernel=kernel)
+        return self._forward_with_cache(params, x, state0, call)
+
+    def _forward_with_cache(
+        self, params: Params, x: Any, state0: State, call: tuple[Pieces, Key | None, str]
+    ) -> tuple[Any, State, Cache]:
+        """Run forward; on PyTorch tensors that record gradients, as one node of their graph."""
 
         def run() -> tuple[Any, State, Cache]:
             return self._forward(params, _copied(state0), *call, keep=True)
