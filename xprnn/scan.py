@@ -89,7 +89,8 @@ def scan(
     xp = xpx.namespace(a)
     step = cell.forward(p, xp, around.inner)
     apart = around.gate is not None or around.noise is not None  # candidates differ from states
-    off = all(field is None for field in (around.reset, around.mask, around.gate, around.noise, around.drop))
+    beside = around.reset, around.mask, around.gate, around.noise, around.drop
+    off = around is NOTHING or all(effect is None for effect in beside)
 
     def bare(state: States, inputs: Any) -> tuple[States, Any]:
         new, cell_cache = step(inputs[0], state)

@@ -58,7 +58,7 @@ def test_a_whole_layer_is_the_reference(name, shape, on, bias, dtype, rng):
     around, (dstates, dfinal) = scan.Around(*around), (weight["states"], weight["final"])
     expected, daround = by_parts(cell, x, state0, p, around, dstates, dfinal, want)
     states, final, cache = LAYER.forward(cell, x, state0, p, around)
-    da, dstate0, dp, dgate, dx = LAYER.backward(cell, dstates, dfinal, cache, x, p, want=want)
+    dp, dx, dstate0, dgate, da = LAYER.backward(cell, dstates, dfinal, cache, x, p, want=want)
     found = {"states": states, "final": final, "da": da, "dstate0": dstate0, "dp": dp, "dx": dx}
     # a chain of T roundings of 6e-8 each, on either side; half of what they could add up to, where that is more
     tol = max(2e-6, 0.5 * 6e-8 * shape[0]) if dtype == np.float32 else None

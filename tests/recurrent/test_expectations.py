@@ -182,7 +182,9 @@ def test_dropout_masks_are_independent(rng):
     masks = {part: inside["h"] != 0.0 for part, inside in layer.trace(params, x, rng=5).items()}
     independent(masks, P)
     dropped = {
-        f"{k}": drop != 0.0 for k, drop in enumerate(layer.forward(params, x, rng=5)[2].drops) if drop is not None
+        f"{k}": level.drop != 0.0
+        for k, level in enumerate(layer.forward(params, x, rng=5)[2].levels)
+        if level.drop is not None
     }
     assert list(dropped) == ["1", "2"]
     independent(dropped, P)
@@ -195,7 +197,7 @@ def test_input_masks_are_independent_and_one_per_sequence_where_variational(rng)
     x = np.ones((T, B, 4))
     for variational in (False, True):
         layer = xprnn.RNN(4, 4, 2, input_dropout=P, dropout=P, variational=variational)
-        first, second = (drop != 0.0 for drop in layer.forward(layer.init(rng), x, rng=5)[2].drops)
+        first, second = (level.drop != 0.0 for level in layer.forward(layer.init(rng), x, rng=5)[2].levels)
         if not variational:
             independent({"input": first, "dropout": second}, P)
             continue

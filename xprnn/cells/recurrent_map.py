@@ -34,7 +34,7 @@ def forward(
     p: Params, xp: Namespace, inner: Array | None = None, rows: slice = ALL, norm: Norm | None = None
 ) -> Callable[[Array], tuple[Array, NormCache | None]]:
     """Bind h (B, n) to u (B, G*H) and what the normalisation leaves."""
-    W = xp.matrix_transpose(p["W_hh"][rows, ...])  # (n, G*H)
+    W = p["W_hh"][rows, ...].T  # (n, G*H)
     if norm is not None:
         scaled = scale(p, xp, norm, rows)
         return lambda h: scaled((h if inner is None else h * inner) @ W)

@@ -13,7 +13,7 @@ from xprnn._array import products as array_products
 from xprnn._array.namespace import Array
 from xprnn.cells import Cell, Params, States, input_map
 from xprnn.cells.layer_norm import NormCache
-from xprnn.kernels.registry import Fused, Kernel
+from xprnn.kernels.registry import Fused, Gradients, Kernel
 from xprnn.scan import Around
 
 
@@ -40,16 +40,6 @@ class DirectionCache(NamedTuple):
     norm: NormCache | None  # of the input map
 
 
-class Gradients(NamedTuple):
-    """Gradients of one direction."""
-
-    params: dict[str, Array]  # of the input map and of the cell
-    x: Array  # (T, B, I)
-    state0: States  # (B, n) each
-    around: Around
-    a: Array  # (T, B, G*H), of the pre-activations
-
-
 class Plan(NamedTuple):
     """Execution plan of a level, for one configuration, set of options, dtype, shape and library.
 
@@ -69,24 +59,28 @@ class Plan(NamedTuple):
         owner = "the array library" if self.kernel.products is array_products else self.kernel.name
         return f"a scan between products of {owner}"
 
-    def forward(self, cell: Cell, directions: Sequence[Direction], *, keep: bool) -> list[tuple[States, States, Any]]:
+    def forward(
+        self, cell: Cell, directions: Sequence[Direction], *, keep: bool
+    ) -> tuple[list[States], list[States], list[Any]]:
         """Run every direction forward.
 
         Returns
         -------
-        list
-            Per direction the states (T, B, n), the final state (B, n), and the `DirectionCache`, without meaning where
-            `keep` is False.
+        states : list of states (T, B, n)
+            Per direction, in the time of its run.
+        finals : list of states (B, n)
+        caches : list
+            For `backward`; without meaning where `keep` is False.
         """
         if self.fused is not None:
             run = self.fused.forward
-            done = [run(cell, d.x, d.state0, d.params, d.around, keep=keep) for d in directions]
-            return [(states, final, DirectionCache(cache, None)) for states, final, cache in done]
+            done = [run(cell, x, state0, p, around, keep=keep) for x, p, _, state0, around, _ in directions]
+            return _columns(done)
         norms: list[NormCache | None] = []
         arguments = (self._scan_arguments(cell, d, norms) for d in directions)  # lazily: all at once are large
         scans = self.kernel.scans(cell, arguments, keep=keep)
-        pairs = zip(scans, norms, strict=True)
-        return [(states, final, DirectionCache(cache, norm)) for (states, final, cache), norm in pairs]
+        states, finals, caches = _columns(scans)
+        return states, finals, list(map(DirectionCache, caches, norms))
 
     def _scan_arguments(
         self, cell: Cell, direction: Direction, norms: list[NormCache | None]
@@ -103,20 +97,20 @@ class Plan(NamedTuple):
         self,
         cell: Cell,
         directions: Sequence[Direction],
-        caches: Sequence[DirectionCache],
+        caches: Sequence[Any],
         dstates: Sequence[tuple[Array | None, ...]],
         dfinals: Sequence[tuple[Array | None, ...]],
         *,
         want: tuple[str, ...],
     ) -> Iterator[Gradients]:
         """Run every direction backward; yield its gradients before the next one begins."""
-        each = list(zip(directions, caches, dstates, dfinals, strict=True))
+        each = zip(directions, caches, dstates, dfinals, strict=True)
         if self.fused is not None:
-            run = partial(self.fused.backward, cell, want=want)
-            return (_of_fused(*run(dstate, dfinal, cache.scan, d.x, d.params)) for d, cache, dstate, dfinal in each)
+            run = self.fused.backward
+            return (run(cell, dstate, dfinal, cache, d.x, d.params, want=want) for d, cache, dstate, dfinal in each)
         arguments = ((dstate, dfinal, cache.scan, d.cell_params) for d, cache, dstate, dfinal in each)
-        scans = iter(self.kernel.scans_backward(cell, arguments, want=want))
-        return (self._gradients(cell, d, cache, next(scans)) for d, cache, _, _ in each)
+        scans = self.kernel.scans_backward(cell, arguments, want=want)
+        return map(partial(self._gradients, cell), directions, caches, scans)
 
     def _gradients(self, cell: Cell, d: Direction, cache: DirectionCache, scan: tuple[Any, ...]) -> Gradients:
         """Return the gradients of a direction from those of its scan."""
@@ -126,6 +120,10 @@ class Plan(NamedTuple):
         return Gradients({**dp, **dp_input}, dx, dstate0, daround, da)
 
 
-def _of_fused(da: Array, dstate0: States, dp: dict[str, Array], daround: Around, dx: Array) -> Gradients:
-    """Return the gradients of a direction that is one call."""
-    return Gradients(dp, dx, dstate0, daround, da)
+def _columns(rows: list[tuple[Any, Any, Any]]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Transpose a list of three-tuples."""
+    if len(rows) == 1:
+        a, b, c = rows[0]
+        return [a], [b], [c]
+    first, second, third = zip(*rows, strict=True)
+    return list(first), list(second), list(third)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from xprnn import scan as reference
 from xprnn._array import namespace as xpx
 from xprnn._array import products as array_products
-from xprnn._array.namespace import Namespace
+from xprnn._array.namespace import Array, Namespace
 from xprnn.activations import RELU
-from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore
+from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore, States
 from xprnn.kernels.reference_stepper import BoundReference
 from xprnn.scan import Around
 
@@ -21,12 +21,22 @@ class Fused(NamedTuple):
 
     `takes(cell, shape, H, around)` returns whether it runs H units for x (T, B, I), from which fields of `around` are
     present. `forward` and `backward` are the scan pair with two differences. `x` stands in the place of a, and behind
-    the cache; `p` and its gradient hold the input map's parameters too, and the gradient of x is returned last.
+    the cache; `p` holds the input map's parameters too, and the gradients are returned as `Gradients`.
     """
 
     takes: Callable[..., bool]
     forward: Callable[..., Any]
     backward: Callable[..., Any]
+
+
+class Gradients(NamedTuple):
+    """Gradients of one direction."""
+
+    params: dict[str, Array]  # of the input map and of the cell
+    x: Array  # (T, B, I)
+    state0: States  # (B, n) each
+    around: Around
+    a: Array  # (T, B, G*H), of the pre-activations
 
 
 class Memory(NamedTuple):

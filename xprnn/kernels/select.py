@@ -103,13 +103,14 @@ def select(
     Half types: a kernel with `takes_half` is asked with them. Any other is asked with float32, and runs upcast.
     """
     present = around if around is NOTHING else Around(*[None if field is None else PRESENT for field in around])
-    device = spec.device.id if xpx.is_namespace_cupy(spec.xp) else None
-    question = Question(cell, present, noise, spec.xp, spec.dtype, device, shape, directions, kernel, stream)
-    return remembered(question) if cell.is_hashable else _plan(question)
+    device = spec.device.id if spec.device is not None and xpx.is_namespace_cupy(spec.xp) else None
+    plan = remembered if cell.is_hashable else _plan
+    return plan(cell, present, noise, spec.xp, spec.dtype, device, shape, directions, kernel, stream)
 
 
-def _plan(question: Question) -> Plan:
-    """Make the plan that `select` remembers."""
+def _plan(*arguments: Any) -> Plan:
+    """Make the plan that `select` remembers; the arguments are the fields of a `Question`."""
+    question = Question(*arguments)
     check_name(question.kernel)
     kernel, why = _choose(question)
     if not xpx.is_half(question.dtype):

@@ -41,7 +41,7 @@ class Effects(NamedTuple):
 
     def lasting(self, layer: Configuration) -> "Effects":
         """Drop the arrays that the backward pass does not need."""
-        return self if self is OFF or layer.learn_tau else self._replace(noise=None, zoneout=())
+        return self if layer.learn_tau else self._replace(noise=None, zoneout=())
 
 
 OFF = Effects(NOTHING, None, None, (), None)
@@ -83,8 +83,6 @@ def make_effects(layer: Configuration, p: dict[str, Any], call: Call, name: str,
     reverse : bool
         Whether the direction runs against time.
     """
-    if not layer.surrounded:
-        return OFF
     form, xp = call.form, call.form.spec.xp
     draws = None if call.key is None else Draws(call.key.fold(name), form)
 

@@ -13,11 +13,12 @@ from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array, ArraySpec
 from xprnn.kernels.plan import Plan
+from xprnn.recurrent import call as calls
 from xprnn.recurrent import memory, parameters, stack, step
 from xprnn.recurrent.around import presence
+from xprnn.recurrent.call import Cache
 from xprnn.recurrent.config import Configuration
 from xprnn.recurrent.parameters import Params
-from xprnn.recurrent.stack import Cache
 from xprnn.recurrent.state import State
 from xprnn.recurrent.step import Stepper
 
@@ -76,7 +77,8 @@ class Recurrent(Configuration):
         -------
         y, state
         """
-        y, state, _ = stack.forward(self, params, x, state0, keep=False, **options)
+        call = calls.read_forward(self, params, x, state0, **options)
+        y, state, _ = stack.forward(self, params, call, keep=False)
         return y, state
 
     @xpx.quiet
@@ -146,8 +148,8 @@ class Recurrent(Configuration):
         a state with a leak or zoneout H more, a gate whose slope its output does not tell H more, and layer
         normalisation some (2G + 1) H. `xprnn.Segmented` bounds it.
         """
-        options = {"lengths": lengths, "mask": mask, "reset": reset, "rng": rng, "kernel": kernel}
-        return stack.forward(self, params, x, state0, keep=True, **options)
+        call = calls.read_forward(self, params, x, state0, lengths, mask, reset, rng, kernel)
+        return stack.forward(self, params, calls.own(call), keep=True)
 
     @no_grad
     @xpx.quiet
@@ -188,7 +190,8 @@ class Recurrent(Configuration):
         ----------
         .. [1] Werbos (1990), Backpropagation through time, Proceedings of the IEEE 78(10).
         """
-        return stack.backward(self, params, cache, dy, dstate)
+        dy, dfinals = calls.read_backward(self, params, cache, dy, dstate)
+        return stack.backward(self, params, cache, dy, dfinals)
 
     @xpx.quiet
     def trace(
@@ -211,8 +214,8 @@ class Recurrent(Configuration):
             invalid ones; the gates by their letters, `r`, `z`, `n` of GRU, `i`, `f`, `g`, `o` of LSTM, 0 at invalid
             steps. Every array is in x's layout and time, also those of the reverse direction, "l0_reverse".
         """
-        options = {"lengths": lengths, "mask": mask, "reset": reset, "rng": rng}
-        return stack.trace(self, params, x, state0, **options)
+        call = calls.read_forward(self, params, x, state0, lengths, mask, reset, rng, "reference")
+        return stack.trace(self, params, call)
 
     def memory(self, T: int, B: int, itemsize: int = 8, kernel: str = "auto") -> tuple[int, int]:
         """Estimate the memory of a training step on NumPy.

@@ -3,7 +3,7 @@
 Axes: T time, B batch, I input, H hidden units, L layers, D directions.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xprnn import kernels, random, tree
 from xprnn._array import checks
@@ -18,6 +18,9 @@ from xprnn.recurrent.config import Configuration
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
 
+if TYPE_CHECKING:
+    from xprnn.recurrent.level import LevelCache
+
 
 class Call(NamedTuple):
     """Checked arguments of a call, in the form in which a layer computes."""
@@ -31,12 +34,20 @@ class Call(NamedTuple):
     kernel: str
 
 
+class Cache(NamedTuple):
+    """Cache of `forward` for `backward`. It refers to x and y, so change neither in between."""
+
+    layer: Configuration
+    form: Form
+    mask: Array | None
+    levels: "tuple[LevelCache, ...]"
+
+
 def read_forward(
     layer: Configuration,
     params: Params,
     x: Any,
     state0: State = None,
-    *,
     lengths: Any = None,
     mask: Any = None,
     reset: Any = None,
@@ -81,13 +92,16 @@ def read_binding(
 
 
 def read_backward(
-    layer: Configuration, params: Params, form: Form, mask: Array | None, dy: Any, dstate: State
+    layer: Configuration, params: Params, cache: Cache, dy: Any, dstate: State
 ) -> tuple[Array | None, list[States | None]]:
     """Check the arguments of `backward`; return dy (T, B, D*H), 0 at invalid steps, and dstate per direction."""
+    if not isinstance(cache, Cache) or (cache.layer is not layer and cache.layer != layer):
+        raise ValueError("`cache` must come from this layer's `forward`")
+    form = cache.form
     parameters.check(layer, params, form.spec)
     if dy is not None:
         letter = "D*H" if layer.state_sizes[0] == layer.hidden_size else "D*P"
-        dy = select(mask, form.read("dy", dy, letter, layer.widths[1]), form.spec.xp)
+        dy = select(cache.mask, form.read("dy", dy, letter, layer.widths[1]), form.spec.xp)
     B = form.B if form.batched else None
     return dy, states_of.read("dstate", dstate, layer._sizes, form.spec, B)
 

@@ -175,6 +175,11 @@ class Configuration(Options, ABC):
         return tuple(self.cell.parameters(self.hidden_size, bias=self.bias is True))
 
     @cached_property
+    def _no_states(self) -> tuple[None, ...]:
+        """A None for each component of the state."""
+        return (None,) * len(self.cell.states)
+
+    @cached_property
     def _sizes(self) -> tuple[tuple[int, ...], int]:
         """The widths of the components of the state, and the number of directions of all levels."""
         return self.state_sizes, len(self._names)

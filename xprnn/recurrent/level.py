@@ -4,21 +4,22 @@ The reverse direction is: flip the time of everything, run, flip back. Axes: T t
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xprnn import kernels
 from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form, flip, flip_reset, select
-from xprnn._array.namespace import Array
+from xprnn._array.namespace import Array, Namespace
 from xprnn._array.sums import sum_time
 from xprnn.cells import States
-from xprnn.kernels.plan import Direction, DirectionCache, Gradients, Plan
+from xprnn.kernels.plan import Direction, Plan
 from xprnn.kernels.reference_stepper import LayerBinding
-from xprnn.recurrent.around import Effects, leak_gradient, make_effects
+from xprnn.kernels.registry import Gradients
+from xprnn.recurrent.around import OFF, Effects, leak_gradient, make_effects
 from xprnn.recurrent.call import Call
 from xprnn.recurrent.config import Configuration
 from xprnn.recurrent.parameters import INPUT, Params
-from xprnn.scan import Around
+from xprnn.scan import NOTHING, Around
 
 
 class LevelCache(NamedTuple):
@@ -26,8 +27,9 @@ class LevelCache(NamedTuple):
 
     plan: Plan
     x: Array  # (T, B, I)
+    drop: Array | None  # the factor on the output of the level below, which made it x
     arounds: Sequence[Around]
-    caches: Sequence[DirectionCache]
+    caches: Sequence[Any]  # of the plan
     effects: Sequence[Effects]
     learned_starts: Sequence[bool]  # whether the initial state was the learned one
 
@@ -36,13 +38,21 @@ def forward(
     layer: Configuration,
     names: Sequence[str],
     params: Params,
-    x: Array,
+    below: Array,
+    drop: Array | None,
     state0: Sequence[States | None],
     call: Call,
     *,
     keep: bool,
 ) -> tuple[Array, list[States], LevelCache | None]:
     """Run a level in all its directions.
+
+    Parameters
+    ----------
+    below : array (T, B, I)
+        The output of the level below.
+    drop : array (T, B, I) or (1, B, I), optional
+        The factor on it.
 
     Returns
     -------
@@ -52,22 +62,32 @@ def forward(
         Per direction.
     cache : LevelCache or None
     """
-    form, D, xp, cell = call.form, len(names), call.form.spec.xp, layer.cell
-    effects = [make_effects(layer, params[name], call, name, reverse=d > 0) for d, name in enumerate(names)]
+    form, D, xp = call.form, len(names), call.form.spec.xp
+    x = below if drop is None else below * drop
+    effects = _effects(layer, names, params, call)
     directions = [
         _direction(layer, params[name], x, state0[d], effects[d], call, reverse=d > 0) for d, name in enumerate(names)
     ]
     around, noisy = directions[0].around, directions[0].noise is not None
     shape = form.T, form.B, x.shape[-1], layer.hidden_size
-    plan = kernels.select(cell, around, form.spec, shape, call.kernel, directions=D, noise=noisy)
-    done = plan.forward(cell, directions, keep=keep)
-    hs = [select(call.mask, flip(each[0][0], xp) if d else each[0][0], xp) for d, each in enumerate(done)]
-    h, finals = hs[0] if D == 1 else xp.concat(hs, axis=-1), [final for _, final, _ in done]
+    plan = kernels.select(layer.cell, around, form.spec, shape, call.kernel, directions=D, noise=noisy)
+    states, finals, caches = plan.forward(layer.cell, directions, keep=keep)
+    h = select(call.mask, states[0][0], xp)
+    if D > 1:
+        h = xp.concat([h, select(call.mask, flip(states[1][0], xp), xp)], axis=-1)
     if not keep:
         return h, finals, None
-    arounds, caches = [d.around for d in directions], [cache for _, _, cache in done]
+    arounds = [direction.around for direction in directions]
+    effects = [effect.lasting(layer) for effect in effects] if layer.surrounded else effects
     learned = [layer.learn_state and state is None for state in state0]
-    return h, finals, LevelCache(plan, x, arounds, caches, [effect.lasting(layer) for effect in effects], learned)
+    return h, finals, LevelCache(plan, x, drop, arounds, caches, effects, learned)
+
+
+def _effects(layer: Configuration, names: Sequence[str], params: Params, call: Call) -> Sequence[Effects]:
+    """Return the effects of the layer's options, per direction."""
+    if not layer.surrounded:
+        return (OFF,) * len(names)
+    return [make_effects(layer, params[name], call, name, reverse=d > 0) for d, name in enumerate(names)]
 
 
 def _direction(
@@ -91,27 +111,48 @@ def backward(
     cache: LevelCache,
     dh: Array | None,
     dfinals: Sequence[States | None],
-) -> tuple[list[Params], Array, list[States]]:
-    """Run a level backward: per direction the gradients of its parameters and of the initial state, and that of x."""
-    cell, n, D, xp = layer.cell, layer.state_sizes[0], len(names), xpx.namespace(cache.x)
-    nothing: tuple[None, ...] = (None,) * len(cell.states)
-    directions, dstates = [], []
-    for d, name in enumerate(names):
-        p, x, dh_d = effective(params[name], cache.effects[d]), cache.x, dh
-        if D > 1:
-            dh_d = None if dh is None else dh[..., d * n : (d + 1) * n]
-            x, dh_d = (flip(x, xp), flip(dh_d, xp)) if d else (x, dh_d)
-        directions.append(Direction(x, p, layer._cell_keys, None, cache.arounds[d]))
-        dstates.append((dh_d, *nothing[1:]))
-    finals = [dfinal or nothing for dfinal in dfinals]
+) -> tuple[Params, Array, list[States]]:
+    """Run a level backward.
+
+    Returns
+    -------
+    dparams : dict
+        Per direction the gradients of its parameters.
+    dbelow : array (T, B, I)
+        That of the output of the level below.
+    dstate0 : list of states
+        Per direction.
+    """
+    xp, nothing = xpx.namespace(cache.x), layer._no_states
+    directions = [_direction_backward(layer, params[name], cache, d) for d, name in enumerate(names)]
+    dhs = [dh] * len(names) if dh is None or len(names) == 1 else _split(dh, layer.state_sizes[0], xp)
     gradients = cache.plan.backward(
-        cell, directions, cache.caches, dstates, finals, want=_needed(layer, cache.arounds[0])
+        layer.cell,
+        directions,
+        cache.caches,
+        [(dh_d, *nothing[1:]) for dh_d in dhs],
+        [dfinal or nothing for dfinal in dfinals],
+        want=() if cache.arounds[0] is NOTHING else _needed(layer, cache.arounds[0]),
     )
-    done = [
-        _finish(layer, params[name], cache, d, next(gradients)) for d, name in enumerate(names)
-    ]  # one after the other
-    dx = done[0][1] if D == 1 else done[0][1] + flip(done[1][1], xp)
-    return [dp for dp, _, _ in done], dx, [dstate0 for _, _, dstate0 in done]
+    dparams: Params = {}
+    dx: Any = None
+    dstate0: list[States] = []
+    for d, (name, found) in enumerate(zip(names, gradients, strict=True)):  # one after the other
+        dparams[name] = _of_parameters(layer, params[name], cache, d, found)
+        dstate0.append(found.state0)
+        dx = found.x if dx is None else dx + flip(found.x, xp)
+    return dparams, dx if cache.drop is None else dx * cache.drop, dstate0
+
+
+def _direction_backward(layer: Configuration, p: Params, cache: LevelCache, d: int) -> Direction:
+    """Collect the arrays of a direction's backward pass, in the time of its run."""
+    x = flip(cache.x, xpx.namespace(cache.x)) if d else cache.x
+    return Direction(x, effective(p, cache.effects[d]), layer._cell_keys, None, cache.arounds[d])
+
+
+def _split(dh: Array, n: int, xp: Namespace) -> list[Array]:
+    """Return the gradient at the output of each direction, in the time of its run."""
+    return [dh[..., :n], flip(dh[..., n:], xp)]
 
 
 def _needed(layer: Configuration, around: Around) -> tuple[str, ...]:
@@ -122,10 +163,8 @@ def _needed(layer: Configuration, around: Around) -> tuple[str, ...]:
     return want
 
 
-def _finish(
-    layer: Configuration, p: Params, cache: LevelCache, d: int, gradients: Gradients
-) -> tuple[Params, Array, States]:
-    """Return the gradients of all parameters of a direction, of x in the time of its run, and of the initial state."""
+def _of_parameters(layer: Configuration, p: Params, cache: LevelCache, d: int, gradients: Gradients) -> Params:
+    """Return the gradients of all parameters of a direction, in the order of the parameters."""
     effects, grads = cache.effects[d], gradients.params
     if layer.learn_tau:
         noise = cache.arounds[d].noise
@@ -135,7 +174,7 @@ def _finish(
     if layer.learn_state:
         dstate0 = gradients.state0 if cache.learned_starts[d] else None
         grads = {**grads, **_learned_state_gradients(layer, p, dstate0, gradients.around.fresh)}
-    return {key: grads[key] for key in p if key != "fixed"}, gradients.x, gradients.state0
+    return {key: grads[key] for key in p if key != "fixed"}
 
 
 def learned_state(layer: Configuration, p: Params, like: Array) -> States | None:

@@ -38,6 +38,9 @@ class Told(NamedTuple):
     no_gradients: tuple[np.ndarray, ...]  # x, W_ih, and the gradients of x and of the weights, likewise
     remembers: bool  # whether there is c beside h
     resets_after: bool  # whether r multiplies the product
+    resets_before: bool  # whether r multiplies h, and there are two products
+    projection: bool
+    peepholes: bool
 
 
 @lru_cache(maxsize=256)
@@ -65,6 +68,9 @@ def told_of(cell: Cell, dtype: np.dtype) -> Told:
         no_gradients=(off3, off2, off3, off2, off1, off2, off1),
         remembers=isinstance(cell, LSTM),
         resets_after=isinstance(cell, GRU),
+        resets_before=isinstance(cell, GRUResetBefore),
+        projection=isinstance(cell, LSTM) and bool(cell.projection),
+        peepholes=isinstance(cell, LSTM) and cell.peepholes,
     )
 
 
@@ -102,14 +108,12 @@ def _spread(x: Any, shape: tuple[int, ...]) -> Any:
     return ready(x if x.shape == shape else np.broadcast_to(x, shape))
 
 
-def weights(cell: Cell, p: Params, told: Told) -> tuple[Any, Any, Any, Any]:
+def weights(p: Params, told: Told) -> tuple[Any, Any, Any, Any]:
     """Return the weights of a step's one or two products, the bias and the peepholes."""
     W, b = ready(p["W_hh"]), p.get("b_hh")
     b = np.zeros(len(W), W.dtype) if b is None else ready(b)
-    if isinstance(cell, GRUResetBefore):
+    if told.resets_before:
         H = W.shape[1]
         return W[: 2 * H], W[2 * H :], b, told.off1
-    if not isinstance(cell, LSTM):
-        return W, told.off2, b, told.off1
-    V = ready(p["W_hr"]) if cell.projection else told.off2
-    return W, V, b, ready(p["P"]) if cell.peepholes else told.off1
+    V = ready(p["W_hr"]) if told.projection else told.off2
+    return W, V, b, ready(p["P"]) if told.peepholes else told.off1

@@ -15,6 +15,7 @@ from xprnn.kernels.numba_.arguments import Told, ready, surround, told_of, weigh
 from xprnn.kernels.numba_.compile import compiled
 from xprnn.kernels.numba_.gradients import gradients
 from xprnn.kernels.numpy_.scan import takes
+from xprnn.kernels.registry import Gradients
 from xprnn.scan import NOTHING, Around
 
 __all__ = ["is_small", "layer", "layer_backward", "scan", "scan_backward", "takes"]
@@ -70,7 +71,7 @@ def _forward(
 ) -> tuple[States, States, Cache | None]:
     """Run a cell over time, of `below`, which is x, W_ih and b_ih, or where these are off of a."""
     (T, B, G), dtype, empty = a.shape, a.dtype, np.empty
-    W, V, b, P = weights(cell, p, told)
+    W, V, b, P = weights(p, told)
     off, H, n, remembers = told.off3, G // told.gates, W.shape[1], told.remembers
     surroundings, steps = surround(around, n, H, B, told), T if keep else 1
     first = [ready(s) for s in state0] if state0 else [told.off2] * 2
@@ -128,14 +129,14 @@ def layer_backward(
     p: Params,
     *,
     want: tuple[str, ...] = (),
-) -> tuple[Any, States, dict[str, Any], Around, Any]:
-    """Run `layer` backward: what `scan_backward` returns, of all parameters of the layer, and the gradient of x."""
+) -> Gradients:
+    """Run `layer` backward: the gradients of all parameters of the layer, of x, and what `scan_backward` returns."""
     told, dtype = told_of(cell, cache.h.dtype), cache.h.dtype
     dp: dict[str, Any] = {key: np.empty(p[key].shape, dtype) for key in ALL if key in p}
     dx, off = np.empty(x.shape, dtype), told.off1
     after = ready(x), ready(p["W_ih"]), dx, dp["W_ih"], dp.get("b_ih", off), dp["W_hh"], dp.get("b_hh", off)
     da, dstate0, daround, _, _ = _backward(cell, told, after, dstates, dfinal, cache, p, want)
-    return da, dstate0, dp, daround, dx
+    return Gradients(dp, dx, dstate0, daround, da)
 
 
 def _backward(
@@ -147,7 +148,7 @@ def _backward(
     """
     around, surroundings, h, c, new, gates, x = cache
     T, (_, B, n), dtype, off = len(h) - 1, h.shape, h.dtype, told.off3
-    W, V, b, P = weights(cell, p, told)
+    W, V, b, P = weights(p, told)
     G, H, remembers = len(b), len(b) // told.gates, told.remembers
     make = np.empty if around.mask is None else np.zeros  # what no step writes is 0
     da, dh, dc = make((T, B, G), dtype), np.empty((B, n), dtype), np.empty((B, H), dtype) if remembers else told.off2

@@ -48,7 +48,7 @@ class _BoundLayer:
 
     def __init__(self, cell: Cell, part: LayerBinding, B: int, dtype: Any) -> None:
         p, told = part.p, told_of(cell, dtype)
-        sizes, (W, V, b, P) = widths(cell, p), weights(cell, part.p, told)
+        sizes, (W, V, b, P) = widths(cell, p), weights(part.p, told)
         width, n, H, G = told.width, sizes[0], len(b) // told.gates, padded(len(b), told.width)
         of_u, of_second, cs = padded(len(W), width), padded(len(V), width), sizes[1] if len(sizes) > 1 else 0
         biases = np.zeros((2, G), dtype)
