@@ -175,7 +175,11 @@ CALLS = [
     ({"lengths": [True, False, True]}, TypeError, "`lengths` must be integers, got True"),
     ({"lengths": [4, 1]}, ValueError, r"`lengths` must have shape \(B,\) = \(3,\), got \(2,\)"),
     ({"lengths": 3}, ValueError, r"`lengths` must have shape \(B,\) = \(3,\), got \(\)"),
-    ({"mask": np.ones((B, T), bool)}, ValueError, r"`mask` must have shape \(T, B\) = \(4, 3\) like `x`, got \(3, 4\)"),
+    (
+        {"mask": np.ones((B, T), bool)},
+        ValueError,
+        r"`mask` must have shape \(T, B\) = \(4, 3\), got \(3, 4\); is it transposed\?",
+    ),
     ({"mask": np.ones((T, B))}, TypeError, "`mask` must be bool, got float64"),
     ({"reset": np.ones((T, B), int)}, TypeError, "`reset` must be bool, got int64"),
     ({"reset": [[True] * B] * T}, TypeError, "`reset` must be a numpy array like `x`, got list"),

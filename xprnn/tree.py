@@ -150,9 +150,20 @@ def _kind(tree: Any) -> str:
 def trainable(tree: Tree) -> Tree:
     """Return the tree without its constants, which live under the key "fixed" at any depth."""
     try:
-        return _trainable(tree)
+        return _trainable(tree) if _has_constants(tree) else tree
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
+
+
+def _has_constants(tree: Tree) -> bool:
+    """Return whether there is a key "fixed" at any depth: most trees have none, and need not be built anew."""
+    if not isinstance(tree, NODES):
+        return False
+    if isinstance(tree, dict):
+        if "fixed" in tree:
+            return True
+        tree = tree.values()
+    return any(type(branch) is not ndarray and _has_constants(branch) for branch in tree)
 
 
 def _trainable(tree: Tree) -> Tree:

@@ -180,11 +180,20 @@ def host(name: str, a: Any) -> None:
         raise TypeError(f"`{name}` must be a NumPy array, got {type_name(a)}{hint}")
 
 
-def array(name: str, a: Array, spec: ArraySpec, letters: str, shape: tuple[int, ...], like: str = "x") -> None:
-    """Check the shape, dtype, library and device of an array."""
-    if fits(a, spec, shape):
+def array(
+    name: str,
+    a: Array,
+    spec: ArraySpec,
+    letters: str,
+    shape: tuple[int, ...],
+    like: str = "x",
+    *,
+    dtype: Any = None,
+) -> None:
+    """Check the shape, dtype, library and device of an array; the dtype is that of `spec` where none is given."""
+    if dtype is None and fits(a, spec, shape):
         return
-    beside(name, a, spec, spec.dtype, like)
+    beside(name, a, spec, spec.dtype if dtype is None else dtype, like)
     if tuple(a.shape) != shape:
         hint = "; is it transposed?" if shape != shape[::-1] and tuple(a.shape) == shape[::-1] else ""
         raise ValueError(

@@ -86,8 +86,8 @@ def _letters(axes: tuple[str, ...], width: tuple[str, ...]) -> str:
     return f"({', '.join((*axes, *width))}{',' if len(axes + width) == 1 else ''})"
 
 
-def read(
-    x: Any, *, width: int | None, batch_first: bool, lengths: Any = None, mask: Any = None, reset: Any = None
+def read_sequence(
+    x: Any, width: int | None, batch_first: bool, lengths: Any = None, mask: Any = None, reset: Any = None
 ) -> Sequence:
     """Check x, lengths, mask and reset, and bring them into one form.
 
@@ -211,20 +211,14 @@ _form_once = lru_cache(_form)
 
 
 def _flags(name: str, flags: Any, form: Form) -> Array:
-    """Return a bool array of the user's, checked, as (T, B, 1)."""
-    if form.rows is not None:
-        form.check_rows(name, flags)
-        for n, (row, length) in enumerate(zip(flags, form.rows, strict=True)):
-            checks.beside(f"{name}[{n}]", row, form.spec, form.spec.xp.bool)
-            if tuple(row.shape) != (length,):
-                raise ValueError(f"`{name}[{n}]` must have shape (T_n,) = ({length},) like `x`, got {tuple(row.shape)}")
-        return form.inward(flags)[..., None]
-    checks.beside(name, flags, form.spec, form.spec.xp.bool)
-    if tuple(flags.shape) != form.shape():
-        raise ValueError(
-            f"`{name}` must have shape {form.letters()} = {form.shape()} like `x`, got {tuple(flags.shape)}"
-        )
-    return form.inward(xpx.copy(flags))[..., None]
+    """Return a bool array of the user's, or a list of them, checked, as (T, B, 1), a copy."""
+    if form.rows is None:
+        checks.array(name, flags, form.spec, form.letters(), form.shape(), dtype=form.spec.xp.bool)
+        return form.inward(xpx.copy(flags))[..., None]
+    form.check_rows(name, flags)
+    for n, (row, length) in enumerate(zip(flags, form.rows, strict=True)):
+        checks.array(f"{name}[{n}]", row, form.spec, "(T_n,)", (length,), dtype=form.spec.xp.bool)
+    return form.inward(flags)[..., None]
 
 
 def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:

@@ -11,7 +11,7 @@ from xprnn import kernels, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.checks import memory_sizes
-from xprnn._array.layout import read
+from xprnn._array.layout import read_sequence
 from xprnn._array.namespace import Array, ArraySpec
 from xprnn.layers.stateless import Stateless, Steps, no_params, same, steps_of
 from xprnn.random import Key
@@ -85,7 +85,7 @@ class Dropout(Stateless):
         if xpx.is_array(x) and len(x.shape) in (1, 2) and lengths is None and mask is None:
             steps = steps_of(x, self.batch_first, lengths, mask)  # of (B, I), B may be 0
         else:
-            sequence = read(x, width=None, batch_first=self.batch_first, lengths=lengths, mask=mask)
+            sequence = read_sequence(x, width=None, batch_first=self.batch_first, lengths=lengths, mask=mask)
             steps = Steps(sequence.x, sequence.mask, sequence.form, sequence.form.spec)
         if key is None or self.rate == 0.0:
             return steps.outward(steps.x), DropoutCache(self, steps, None)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.layout import Form, read, select
+from xprnn._array.layout import Form, read_sequence, select
 from xprnn._array.namespace import Array
 from xprnn.layers.stateless import Stateless, no_params, same
 from xprnn.random import Key
@@ -54,7 +54,7 @@ class Last(Stateless):
     ) -> tuple[Array, LastCache]:
         del key
         checks.keys("params", params, ())
-        sequence = read(x, width=None, batch_first=self.batch_first, lengths=lengths, mask=mask)
+        sequence = read_sequence(x, width=None, batch_first=self.batch_first, lengths=lengths, mask=mask)
         form, xp = sequence.form, sequence.form.spec.xp
         steps = xpx.integers(form.T, sequence.x, xp)[:, None, None]
         last: Any = form.T - 1

@@ -12,7 +12,7 @@ from xprnn import init, kernels, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.autograd import no_grad
-from xprnn._array.layout import Form, read, select
+from xprnn._array.layout import Form, read_sequence, select
 from xprnn._array.namespace import Array, ArraySpec
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
@@ -183,7 +183,7 @@ def steps_of(x: Any, batch_first: bool, lengths: Any, mask: Any, width: int | No
             letter = "" if width is None else f" with I = {width}"
             raise ValueError(f"`x` must have shape (…, I){letter}, got {tuple(x.shape)}")
         return Steps(x, None, None, spec)
-    sequence = read(x, width=width, batch_first=batch_first, lengths=lengths, mask=mask)
+    sequence = read_sequence(x, width=width, batch_first=batch_first, lengths=lengths, mask=mask)
     return Steps(sequence.x, sequence.mask, sequence.form, sequence.form.spec)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xprnn import kernels, random, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.layout import Form, flags, form_of, select
+from xprnn._array.layout import Form, read_sequence, select
 from xprnn._array.namespace import Array, ArraySpec
 from xprnn.cells import States
 from xprnn.random import Key
@@ -57,11 +57,10 @@ def read_forward(
     """Check the arguments of `forward`."""
     kernels.check_name(kernel)
     key = random.key(rng)
-    form = form_of(x, layer.input_size, layer.batch_first)
-    mask, reset = flags(form, lengths, mask, reset)
+    x, mask, reset, form = read_sequence(x, layer.input_size, layer.batch_first, lengths, mask, reset)
     parameters.check(layer, params, form.spec)
     initial = states_of.read("state0", state0, layer._sizes, form.spec, form.B if form.batched else None)
-    return Call(form, select(mask, form.inward(x), form.spec.xp), mask, reset, initial, key, kernel)
+    return Call(form, x, mask, reset, initial, key, kernel)
 
 
 def read_step(layer: Configuration, params: Params, x_t: Array, state: State) -> Call:
