@@ -83,6 +83,13 @@ def _function() -> Any:
 
 def _tuples(arrays: Any) -> Any:
     """Return a tree whose lists of arrays are branches of it: tuples."""
+    try:
+        return _converted(arrays)
+    except RecursionError:
+        raise ValueError(tree.TOO_DEEP) from None
+
+
+def _converted(arrays: Any) -> Any:
     if isinstance(arrays, dict):
-        return {key: _tuples(branch) for key, branch in arrays.items()}
-    return tuple(map(_tuples, arrays)) if isinstance(arrays, list | tuple) else arrays
+        return {key: _converted(branch) for key, branch in arrays.items()}
+    return tuple(map(_converted, arrays)) if isinstance(arrays, list | tuple) else arrays
