@@ -21,7 +21,7 @@ from tests.support.scans import ON_NUMPY
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (
-    {"tree"},
+    {"tree", "trace"},
     {"_array"},
     {"backends", "init", "random"},
     {"activations"},

@@ -14,7 +14,7 @@ from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn._array.namespace import Array, Namespace
 from xprnn._array.sums import sum_first
-from xprnn.cells import Cell, Params, States
+from xprnn.cells import Cell, Params, States, Step
 
 __all__ = ["BLOCK", "NOTHING", "Around", "Cache", "blend", "previous", "scan", "scan_backward"]
 
@@ -97,12 +97,7 @@ def scan(
         return new, (new, (), cell_cache if keep else ())
 
     def full(state: States, inputs: Any) -> tuple[States, Any]:
-        a_t, reset, mask, gate, noise, drop = inputs
-        prev = state if reset is None else _restart(reset, around.fresh, state, xp)
-        new, cell_cache = step(a_t, prev, drop)
-        s = new if gate is None else blend(gate, new, prev)
-        s = s if noise is None else _each(lambda e, s: s + e, noise, s)
-        s = s if mask is None else tuple(xp.where(mask, s, p) for s, p in zip(s, prev, strict=True))
+        s, new, cell_cache = forward_step(step, around.fresh, state, *inputs, xp=xp)
         return s, (s, new if apart and keep else (), cell_cache if keep else ())
 
     inputs = (a,) if off else (a, around.reset, around.mask, around.gate, around.noise, around.drop)
@@ -155,20 +150,7 @@ def scan_backward(
         return dstates, reset, mask, gate, cell.slopes(cell_cache, prev, new, p, drop)
 
     def body(carry: States, inputs: Any) -> tuple[States, Any]:
-        dstates, reset, mask, gate, factors = inputs
-        ds = tuple(c if d is None else c + d for c, d in zip(carry, dstates, strict=True))
-        skipped = None
-        if mask is not None:  # a select, not a product: 0 * NaN is NaN
-            zeros = tuple(xp.zeros_like(s) for s in ds)
-            skipped = tuple(xp.where(mask, z, s) for z, s in zip(zeros, ds, strict=True))
-            ds = tuple(xp.where(mask, s, z) for z, s in zip(zeros, ds, strict=True))
-        dnew = ds if gate is None else _each(lambda g, s: g * s, gate, ds)
-        out, dprev = back(dnew, factors)
-        if gate is not None:
-            dprev = _each(lambda g, d, s: d + (1.0 - g) * s, gate, dprev, ds)
-        if skipped is not None:
-            dprev = tuple(d + s for d, s in zip(dprev, skipped, strict=True))
-        carry = dprev if reset is None else _restart(reset, None, dprev, xp)
+        carry, out, ds, dprev = backward_step(back, carry, *inputs, xp=xp)
         return carry, (out, (ds, dprev) if trace else ())
 
     carry = tuple(xp.zeros_like(s) if d is None else d for d, s in zip(dfinal, state0, strict=True))
@@ -179,11 +161,78 @@ def scan_backward(
     return out[0], dstate0, dp, _around_gradients(want, cache, prev, traces, xp) if want else NOTHING
 
 
+def forward_step(
+    step: Step,
+    fresh: States | None,
+    state: States,
+    a_t: Array,
+    reset: Array | None = None,
+    mask: Array | None = None,
+    gate: tuple[Array | None, ...] | None = None,
+    noise: tuple[Array | None, ...] | None = None,
+    drop: Array | None = None,
+    *,
+    xp: Namespace,
+) -> tuple[States, States, Any]:
+    """Run one step of the cell with what is around it; kernels are derived from a trace of this function.
+
+    Returns
+    -------
+    s : states
+    new : states
+        The cell's candidates.
+    cell_cache
+    """
+    prev = state if reset is None else restarted(reset, fresh, state, xp)
+    new, cell_cache = step(a_t, prev, drop)
+    s = new if gate is None else blend(gate, new, prev)
+    s = s if noise is None else _each(lambda e, s: s + e, noise, s)
+    s = s if mask is None else tuple(xp.where(mask, s, p) for s, p in zip(s, prev, strict=True))
+    return s, new, cell_cache
+
+
+def backward_step(
+    back: Step,
+    carry: States,
+    dstates: tuple[Array | None, ...],
+    reset: Array | None,
+    mask: Array | None,
+    gate: tuple[Array | None, ...] | None,
+    factors: Any,
+    *,
+    xp: Namespace,
+) -> tuple[States, Any, States, States]:
+    """Run the adjoint of `forward_step`; kernels are derived from a trace of this function.
+
+    Returns
+    -------
+    carry : states
+        The gradient at the states before the step.
+    out
+        Of the cell.
+    ds, dprev : states
+        The gradients at the states after the step, and at what the cell began from.
+    """
+    ds = tuple(c if d is None else c + d for c, d in zip(carry, dstates, strict=True))
+    skipped = None
+    if mask is not None:  # a select, not a product: 0 * NaN is NaN
+        zeros = tuple(xp.zeros_like(s) for s in ds)
+        skipped = tuple(xp.where(mask, z, s) for z, s in zip(zeros, ds, strict=True))
+        ds = tuple(xp.where(mask, s, z) for z, s in zip(zeros, ds, strict=True))
+    dnew = ds if gate is None else _each(lambda g, s: g * s, gate, ds)
+    out, dprev = back(dnew, factors)
+    if gate is not None:
+        dprev = _each(lambda g, d, s: d + (1.0 - g) * s, gate, dprev, ds)
+    if skipped is not None:
+        dprev = tuple(d + s for d, s in zip(dprev, skipped, strict=True))
+    return dprev if reset is None else restarted(reset, None, dprev, xp), out, ds, dprev
+
+
 def previous(cache: Cache, xp: Namespace) -> States:
     """Return the state that each step began from, per state (T, B, n)."""
     around, state0, states = cache.around, cache.state0, cache.states
     before = tuple(xp.concat([s0[None, ...], s[:-1, ...]], axis=0) for s0, s in zip(state0, states, strict=True))
-    return before if around.reset is None else _restart(around.reset, around.fresh, before, xp)
+    return before if around.reset is None else restarted(around.reset, around.fresh, before, xp)
 
 
 def blend(gate: Iterable[Array | None], new: States, prev: States) -> States:
@@ -191,7 +240,7 @@ def blend(gate: Iterable[Array | None], new: States, prev: States) -> States:
     return _each(lambda g, s, p: p + g * (s - p), gate, new, prev)
 
 
-def _restart(reset: Array, fresh: States | None, state: States, xp: Namespace) -> States:
+def restarted(reset: Array, fresh: States | None, state: States, xp: Namespace) -> States:
     """Return `fresh`, or zeros, where a segment begins."""
     if fresh is None:
         return tuple(xp.where(reset, xp.zeros_like(s), s) for s in state)

@@ -23,6 +23,11 @@ is_namespace_cupy = compat.is_cupy_namespace
 is_namespace_torch = compat.is_torch_namespace
 
 
+def is_namespace_traced(xp: Namespace) -> bool:
+    """Return whether a namespace is that of symbolic arrays, `xprnn.trace.namespace`."""
+    return getattr(xp, "__name__", "") == "xprnn.trace.namespace"
+
+
 HALF = ("float16", "bfloat16")
 """Types in which arrays are stored, and nothing is summed: NumPy, and the standard, lack the second."""
 

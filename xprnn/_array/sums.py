@@ -15,6 +15,7 @@ from xprnn._array.namespace import (
     is_namespace_jax,
     is_namespace_numpy,
     is_namespace_torch,
+    is_namespace_traced,
     reshape,
 )
 
@@ -38,7 +39,7 @@ def sum_first(a: Array, xp: Namespace) -> Array:
     if not isinstance(a, np.ndarray):
         if is_namespace_cupy(xp):
             return cast(xp.sum(a, axis=0, dtype=xp.float64), dtype)
-        if is_namespace_torch(xp) or is_namespace_jax(xp):
+        if is_namespace_torch(xp) or is_namespace_jax(xp) or is_namespace_traced(xp):
             return xp.sum(a, axis=0, dtype=dtype)
     n = R // SHORT
     if n < 2:

@@ -1,0 +1,278 @@
+"""Trace a step of a scan, forward and backward, of a cell with what is around it.
+
+Both passes are traced in one graph, so that what the backward step computes of the forward one is known for the same
+node. What the forward step must store is then what the backward step needs of the cell's cache and cannot rebuild.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xprnn import scan
+from xprnn.cells import Cell, Parameter
+from xprnn.trace import Gradient, Graph, Matrix, Node, Rows, Size, TraceError, namespace
+from xprnn.trace.arrays import MatrixView
+
+__all__ = ["Effects", "StepTrace", "Store", "trace_step"]
+
+CHEAP = frozenset(("add", "sub", "mul", "neg", "select", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"))
+"""Operations that cost less than to store their result and to load it again."""
+
+
+class Effects(NamedTuple):
+    """Which fields of `Around` a step has; masks are not among them, as a masked row takes no step."""
+
+    reset: bool = False
+    fresh: bool = False
+    gate: tuple[bool, ...] | None = None
+    noise: tuple[bool, ...] | None = None
+    drop: bool = False
+    inner: bool = False
+
+
+class Store(NamedTuple):
+    """A node that is written to a segment of an array, or added to what stands there."""
+
+    array: str
+    segment: int
+    node: Node
+    adds: bool = False
+
+
+class StepTrace(NamedTuple):
+    """Trace of both passes.
+
+    Attributes
+    ----------
+    forward, backward : list of Store
+    available : dict
+        Per node of the forward pass that the backward one may load the array and the segment.
+    cache : dict
+        Per array that the forward pass leaves for the backward one, beside the states, the widths of its segments.
+    gradients : dict
+        Per parameter the pairs of arrays whose outer products over all steps and rows are its gradient, one under the
+        other; the second is None where the first alone is summed.
+    widths : tuple of str
+        Of the states.
+    """
+
+    graph: Graph
+    forward: list[Store]
+    backward: list[Store]
+    available: dict[Node, tuple[str, int]]
+    cache: dict[str, tuple[str, ...]]
+    gradients: dict[str, list[tuple[str, str | None]]]
+    widths: tuple[str, ...]
+
+
+def trace_step(
+    cell: Cell,
+    keys: tuple[str, ...],
+    dtype: Any,
+    effects: Effects = Effects(),  # noqa: B008 (immutable)
+    *,
+    dstates: tuple[bool, ...] | None = None,
+    want: tuple[str, ...] = (),
+) -> StepTrace:
+    """Trace a step of a cell.
+
+    Parameters
+    ----------
+    cell : Cell
+    keys : tuple of str
+        The parameters that there are.
+    dtype : numpy.dtype
+    effects : Effects
+    dstates : tuple of bool, optional
+        Which states have a gradient of their own at every step; by default all.
+    want : tuple of str
+        As in `xprnn.scan.scan_backward`.
+
+    Raises
+    ------
+    TraceError
+        If a method of the cell does what no graph can hold.
+    """
+    tracer = _Tracer(cell, keys, np.dtype(dtype), effects)
+    forward = tracer.forward()
+    backward = tracer.backward(dstates or (True,) * len(tracer.widths), want)
+    return StepTrace(tracer.graph, forward, backward, tracer.available, tracer.cache, tracer.gradients, tracer.widths)
+
+
+class _Tracer:
+    """The symbolic arrays of a step."""
+
+    def __init__(self, cell: Cell, keys: tuple[str, ...], dtype: np.dtype, effects: Effects) -> None:
+        self.cell, self.dtype, self.effects, self.graph = cell, dtype, effects, Graph()
+        H = Size({"H": 1})
+        self.p = {key: self._parameter(key, shape) for key, shape in _shapes(cell, H, keys).items()}
+        self.widths = tuple(_segment(n, "a state") for n in cell.widths(H))  # type: ignore[arg-type]
+        self.prev_state = self._states("prev")
+        fresh = self._states("fresh") if effects.fresh else None
+        reset = self._rows("reset", "1") if effects.reset else None
+        self.fresh, self.reset = fresh, reset
+        self.prev = self.prev_state if reset is None else scan.restarted(reset, fresh, self.prev_state, namespace)
+        self.drop = self._rows("drop", "H") if effects.drop else None
+        self.inner = self._rows("inner", self.widths[0]) if effects.inner else None
+        self.gate, self.noise = self._present("gate", effects.gate), self._present("noise", effects.noise)
+        self.available: dict[Node, tuple[str, int]] = {}
+        self.cache: dict[str, tuple[str, ...]] = {}
+        self.gradients: dict[str, list[tuple[str, str | None]]] = {}
+
+    # -- leaves -----------------------------------------------------------------------------------------------------
+
+    def _rows(self, array: str, *widths: str, leading: int = 1) -> Rows:
+        segments = [self.graph.leaf(array, k, width) for k, width in enumerate(widths)]
+        return Rows(self.graph, self.dtype, segments, leading)
+
+    def _states(self, array: str) -> tuple[Rows, ...]:
+        return tuple(self._rows(f"{array}{k}", width) for k, width in enumerate(self.widths))
+
+    def _present(self, array: str, present: tuple[bool, ...] | None) -> tuple[Rows | None, ...] | None:
+        if present is None:
+            return None
+        pairs = zip(present, self._states(array), strict=True)
+        return tuple(rows if there else None for there, rows in pairs)
+
+    def _parameter(self, name: str, shape: tuple[Any, ...]) -> Any:
+        axes = [tuple((n if isinstance(n, Size) else Size({}, n)).segments()) for n in shape]
+        if len(axes) == 1:
+            return self._rows(f"p_{name}", *axes[0], leading=0)
+        if len(axes) == 2:
+            return Matrix(self.graph, self.dtype, MatrixView(name, (), axes[0], axes[1], transposed=False))
+        raise TraceError(f"the parameter {name} of {len(axes)} axes")
+
+    # -- passes -----------------------------------------------------------------------------------------------------
+
+    def forward(self) -> list[Store]:
+        """Trace the forward step."""
+        step = self.cell.forward(self.p, namespace, self.inner)
+        a = self._rows("a", *["H"] * self.cell.gates)
+        effects = (self.reset, None, self.gate, self.noise, self.drop)
+        s, new, self.cell_cache = scan.forward_step(step, self.fresh, self.prev_state, a, *effects, xp=namespace)
+        self._check_states("forward", s, new)
+        self.new = new
+        stores = [Store(f"state{k}", 0, x.segments[0]) for k, x in enumerate(s)]
+        if self.gate is not None or self.noise is not None:
+            stores += [Store(f"new{k}", 0, x.segments[0]) for k, x in enumerate(new)]
+        self.available |= {store.node: (store.array, 0) for store in stores}
+        for x in _arrays(self.cell_cache):
+            nodes = [node for node in x.segments if not self._rebuilt(node)]
+            if nodes:
+                name = f"cache{len(self.cache)}"
+                stores += [Store(name, k, node) for k, node in enumerate(nodes)]
+                self.available |= {node: (name, k) for k, node in enumerate(nodes)}
+                self.cache[name] = tuple(node.width for node in nodes)
+        return stores
+
+    def _rebuilt(self, node: Node) -> bool:
+        """Return whether the backward pass can compute a node cheaply of what it has."""
+        if node in self.available or node.op in ("const", "size"):
+            return True
+        if node.op == "leaf":
+            return node.value[0] not in ("a", *[f"noise{k}" for k in range(len(self.widths))])
+        return node.op in CHEAP and all(map(self._rebuilt, node.args))
+
+    def backward(self, dstates: tuple[bool, ...], want: tuple[str, ...]) -> list[Store]:
+        """Trace the backward step, and the gradients of the parameters."""
+        factors = self.cell.slopes(self.cell_cache, self.prev, self.new, self.p, self.drop)
+        back, carry = self.cell.backward(self.p, namespace, self.inner), self._states("carry")
+        given = tuple(rows if there else None for there, rows in zip(dstates, self._states("dstates"), strict=True))
+        effects = (given, self.reset, None, self.gate)
+        end, out, ds, dprev = scan.backward_step(back, carry, *effects, factors, xp=namespace)
+        self._check_states("backward", end, dprev)
+        stores = [Store("da", k, node) for k, node in enumerate(out[0].segments)]
+        stores += [Store(f"next{k}", 0, x.segments[0]) for k, x in enumerate(end)]
+        stores += self._wanted(want, ds, dprev)
+        return stores + self._gradients(out, stores)
+
+    def _wanted(self, want: tuple[str, ...], ds: Any, dprev: Any) -> Iterator[Store]:
+        """Yield the gradients of the effects."""
+        for k, width in enumerate(self.widths):
+            if "gate" in want and self.gate is not None and self.gate[k] is not None:
+                yield Store(f"dgate{k}", 0, (ds[k] * (self.new[k] - self.prev[k])).segments[0])
+            if "noise" in want:
+                yield Store(f"dnoise{k}", 0, ds[k].segments[0])
+            if "fresh" in want and self.reset is not None:
+                zero = Rows(self.graph, self.dtype, [self.graph.const(0.0, width)], 1)
+                yield Store(f"dfresh{k}", 0, namespace.where(self.reset, dprev[k], zero).segments[0], adds=True)
+
+    def _gradients(self, out: Any, stores: list[Store]) -> list[Store]:
+        """Trace the gradients of the parameters; return what must be stored for them."""
+        sequences = [_as_sequence(x) for x in (out, self.cell_cache, self.prev, self.new)]
+        found = self.cell.gradients(*sequences, self.p, self.inner)
+        arrays = self._stored(stores)
+        more: list[Store] = []
+
+        def array_of(nodes: tuple[Node, ...]) -> str:
+            if nodes not in arrays:
+                arrays[nodes] = f"grad{len(more)}"
+                more.extend(Store(arrays[nodes], k, node) for k, node in enumerate(nodes))
+            return arrays[nodes]
+
+        for key in self.p:
+            gradient = found.get(key)
+            if not isinstance(gradient, Gradient):
+                raise TraceError(f"`gradients` of {key} that are no sums over all steps")
+            self.gradients[key] = [(array_of(t.x), None if t.y is None else array_of(t.y)) for t in gradient.terms]
+        return more
+
+    def _stored(self, stores: list[Store]) -> dict[tuple[Node, ...], str]:
+        """Return the arrays that hold whole sequences, by their nodes."""
+        names: dict[str, list[Node]] = {}
+        for store in stores:
+            if not store.adds and not store.array.startswith("next"):
+                names.setdefault(store.array, []).append(store.node)
+        for node, (array, _) in self.available.items():
+            names.setdefault(array, []).append(node)
+        names |= {f"prev{k}": [x.segments[0]] for k, x in enumerate(self.prev_state)}
+        return {tuple(nodes): name for name, nodes in reversed(names.items())}
+
+    def _check_states(self, method: str, *states: Any) -> None:
+        """Raise unless a pass returns its states."""
+        for each in states:
+            found = [getattr(x, "segments", (None,)) for x in each]
+            if [tuple(getattr(s, "width", None) for s in x) for x in found] != [(width,) for width in self.widths]:
+                raise TraceError(f"`{method}` of states that do not have the shapes of {self.cell.states}")
+
+
+def _shapes(cell: Cell, H: Any, keys: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
+    """Return the symbolic shapes of the parameters that there are."""
+    declared: dict[str, Parameter] = {}
+    for bias in (True, False):
+        declared = dict(cell.parameters(H, bias=bias))
+        if declared.keys() == set(keys):
+            break
+    if declared.keys() != set(keys):
+        raise TraceError(f"parameters {sorted(keys)} where the cell declares {sorted(declared)}")
+    return {key: declared[key].shape for key in keys}
+
+
+def _segment(n: Any, what: str) -> str:
+    """Return the one segment of a length."""
+    segments = list((n if isinstance(n, Size) else Size({}, n)).segments())
+    if len(segments) != 1:
+        raise TraceError(f"{what} of the length {n}")
+    return segments[0]
+
+
+def _arrays(nest: Any) -> Iterator[Rows]:
+    """Yield the arrays of a nested tuple."""
+    if isinstance(nest, Rows):
+        yield nest
+    elif isinstance(nest, tuple):
+        for each in nest:
+            yield from _arrays(each)
+    elif nest is not None:
+        raise TraceError(f"a {type(nest).__name__} in a cell's cache")
+
+
+def _as_sequence(nest: Any) -> Any:
+    """Return the arrays of a nest as those of whole sequences."""
+    if isinstance(nest, Rows):
+        return Rows(nest.graph, nest.float, nest.segments, 2)
+    if isinstance(nest, tuple):
+        each = [_as_sequence(x) for x in nest]
+        return type(nest)(*each) if hasattr(nest, "_fields") else tuple(each)
+    return nest
