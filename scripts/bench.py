@@ -1,6 +1,6 @@
 """Time xprnn on NumPy beside PyTorch, JAX and ONNX Runtime, on this machine, as ratios, all sides taking turns.
 
-    python scripts/bench.py                        # everything that is installed, some minutes
+    python scripts/bench.py                        # everything that is installed, half an hour
     python scripts/bench.py --quick                # the tables' two smallest rows
     python scripts/bench.py training --rows 1,3    # training, inference, stream, ragged, fit, options, small, …
     python scripts/bench.py --json new.json --against old.json    # keep the figures; print them over older ones
@@ -10,7 +10,8 @@
 
 A training step is forward, half sum of squares, backward and an SGD update, through the public layers, with a linear
 readout; inference is the recurrent layer alone. Each side is at its best: PyTorch and ONNX Runtime on all cores or on
-one, ONNX Runtime with arrays bound or fed, JAX with the scan unrolled or not, whichever is faster here.
+one, ONNX Runtime with arrays bound or fed, JAX with the scan unrolled or not, whichever is faster here. Each side is a
+process of its own, stopped while another is timed; `benchmarks/rounds.py` says what a round is.
 """
 
 import argparse
@@ -58,6 +59,8 @@ def tell(found):
     rates = " and ".join(f"{rate / 1e9:.1f} in {dtype}" for dtype, rate in found["flops"].items())
     print(f"{found['cpu']}, {found['cores']} cores, load {found['load']} at the start; GEMM, GFLOP/s: {rates}")
     print(", ".join(f"{name} {found[name]}" for name in ("python", "xprnn", *LIBRARIES)))
+    if not process.STOPS:
+        print("!! this platform stops no process: threads of another side may spin while one is timed !!")
     if (found["load"] or 0.0) > 0.5:
         print("!! others work on this machine: sides with threads suffer most, and ratios mean little !!")
 

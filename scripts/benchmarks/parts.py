@@ -5,7 +5,6 @@ Sides of one part share a process here, and take turns; a record is as in `table
 
 import functools
 import importlib.util
-import statistics
 import time
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 import xprnn
 from benchmarks import import_time
 from benchmarks.jobs import CELLS, Job, start_of
-from benchmarks.process import timed
+from benchmarks.rounds import alternate
 from benchmarks.sides import training_step
 from xprnn.kernels import explain
 
@@ -57,18 +56,6 @@ class PerStepRNN:
         return 0.5 * np.sum((y_seq - y_true) ** 2)
 
 
-def alternate(sides, rounds=7, seconds=0.05):
-    """Return the median seconds per call of each side, all sides taking turns."""
-    calls, times = {}, {name: [] for name in sides}
-    for name, run in sides.items():
-        run()
-        calls[name] = max(1, int(seconds / timed(run, 1)))
-    for _ in range(rounds):
-        for name, run in sides.items():
-            times[name].append(timed(run, calls[name]))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def record(part, what, times, **more):
     """Return a record of medians."""
     return {"part": part, "what": what, "sides": {name: {"median": each} for name, each in times.items()}, **more}
@@ -92,8 +79,7 @@ def small():
             "per-step loop": lambda: loop.train_step(x[:, 0], target[:, 0]),
             "xprnn layers": training_step(model, params, x, target),
             "xprnn SimpleRNN": lambda: simple.train_step(x[:, 0], target[:, 0]),
-        },
-        rounds=15,
+        }
     )
     base = times["per-step loop"]
     print(f"training step, Elman, float64, (T, B, I, H, O) = {shape}")
@@ -121,7 +107,7 @@ def fit():
             "by hand": lambda step=step: [step() for _ in range(400)],
             "fit": lambda model=model, params=params, data=data, told=options: xprnn.fit(model, params, data, **told),
         }
-        times = {name: seconds / 400 for name, seconds in alternate(sides, rounds=9, seconds=0.2).items()}
+        times = {name: seconds / 400 for name, seconds in alternate(sides).items()}
         cost = times["fit"] - times["by hand"]
         records.append(record("fit", str(shape), times, goals={"≤ 100 µs": cost <= 1e-4}))
         told = f"{1e6 * times['by hand']:.0f} µs by hand, {1e6 * times['fit']:.0f} in fit: {1e6 * cost:.0f} more"
@@ -143,7 +129,7 @@ def ragged():
                     "padded": training_step(model, params, x, target, kernel=kernel),
                     "ragged": training_step(model, params, x, target, kernel=kernel, lengths=lengths),
                 }
-                times = alternate(sides, rounds=5)
+                times = alternate(sides)
                 ratio = times["ragged"] / times["padded"]
                 goal = {f"≤ {RAGGED:g} of the padded": ratio <= RAGGED} if kernel == taken else {}
                 records.append(record("ragged", f"{shape} {cell} {kernel}", times, goals=goal))
@@ -206,7 +192,7 @@ def options():
             sides = {
                 name: passes(each, x, **({"mask": mask} if name == "mask" else {})) for name, each in layers.items()
             }
-            times = alternate(sides, rounds=5 if H < 256 else 3, seconds=0.03)
+            times = alternate(sides)
             taken = {name: explain(each, x).kernel for name, each in layers.items()}
             records.append(option_record(f"{cell} {(T, B, I, H)}", times, taken))
     return records

@@ -1,170 +1,69 @@
-"""The sides of bench.py, each in a process of its own, so that thread pools do not disturb one another.
+"""The processes of bench.py's sides, `server.py`: each is stopped whenever it is not asked for something.
 
-    python scripts/benchmarks/process.py SIDE    # answers a line of JSON with a line of JSON
-
-What is timed is timed over there, a round of calls at a time; the sides take turns, so a busy machine slows all.
+So nothing of the others runs while one side is timed, no thread that still spins and no pool that wakes up. A process
+ends with the run, by a signal that ends a stopped one too. It has a group of its own: Ctrl-C reaches the benchmark
+alone, which then ends its sides, and if that is killed itself, POSIX has a stopped group that has lost its parent hang
+up and go on. Where a platform stops no process the others wait for a line, and `STOPS` says so.
 """
 
-import gc
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
-import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # scripts/, whose folders are packages
+from benchmarks import rounds
 
-from benchmarks import jobs, memory, sides
+SERVER = pathlib.Path(__file__).with_name("server.py")
 
-ROUND = 0.06
-"""Seconds that a round takes at least."""
-
-ROUNDS = 5
-
-LONG = 1.0
-"""Seconds of a call from which on nothing is tried and few rounds are made."""
-
-HEAVY = 1e9
-"""T B H² from which on calls are long."""
-
-PAUSE = 0.03
-"""Seconds between two sides: an idle thread of a pool spins for a while before it sleeps."""
-
-
-# -- over there -----------------------------------------------------------------------------------------------------
-
-
-def read(job):
-    """Return a job from JSON."""
-    kind, cell, shape, dtype = job
-    return jobs.Job(kind, cell, tuple(shape), dtype)
-
-
-def timed(run, calls):
-    """Return the seconds of a call."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - start) / calls
-
-
-class Server:
-    """One side: it holds the candidates of a job, and the one that is chosen."""
-
-    def __init__(self, name):
-        self.make, self.held, self.chosen = sides.side(name), {}, None
-
-    def build(self, job):
-        """Make the candidates and call each once, or where calls are long a short one: all that is lazy is done now."""
-        self.held, self.chosen = {}, None
-        gc.collect()
-        job = read(job)
-        made = self.make(job)
-        if long := job.shape[0] * job.shape[1] * job.shape[3] ** 2 > HEAVY:
-            self.warm_up(job)
-        for how, candidate in made.items():
-            self.held[how] = candidate
-            candidate.before()
-            if not long and timed(candidate.run, 1) > 3 * LONG:  # others build too: what is slow, not all ways to do it
-                break
-        return {"candidates": list(self.held)}
-
-    def warm_up(self, job):
-        """Call the first candidate of the same job over two steps."""
-        candidate = next(iter(self.make(job._replace(shape=(2, *job.shape[1:]))).values()))
-        candidate.before()
-        candidate.run()
-
-    def choose(self):
-        """Find the fastest candidate, all taking turns; a long call is not tried in other ways."""
-        first = {}
-        for how, candidate in self.held.items():
-            candidate.before()
-            first[how] = timed(candidate.run, 1)
-            if first[how] > LONG:
-                break
-        seconds, tries = dict(first), min(5, int(1.0 / max(first.values())))
-        for _ in range(tries):
-            for how, spent in first.items():
-                self.held[how].before()
-                seconds[how] = min(seconds[how], timed(self.held[how].run, max(1, int(0.02 / spent))))
-        how = min(seconds, key=seconds.get)
-        self.chosen, self.held = self.held[how], {}
-        self.chosen.before()
-        return {"how": how, "seconds": seconds[how]}
-
-    def round(self, calls):
-        """Time a round of calls, after one that is not timed where there are many."""
-        if calls > 3:
-            self.chosen.run()
-        return {"seconds": timed(self.chosen.run, calls)}
-
-    def memory(self, job):
-        """Measure a first call."""
-        job = read(job)
-        self.warm_up(job)
-        how, candidate = next(iter(self.make(job).items()))
-        candidate.before()
-        return {"how": how, "bytes": memory.resident(candidate.run)}
-
-
-def serve(name):
-    """Answer until the other end hangs up."""
-    out, sys.stdout = sys.stdout, sys.stderr  # a library may print
-    server = Server(name)
-    for line in sys.stdin:
-        do, *arguments = json.loads(line)
-        try:
-            reply = getattr(server, do)(*arguments)
-        except ModuleNotFoundError as error:
-            reply = {"refused": f"{error.name} is not installed"}
-        except jobs.Refused as refusal:
-            reply = {"refused": str(refusal)}
-        print(json.dumps(reply), file=out, flush=True)
-
-
-# -- over here ------------------------------------------------------------------------------------------------------
+STOPS = hasattr(signal, "SIGSTOP")
+"""Whether this platform can stop a process."""
 
 
 class Side:
     """A side's process."""
 
-    def __init__(self, name, dtype):
-        told = os.environ | {"JAX_ENABLE_X64": str(int(dtype == "float64"))}  # JAX decides once for all
-        command, pipe = [sys.executable, __file__, name], subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=told)
+    def __init__(self, name, **environment):
+        command, pipe = [sys.executable, str(SERVER), name], subprocess.PIPE
+        group = {"process_group": 0} if os.name == "posix" else {}
+        environment = os.environ | environment
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, **group)
+        self._stop()
 
-    def tell(self, *request):
-        """Ask for something."""
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
+    def _stop(self):
+        if STOPS:
+            self.process.send_signal(signal.SIGSTOP)
 
-    def hear(self):
-        """Return the answer."""
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a side stopped: {self.process.args}")
-        return json.loads(line)
+    def _go_on(self):
+        if STOPS:
+            self.process.send_signal(signal.SIGCONT)
 
     def ask(self, *request):
-        """Ask, and return the answer."""
-        self.tell(*request)
-        return self.hear()
+        """Ask for something, and return the answer; the process runs meanwhile, and only then."""
+        self._go_on()
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        finally:
+            self._stop()
+        if not line:
+            raise RuntimeError(f"a side ended: {self.process.args}")
+        return json.loads(line)
 
     def close(self):
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
+        """End the process, be it stopped or at work; it has nothing to lose."""
+        self.process.kill()
+        self.process.communicate()
 
 
 class Sides:
-    """The processes of a run, begun when they are needed."""
+    """The processes of a run, started when they are needed."""
 
-    def __init__(self):
-        self.running = {}
+    def __init__(self, start=Side):
+        self.running, self.start = {}, start
 
     def __enter__(self):
         return self
@@ -174,45 +73,31 @@ class Sides:
 
     def close(self):
         """End all processes."""
-        for each in self.running.values():
-            each.close()
-        self.running = {}
+        while self.running:
+            self.running.popitem()[1].close()
 
     def get(self, name, dtype):
         """Return a side's process."""
         if (name, dtype) not in self.running:
-            self.running[name, dtype] = Side(name, dtype)
+            x64 = str(int(dtype == "float64"))  # JAX decides once for all
+            self.running[name, dtype] = self.start(name, JAX_ENABLE_X64=x64)
         return self.running[name, dtype]
 
-    def contest(self, names, job):
-        """Return per side the quartiles of its seconds per call, and how it ran; or why it did not."""
+    def contest(self, names, job, count=None):
+        """Return per side the quartiles of its seconds per call, and how it ran; or why it did not.
+
+        `count` is how many rounds there are; by default their lengths decide.
+        """
         sides = {name: self.get(name, job.dtype) for name in names}
-        for each in sides.values():
-            each.tell("build", job)
-        found = {name: each.hear() for name, each in sides.items()}
+        found = {name: each.ask("build", job) for name, each in sides.items()}
         taking = {name: each for name, each in sides.items() if "refused" not in found[name]}
+        if not taking:
+            return found
         for name, each in taking.items():
-            time.sleep(PAUSE)
-            found[name] |= each.ask("choose")
-        for name, times in self._rounds(taking, {name: found[name]["seconds"] for name in taking}).items():
+            found[name] = each.ask("choose")
+        guesses = {name: found[name]["seconds"] for name in taking}
+        turns = {name: lambda name=name: taking[name].ask("round", guesses[name])["seconds"] for name in taking}
+        for name, times in rounds.take_turns(turns, count or rounds.number(guesses.values())).items():
             q1, median, q3 = statistics.quantiles(times, n=4, method="inclusive")
             found[name] = {"how": found[name]["how"], "median": median, "q1": q1, "q3": q3, "rounds": len(times)}
         return found
-
-    def _rounds(self, taking, seconds):
-        """Return the seconds per call of every round; a long call that has chosen a side is a round of its own."""
-        if not taking:
-            return {}
-        slowest = max(ROUND, *seconds.values())
-        rounds = min(ROUNDS, max(3, int(1.0 / slowest)))
-        times = {name: [seconds[name]] if seconds[name] > LONG else [] for name in taking}
-        while any(len(each) < rounds for each in times.values()):
-            for name, each in taking.items():
-                if len(times[name]) < rounds:
-                    time.sleep(PAUSE)
-                    times[name].append(each.ask("round", max(1, int(ROUND / seconds[name])))["seconds"])
-        return times
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.jobs import CELLS, Job
 from benchmarks.peers import PEERS
-from benchmarks.process import timed
+from benchmarks.rounds import timed
 
 SHAPES = [
     (50, 1, 10, 16, 1),
