@@ -3,6 +3,7 @@
     python scripts/bench.py                        # everything that is installed, half an hour
     python scripts/bench.py --quick                # the tables' two smallest rows
     python scripts/bench.py training --rows 1,3    # training, inference, stream, ragged, fit, options, small, …
+    python scripts/bench.py training --alone       # then each side with nothing beside it; fails if it differs
     python scripts/bench.py --json new.json --against old.json    # keep the figures; print them over older ones
     python scripts/bench.py --memory               # instead: the peak memory of a training step, beside PyTorch's
     python scripts/bench.py --backend cupy         # on a CUDA device: every kernel, and PyTorch's cuDNN
@@ -24,7 +25,7 @@ import re
 import sys
 
 import xprnn
-from benchmarks import jobs, parts, process, table
+from benchmarks import alone, jobs, parts, process, table
 
 TABLES = ("training", "inference", "stream")
 PARTS = (*TABLES, *parts.PARTS)
@@ -94,6 +95,7 @@ def arguments(argv):
     parser.add_argument("--rows", type=rows, help="which rows of the tables, such as 1,3")
     parser.add_argument("--quick", action="store_true", help="rows 1 and 2 of the tables, and no other part")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
+    parser.add_argument("--alone", action="store_true", help="check the tables: time each side alone, in a new process")
     parser.add_argument("--json", metavar="FILE", help="write all figures, in seconds")
     parser.add_argument("--against", metavar="FILE", help="print ratios to the figures of an older run")
     parser.add_argument("--backend", choices=["numpy", "cupy"], default="numpy", help="what to time")
@@ -119,13 +121,13 @@ def run(args, rates):
 
 
 def main(argv=None):
-    """Run the parts named on the command line, or all."""
+    """Run the parts named on the command line, or all; return the exit code."""
     args = arguments(argv)
     if args.backend == "cupy":
         from benchmarks import cupy_layers
 
         cupy_layers.model() if args.model else cupy_layers.main()
-        return
+        return 0
     found = machine()
     tell(found)
     records = []
@@ -139,6 +141,14 @@ def main(argv=None):
     print("\n  ".join([f"goals not met: {len(missed)}", *missed]))
     if args.against:
         against(records, args.against)
+    return checked(records) if args.alone else 0
+
+
+def checked(records):
+    """Time the sides of the tables alone; return the exit code."""
+    missed = alone.check([record for record in records if record["part"] in TABLES])
+    print("\n  ".join([f"not as in the table when alone: {len(missed)}", *missed]))
+    return int(bool(missed))
 
 
 if __name__ == "__main__":

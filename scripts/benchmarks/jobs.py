@@ -23,6 +23,12 @@ class Job(NamedTuple):
     dtype: str
 
 
+def read(job):
+    """Return a job from JSON."""
+    kind, cell, shape, dtype = job
+    return Job(kind, cell, tuple(shape), dtype)
+
+
 class Candidate(NamedTuple):
     """A call, and what its process does beforehand, outside the time."""
 

@@ -23,12 +23,6 @@ TRIES, TRY = 3, 0.1
 """How often each way to do a job is tried before one is chosen, and for how many seconds."""
 
 
-def read(job):
-    """Return a job from JSON."""
-    kind, cell, shape, dtype = job
-    return jobs.Job(kind, cell, tuple(shape), dtype)
-
-
 class Server:
     """One side: it holds the candidates of a job, and the one that is chosen."""
 
@@ -39,7 +33,7 @@ class Server:
         """Make the candidates and call each once, or where calls are long a short one: all that is lazy is done now."""
         self.held, self.chosen = {}, None
         gc.collect()
-        job = read(job)
+        job = jobs.read(job)
         candidates = self.make(job)
         if long := job.shape[0] * job.shape[1] * job.shape[3] ** 2 > HEAVY:
             self.warm_up(job)
@@ -80,7 +74,7 @@ class Server:
 
     def memory(self, job):
         """Measure a first call."""
-        job = read(job)
+        job = jobs.read(job)
         self.warm_up(job)
         how, candidate = next(iter(self.make(job).items()))
         candidate.before()

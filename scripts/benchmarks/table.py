@@ -125,7 +125,8 @@ def line(texts, widths):
 def measure(row, job, names, sides, rates):
     """Return the record of a line."""
     shape = ",".join(map(str, job.shape))
-    record = {"part": job.kind, "what": f"{shape} {job.dtype} {job.cell}", "sides": sides.contest(names, job)}
+    record = {"part": job.kind, "what": f"{shape} {job.dtype} {job.cell}", "job": job}
+    record["sides"] = sides.contest(names, job)
     if "refused" in record["sides"]["xprnn"]:
         raise RuntimeError(f"xprnn: {record['sides']['xprnn']['refused']}")
     record["better"] = better(record)
