@@ -16,54 +16,14 @@ process of its own, stopped while another is timed; `benchmarks/rounds.py` says 
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
-import re
 import sys
 
-import xprnn
-from benchmarks import alone, jobs, parts, process, table
+from benchmarks import alone, machine, parts, process, table
 
 TABLES = ("training", "inference", "stream")
 PARTS = (*TABLES, *parts.PARTS)
-LIBRARIES = ("numpy", "numba", "torch", "jax", "jaxlib", "onnxruntime")
-
-
-def version(library):
-    """Return the version of a library, or that there is none."""
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def machine():
-    """Return what the figures hang on."""
-    info = pathlib.Path("/proc/cpuinfo")
-    name = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.is_file() else None
-    return {
-        "cpu": name[1] if name else platform.processor() or platform.machine(),
-        "cores": jobs.cores(),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "xprnn": xprnn.__version__,
-        **{library: version(library) for library in LIBRARIES},
-        "flops": table.gemm_rates(),
-    }
-
-
-def tell(found):
-    """Print the machine."""
-    rates = " and ".join(f"{rate / 1e9:.1f} in {dtype}" for dtype, rate in found["flops"].items())
-    print(f"{found['cpu']}, {found['cores']} cores, load {found['load']} at the start; GEMM, GFLOP/s: {rates}")
-    print(", ".join(f"{name} {found[name]}" for name in ("python", "xprnn", *LIBRARIES)))
-    if not process.STOPS:
-        print("!! this platform stops no process: threads of another side may spin while one is timed !!")
-    if (found["load"] or 0.0) > 0.5:
-        print("!! others work on this machine: sides with threads suffer most, and ratios mean little !!")
 
 
 def against(records, path):
@@ -106,12 +66,12 @@ def arguments(argv):
     return args
 
 
-def run(args, rates):
+def run(args, found):
     """Run the parts; yield the records of each. Sides that wait are ended before a part that needs none of them."""
     with process.Sides() as sides:
         for name in args.parts:
             if name in TABLES:
-                yield table.table(name, args.rows, sides, rates)
+                yield table.table(name, args.rows, sides, found)
             else:
                 sides.close()
                 yield parts.PARTS[name]()
@@ -128,10 +88,10 @@ def main(argv=None):
 
         cupy_layers.model() if args.model else cupy_layers.main()
         return 0
-    found = machine()
-    tell(found)
+    found = machine.describe()
+    machine.show(found)
     records = []
-    for some in run(args, found["flops"]):
+    for some in run(args, found):
         records += some
         if args.json:  # after every part: what is interrupted keeps its figures
             pathlib.Path(args.json).write_text(json.dumps({"machine": found, "records": records}, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """A side of bench.py, in a process of its own, so that thread pools do not disturb one another.
 
-    python scripts/benchmarks/server.py SIDE    # answers a line of JSON with a line of JSON
+    python scripts/benchmarks/server.py SIDE    # or "machine"; answers a line of JSON with a line of JSON
 
 What is timed is timed here, a round of calls at a time; `process.py` asks.
 """
@@ -13,7 +13,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # scripts/, whose folders are packages
 
-from benchmarks import jobs, memory, sides
+from benchmarks import jobs, memory, rates, sides
 from benchmarks.rounds import LONG, PAUSE, measure, timed
 
 HEAVY = 1e9
@@ -84,7 +84,7 @@ class Server:
 def serve(name):
     """Answer until the other end hangs up."""
     out, sys.stdout = sys.stdout, sys.stderr  # a library may print
-    server = Server(name)
+    server = rates.Rates() if name == "machine" else Server(name)
     for line in sys.stdin:
         do, *arguments = json.loads(line)
         try:

@@ -6,11 +6,9 @@ seconds. A ratio is the time of another side over xprnn's: how many times as fas
 
 import math
 
-import numpy as np
-
+from benchmarks.floor import floor, flops
 from benchmarks.jobs import CELLS, Job
 from benchmarks.peers import PEERS
-from benchmarks.rounds import timed
 
 SHAPES = [
     (50, 1, 10, 16, 1),
@@ -33,27 +31,12 @@ FASTER = {
 """The ratio to the better peer that is the goal of a row, and of the mean of all."""
 
 MEANS = {"training": 2.5, "inference": 1.3}
-OF_GEMM = {3: 0.6}
+OF_PRODUCTS = {3: 0.6}
 STREAMS = {"stepper": ("xprnn", 5e-6), "step": ("step", 15e-6)}
 PURE = 1.5
 """How many times the better peer's time pure NumPy may take where H ≥ WIDE."""
 
 WIDE = 256
-
-
-def gemm_rates():
-    """Return the floating-point operations per second of a matrix product, per dtype."""
-    n, found = 1536, {}
-    for dtype in ("float32", "float64"):
-        a, b = np.random.default_rng(0).standard_normal((2, n, n)).astype(dtype)
-        found[dtype] = 2 * n**3 / min(timed(lambda a=a, b=b: np.dot(a, b), 1) for _ in range(6))
-    return found
-
-
-def flops(cell, T, B, I, H, O):
-    """Return the operations in the products of a training step: the gradient at x, which none needs, is left out."""
-    G = {"RNN": 1, "GRU": 3, "LSTM": 4}[cell]
-    return 2 * T * B * (G * H * (3 * H + 2 * I) + 3 * H * O)
 
 
 def jobs(kind, rows):
@@ -83,8 +66,8 @@ def goals(row, job, record):
         goal = FASTER[job.kind][row]
         goal = goal[job.cell] if isinstance(goal, dict) else goal
         found[f"≥ {goal:g}"] = ratio >= goal
-    if job.kind == "training" and row in OF_GEMM:
-        found[f"{OF_GEMM[row]:.0%} of GEMM"] = record["of_gemm"] >= OF_GEMM[row]
+    if job.kind == "training" and row in OF_PRODUCTS:
+        found[f"{OF_PRODUCTS[row]:.0%} of products"] = record["of_products"] >= OF_PRODUCTS[row]
     if job.shape[3] >= WIDE and ratio is not None:
         pure = sides["numpy"].get("median", sides["xprnn"]["median"])  # refused: it is xprnn's own kernel here
         found[f"numpy ≤ {PURE:g} of the peer"] = pure <= PURE * ratio * sides["xprnn"]["median"]
@@ -95,8 +78,16 @@ def goals(row, job, record):
 
 
 def number(value):
-    """Write a number in three digits."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    """Write a number in three digits, or two where it is small."""
+    return (
+        f"{value:.2g}"
+        if value < 0.1
+        else f"{value:.2f}"
+        if value < 10
+        else f"{value:.1f}"
+        if value < 100
+        else f"{value:.0f}"
+    )
 
 
 def entry(side, scale, base=None):
@@ -114,7 +105,7 @@ def columns(kind):
     sides = [name for name in sides if (kind, name) != ("training", "onnxruntime")]
     head = {} if kind == "stream" else {"T,B,I,H,O dtype": 25}
     head |= {"cell": 4} | {name: 27 if name == "onnxruntime" else 25 for name in sides} | {"better": 6}
-    return sides, head | ({"GEMM": 4} if kind == "training" else {}) | {"goals": 28}
+    return sides, head | {"floor": 6, "of it": 5, "goals": 32}
 
 
 def line(texts, widths):
@@ -122,17 +113,16 @@ def line(texts, widths):
     return "| " + " | ".join(f"{text:{width}}" for text, width in zip(texts, widths, strict=True)) + " |"
 
 
-def measure(row, job, names, sides, rates):
+def measure(row, job, names, sides, machine):
     """Return the record of a line."""
     shape = ",".join(map(str, job.shape))
     record = {"part": job.kind, "what": f"{shape} {job.dtype} {job.cell}", "job": job}
     record["sides"] = sides.contest(names, job)
     if "refused" in record["sides"]["xprnn"]:
         raise RuntimeError(f"xprnn: {record['sides']['xprnn']['refused']}")
-    record["better"] = better(record)
-    if job.kind == "training" and job.shape[3] >= WIDE:
-        rate = flops(job.cell, *job.shape) / record["sides"]["xprnn"]["median"]
-        record |= {"flops": rate, "of_gemm": rate / rates[job.dtype]}
+    seconds, least = record["sides"]["xprnn"]["median"], floor(job, machine)
+    record |= {"better": better(record), "floor": least, "of_floor": least / seconds}
+    record["of_products"] = flops(job) / seconds / machine["rates"][job.dtype]
     return record | {"goals": goals(row, job, record)}
 
 
@@ -143,21 +133,23 @@ def texts(job, names, record):
     told = [] if job.kind == "stream" else [record["what"].rsplit(" ", 1)[0]]
     told += [job.cell, entry(found["xprnn"], scale), *(entry(found[name], scale, base) for name in names[1:])]
     told.append("-" if ratio is None else f"×{number(ratio)}")
-    if job.kind == "training":
-        told.append(f"{record['of_gemm']:.0%}" if "of_gemm" in record else "")
+    told += [number(scale * record["floor"]), f"{record['of_floor']:.0%}"]
     return [*told, ", ".join(f"{text}{'' if met else ': NO'}" for text, met in record["goals"].items())]
 
 
-def table(kind, rows, sides, rates):
+def table(kind, rows, sides, machine):
     """Measure and print a table; return its records."""
     names, widths = columns(kind)
     unit = "µs" if kind == "stream" else "ms"
-    print(f"{kind}, {unit}: median ± half the quartiles' distance, × of xprnn's time, how (the kernel; t threads)")
+    print(f"{kind}, {unit}: median ± half the quartiles' distance, × of xprnn's time, how (the kernel; t threads);")
+    print(
+        "better: the best peer's time over xprnn's; floor: the least that products or bytes take, and how near xprnn is"
+    )
     print(line(widths, widths.values()))
     print(line(["-" * width for width in widths.values()], widths.values()))
     records = []
     for row, job in jobs(kind, rows):
-        records.append(measure(row, job, names, sides, rates))
+        records.append(measure(row, job, names, sides, machine))
         print(line(texts(job, names, records[-1]), widths.values()), flush=True)
     refusals = {
         f"{name}: {side['refused']}": 0 for r in records for name, side in r["sides"].items() if "refused" in side

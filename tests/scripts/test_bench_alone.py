@@ -89,8 +89,8 @@ def test_the_command_runs_the_check_after_the_tables_on_their_jobs_alone(median,
             pass
 
     closed = []
-    monkeypatch.setattr(bench, "machine", lambda *_: {"flops": {}})
-    monkeypatch.setattr(bench, "tell", lambda found: None)
+    monkeypatch.setattr(bench.machine, "describe", dict)
+    monkeypatch.setattr(bench.machine, "show", lambda found: None)
     monkeypatch.setattr(bench.process, "Sides", Sides)
     monkeypatch.setattr(bench.table, "table", lambda *_: records)
     monkeypatch.setitem(
