@@ -4,6 +4,7 @@
     python scripts/bench.py --quick                # the tables' two smallest rows
     python scripts/bench.py training --rows 1,3    # training, inference, stream, ragged, fit, options, small, …
     python scripts/bench.py training --alone       # then each side with nothing beside it; fails if it differs
+    python scripts/bench.py --features avx2        # as on a machine without AVX-512: `benchmarks/features.py`
     python scripts/bench.py --json new.json --against old.json    # keep the figures; print them over older ones
     python scripts/bench.py --memory               # instead: the peak memory of a training step, beside PyTorch's
     python scripts/bench.py --backend cupy         # on a CUDA device: every kernel, and PyTorch's cuDNN
@@ -20,7 +21,7 @@ import json
 import pathlib
 import sys
 
-from benchmarks import alone, machine, parts, process, table
+from benchmarks import alone, features, machine, parts, process, table
 
 TABLES = ("training", "inference", "stream")
 PARTS = (*TABLES, *parts.PARTS)
@@ -56,6 +57,7 @@ def arguments(argv):
     parser.add_argument("--quick", action="store_true", help="rows 1 and 2 of the tables, and no other part")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
     parser.add_argument("--alone", action="store_true", help="check the tables: time each side alone, in a new process")
+    parser.add_argument("--features", choices=features.FEATURES, default=features.current(), help="what sides may use")
     parser.add_argument("--json", metavar="FILE", help="write all figures, in seconds")
     parser.add_argument("--against", metavar="FILE", help="print ratios to the figures of an older run")
     parser.add_argument("--backend", choices=["numpy", "cupy"], default="numpy", help="what to time")
@@ -88,6 +90,7 @@ def main(argv=None):
 
         cupy_layers.model() if args.model else cupy_layers.main()
         return 0
+    features.begin(args.features)
     found = machine.describe()
     machine.show(found)
     records = []

@@ -7,7 +7,7 @@ import platform
 import re
 
 import xprnn
-from benchmarks import process
+from benchmarks import features, process
 from benchmarks.jobs import cores
 from benchmarks.process import Side
 
@@ -56,6 +56,7 @@ def describe():
     return {
         "cpu": name[1] if name else platform.processor() or platform.machine(),
         "cores": cores(),
+        "features": features.current(),
         "load": load(),
         "python": platform.python_version(),
         "xprnn": xprnn.__version__,
@@ -66,6 +67,8 @@ def describe():
 def show(found):
     """Print the machine."""
     print(f"{found['cpu']}, {found['cores']} cores, load {found['load']} at the start")
+    masked = found["features"] != "native"
+    print(f"features: {found['features']}{f', but not of {features.UNMASKED}' if masked else ''}")
     print(", ".join(f"{name} {found[name]}" for name in ("python", "xprnn", *LIBRARIES)))
     for dtype, rates in found["products"].items():
         each = ", ".join(f"{how} {rate / 1e9:.0f}" for how, rate in rates.items())
