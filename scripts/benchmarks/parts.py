@@ -11,16 +11,11 @@ import numpy as np
 
 import xprnn
 from benchmarks import import_time
+from benchmarks.goals import OPTION, RAGGED, WIDE
 from benchmarks.jobs import CELLS, Job, start_of
 from benchmarks.rounds import alternate
 from benchmarks.sides import training_step
 from xprnn.kernels import explain
-
-OPTION = 1.3
-"""How many times a plain layer's time an option may take that the kernel has."""
-
-RAGGED = 0.65
-"""How many times a padded batch's time one may take whose lengths are drawn from 1 … T."""
 
 
 class PerStepRNN:
@@ -119,12 +114,12 @@ def ragged():
     """Compare the training step of a ragged batch with that of a padded one."""
     print("training step of a ragged batch, lengths uniform in 1 … T, float32, over that of the padded one")
     records = []
-    for shape in ((100, 32, 16, 64, 8), (100, 64, 64, 256, 16)):
+    for shape in ((100, 32, 16, 64, 8), (100, 64, 64, 256, 16), (128, 64, 256, 1024, 32)):
         lengths = np.random.default_rng(1).integers(1, shape[0] + 1, shape[1])
         for cell in CELLS:
             model, params, x, target = start_of(Job("training", cell, shape, "float32"))
             taken, told = explain(model, x).kernel, []
-            for kernel in dict.fromkeys([taken, "numpy"]):
+            for kernel in dict.fromkeys([taken, "numpy"] if shape[3] <= WIDE else [taken]):  # there it takes minutes
                 sides = {
                     "padded": training_step(model, params, x, target, kernel=kernel),
                     "ragged": training_step(model, params, x, target, kernel=kernel, lengths=lengths),
@@ -157,13 +152,16 @@ SHARED = {
     "layer_norm": {"layer_norm": True},
 }
 
+CUSTOM = xprnn.activations.Custom(np.tanh, lambda y: 1.0 - y * y)
+
 GATES = {f"gates {name}": {"gate_activation": name} for name in ACTIVATIONS}
 
 OPTIONS = {
     "LSTM": SHARED | GATES | {"cell_clip": {"cell_clip": 5.0}, "peepholes": {"peepholes": True}}
     | {"coupled": {"coupled": True}, "proj_size = H": {}},
     "GRU": {"reset_after=False": {"reset_after": False}, "mask": {}} | GATES,
-    "RNN": {"mask": {}} | {name: {"nonlinearity": name} for name in xprnn.activations.TABLE if name != "tanh"},
+    "RNN": {"mask": {}, "custom activation": {"nonlinearity": CUSTOM}}
+    | {name: {"nonlinearity": name} for name in xprnn.activations.TABLE if name != "tanh"},
 }  # fmt: skip
 """Per layer: LSTM has them all, the others what is their own."""
 
@@ -205,7 +203,7 @@ def option_record(what, times, taken):
     told = [f"{name} {r:.2f}" + (f" [{taken[name]}]" if taken[name] != kernel else "") for name, r in ratios.items()]
     print(f"{what}, float32, forward and backward: {1e3 * plain:.2f} ms, kernel {kernel}; times that with")
     print(f"  {'  '.join(told)}", flush=True)
-    goals = {f"{name} ≤ {OPTION:g}": r <= OPTION for name, r in ratios.items() if taken[name] != "reference"}
+    goals = {f"{name} ≤ {OPTION:g}": r <= OPTION for name, r in ratios.items()}
     return record("options", what, times, kernels=taken, goals=goals)
 
 

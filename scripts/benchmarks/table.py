@@ -1,11 +1,10 @@
-"""The tables of bench.py: training steps, inference and streams, xprnn beside its peers, and the goals of each line.
+"""The tables of bench.py: training steps, inference and streams, xprnn beside its peers; its goals are in `goals.py`.
 
 A line is kept as a record, {"part", "what", "sides": {name: {"median", "q1", "q3", "how"} or {"refused"}}, …}, in
 seconds. A ratio is the time of another side over xprnn's: how many times as fast xprnn is.
 """
 
-import math
-
+from benchmarks import goals
 from benchmarks.floor import floor, flops
 from benchmarks.jobs import CELLS, Job
 from benchmarks.peers import PEERS
@@ -21,22 +20,8 @@ SHAPES = [
 
 STREAM = (1, 1, 8, 64, 1)
 
-DTYPES = {"training": {1: ["float64"]}, "inference": {1: ["float64", "float32"]}}
-"""Of the rows that are not float32."""
-
-FASTER = {
-    "training": {1: {"RNN": 2.0, "GRU": 4.0, "LSTM": 4.0}, 2: 1.5, 3: 1.1, 4: 1.0, 5: 2.0},
-    "inference": dict.fromkeys(range(1, 6), 1.0),
-}
-"""The ratio to the better peer that is the goal of a row, and of the mean of all."""
-
-MEANS = {"training": 2.5, "inference": 1.3}
-OF_PRODUCTS = {3: 0.6}
-STREAMS = {"stepper": ("xprnn", 5e-6), "step": ("step", 15e-6)}
-PURE = 1.5
-"""How many times the better peer's time pure NumPy may take where H ≥ WIDE."""
-
-WIDE = 256
+DTYPES = {1: ["float64", "float32"]}
+"""Of the rows that are not in float32 alone."""
 
 
 def jobs(kind, rows):
@@ -45,33 +30,8 @@ def jobs(kind, rows):
         yield from ((0, Job(kind, cell, STREAM, "float32")) for cell in CELLS)
         return
     for row in rows:
-        for dtype in DTYPES[kind].get(row, ["float32"]):
+        for dtype in DTYPES.get(row, ["float32"]):
             yield from ((row, Job(kind, cell, SHAPES[row - 1], dtype)) for cell in CELLS)
-
-
-def better(record):
-    """Return the ratio of the better peer, or None."""
-    sides = record["sides"]
-    times = [sides[name]["median"] for name in PEERS if "median" in sides.get(name, {})]
-    return min(times) / sides["xprnn"]["median"] if times else None
-
-
-def goals(row, job, record):
-    """Return the goals of a line, {text: met}."""
-    sides, ratio, found = record["sides"], record["better"], {}
-    if job.kind == "stream":
-        limits = STREAMS.items()
-        return {f"{what} ≤ {1e6 * most:g} µs": sides[name]["median"] <= most for what, (name, most) in limits}
-    if ratio is not None:
-        goal = FASTER[job.kind][row]
-        goal = goal[job.cell] if isinstance(goal, dict) else goal
-        found[f"≥ {goal:g}"] = ratio >= goal
-    if job.kind == "training" and row in OF_PRODUCTS:
-        found[f"{OF_PRODUCTS[row]:.0%} of products"] = record["of_products"] >= OF_PRODUCTS[row]
-    if job.shape[3] >= WIDE and ratio is not None:
-        pure = sides["numpy"].get("median", sides["xprnn"]["median"])  # refused: it is xprnn's own kernel here
-        found[f"numpy ≤ {PURE:g} of the peer"] = pure <= PURE * ratio * sides["xprnn"]["median"]
-    return found
 
 
 # -- printing -------------------------------------------------------------------------------------------------------
@@ -121,9 +81,9 @@ def measure(row, job, names, sides, machine):
     if "refused" in record["sides"]["xprnn"]:
         raise RuntimeError(f"xprnn: {record['sides']['xprnn']['refused']}")
     seconds, least = record["sides"]["xprnn"]["median"], floor(job, machine)
-    record |= {"better": better(record), "floor": least, "of_floor": least / seconds}
+    record |= {"better": goals.better(record), "floor": least, "of_floor": least / seconds}
     record["of_products"] = flops(job) / seconds / machine["rates"][job.dtype]
-    return record | {"goals": goals(row, job, record)}
+    return record | {"goals": goals.of_line(row, job, record)}
 
 
 def texts(job, names, record):
@@ -156,18 +116,11 @@ def table(kind, rows, sides, machine):
     }
     for refusal in refusals:
         print(f"  (- of {refusal})")
-    mean(kind, records)
-    return records
-
-
-def mean(kind, records):
-    """Print the geometric mean of a table."""
-    ratios = [record["better"] for record in records if record["better"] is not None]
-    if not ratios:
-        return
-    found = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    goal = f", the goal {MEANS[kind]:g} over all rows" if kind in MEANS else ""
-    print(f"  geometric mean over {len(ratios)} lines, against the better peer of each: ×{number(found)}{goal}")
+    means = goals.mean(kind, records)
+    for each in means:
+        aims = "".join(f", the goal {text}{'' if met else ': NO'}" for text, met in each["goals"].items())
+        print(f"  {each['what']}, against the best peer of each: ×{number(each['better'])}{aims}")
+    return records + means
 
 
 def memories(rows, sides):

@@ -75,21 +75,6 @@ def side(median, how="numpy"):
     return {"how": how, "median": median, "q1": 0.9 * median, "q3": 1.1 * median, "rounds": 7}
 
 
-def test_the_goals_of_a_line_are_judged_by_the_better_peer():
-    from benchmarks import table
-    from benchmarks.jobs import Job
-
-    job = Job("training", "LSTM", table.SHAPES[2], "float32")
-    record = {"sides": {"xprnn": side(0.2), "numpy": {"refused": "x"}, "torch": side(0.3), "jax": side(0.25)}}
-    record |= {"better": table.better(record), "of_products": 0.5}
-    assert record["better"] == pytest.approx(1.25)
-    expected = {"≥ 1.1": True, "60% of products": False, "numpy ≤ 1.5 of the peer": True}
-    assert table.goals(3, job, record) == expected
-    record["sides"]["numpy"] = side(0.4)
-    assert not table.goals(3, job, record)["numpy ≤ 1.5 of the peer"]
-    assert table.entry(side(0.25, "1t"), 1e3, 0.2) == "250 ±10% ×1.25 1t"
-
-
 def test_the_command_line_and_the_comparison_with_an_older_run(tmp_path, capsys):
     import bench
 
