@@ -21,7 +21,7 @@ SLOW = 0.2
 """Seconds of a call from which on there are few rounds."""
 
 LONG = 1.0
-"""Seconds of a call from which on a round is one call, and nothing is tried in other ways."""
+"""Seconds of a call from which on a round is one call."""
 
 PAUSE = 0.03
 """Seconds between two sides."""

@@ -14,7 +14,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # scripts/, whose folders are packages
 
 from benchmarks import jobs, memory, rates, sides
-from benchmarks.rounds import LONG, PAUSE, measure, timed
+from benchmarks.rounds import LONG, PAUSE, SLOW, measure, timed
 
 HEAVY = 1e9
 """T B H² from which on calls are long."""
@@ -40,8 +40,8 @@ class Server:
         for how, candidate in candidates.items():
             self.held[how] = candidate
             candidate.before()
-            if not long and timed(candidate.run, 1) > 3 * LONG:  # a first call, which is slow: not all ways to do it
-                break
+            if not long:
+                candidate.run()
         return {"candidates": list(self.held)}
 
     def warm_up(self, job):
@@ -51,14 +51,13 @@ class Server:
         candidate.run()
 
     def choose(self):
-        """Find the fastest candidate, all taking turns; a long call is not tried in other ways."""
+        """Find the fastest candidate, all taking turns; where all calls are long each is tried once."""
         seconds = {}
         for how, candidate in self.held.items():
             candidate.before()
             seconds[how] = timed(candidate.run, 1)
-            if seconds[how] > LONG:
-                break
-        for _ in range(min(TRIES, int(1.0 / max(seconds.values())))):
+        best = min(seconds.values())
+        for _ in range(TRIES if best <= SLOW else int(best <= LONG)):
             for how in seconds:
                 time.sleep(PAUSE)  # the threads of the one before spin for a while
                 self.held[how].before()

@@ -62,6 +62,33 @@ def test_the_slowest_side_decides_how_many_rounds_there_are(guesses, expected):
     assert rounds.number(guesses) == expected
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "how", "calls"),
+    [
+        ([2.0, 0.1], [0.01, 0.1], "2t", 3),  # a call that something else disturbed, and one that nothing did
+        ([2.0, 0.1], [2.0, 0.1], "1t", 3),
+        ([0.9, 0.8], [0.6, 0.7], "2t", 1),
+        ([3.0, 2.0], [1.0, 1.0], "1t", 0),
+    ],
+)
+def test_the_fastest_way_is_chosen_of_all_however_slow_the_first_call_was(first, later, how, calls, monkeypatch):
+    from benchmarks import server
+    from benchmarks.jobs import Candidate
+
+    names, used, tried = ["2t", "1t"], [], []
+    side = server.Server("xprnn")
+    side.held = {name: Candidate(name, lambda name=name: used.append(name)) for name in names}
+    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(server, "timed", lambda run, calls: dict(zip(names, first, strict=True))[run])
+    monkeypatch.setattr(
+        server, "measure", lambda run, *_: (tried.append(run), dict(zip(names, later, strict=True))[run])[1]
+    )
+    seconds = min(*first, *later) if calls else min(first)
+    assert side.choose() == {"how": how, "seconds": seconds}
+    assert tried == names * calls
+    assert side.chosen.run == used[-1] == how
+
+
 class Fake:
     """A side that notes who runs: a job of it is its seconds, round by round."""
 
