@@ -38,11 +38,11 @@ def test_the_bytes_of_a_job_are_those_of_its_arrays(kind, dtype):
     start = start_of(job)
     sizes = [sum(a.nbytes for a in tree.leaves(start.params[key])) for key in ("0", "1")]
     y = np.zeros((5, 4, 3), dtype)
-    whole = {
+    expected = {
         "training": start.x.nbytes + start.target.nbytes + 2 * sum(sizes),
         "inference": start.x.nbytes + y.nbytes + sizes[0],
     }
-    assert traffic(job) == whole[kind]
+    assert traffic(job) == expected[kind]
 
 
 @pytest.mark.parametrize(("cache", "bandwidth"), [(2**20, 1.0), (0, 1e9), (0, 1.0)])
