@@ -70,6 +70,9 @@ def masks():
 
 def begin(features):
     """Start this command anew under the masks of some features, unless it runs under them."""
-    if features != current():
-        sys.stdout.flush()
-        os.execve(sys.executable, sys.orig_argv, os.environ | masks() | {MARK: features})
+    if features == current():
+        return
+    if features == "native":
+        raise SystemExit(f"`--features native` cannot take back the masks of {MARK}={current()}; start without it")
+    sys.stdout.flush()
+    os.execve(sys.executable, sys.orig_argv, os.environ | masks() | {MARK: features})

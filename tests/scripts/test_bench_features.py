@@ -88,6 +88,8 @@ def test_a_command_begins_again_under_the_masks_and_only_once(monkeypatch):
         features.begin("avx2")
     assert started == [(sys.executable, sys.orig_argv)]
     assert features.current() == "avx2"
+    with pytest.raises(SystemExit, match="`--features native` cannot take back the masks"):
+        features.begin("native")
     assert os.environ["XLA_FLAGS"] == "--xla_cpu_ftz=true --xla_cpu_max_isa=AVX2"
     assert os.environ["XPRNN_VECTOR_BYTES"] == "32"
 
