@@ -1,0 +1,246 @@
+"""Matrix products with packed weights, as LLVM functions: C += A W, and what goes with it.
+
+A scan has the same W in all its steps. Packed once, in panels of as many columns as two vectors hold, row after row, it
+is read in order, and each vector of it serves several rows of A from registers. Every number of C is the same sum in
+the same order whatever rows and columns stand beside it: blocks of `DEPTH` products each, the blocks one by one.
+
+Strides count numbers, not bytes. Packed weights lie at multiples of 64 bytes; everything else may lie anywhere.
+"""
+
+from functools import cached_property
+from typing import NamedTuple
+
+from llvmlite import ir
+
+from xprnn.kernels.derived.native.machine import Machine
+from xprnn.kernels.derived.native.vectors import FLOAT64, I8, I32, I64, Lanes, integer, loop, size_of, turns
+
+DEPTH = 256
+"""Products of a block: so many rows of a panel of two 64-byte vectors are 32 KiB, and stay in the first cache."""
+
+BLOCKS = {
+    32: ((8, 1), (4, 2), (4, 1), (2, 4), (2, 1), (1, 8), (1, 1)),
+    16: ((6, 1), (4, 1), (2, 3), (2, 1), (1, 6), (1, 1)),
+}
+"""Rows and panels whose sums fill so many registers, but for those of W; the first is for all rows but the last few."""
+
+
+class Operands(NamedTuple):
+    """What a block runs on: A, W and C where it begins, and how far apart their rows, numbers or panels are."""
+
+    A: ir.Value
+    of_row: ir.Value
+    of_depth: ir.Value
+    W: ir.Value
+    of_panel: ir.Value
+    C: ir.Value
+    ldc: ir.Value
+    depth: ir.Value
+
+
+class Products:
+    """The functions of a module on matrices of one type; each is emitted when it is first asked for.
+
+    Parameters
+    ----------
+    module : ir.Module
+    number_type : ir.Type
+    machine : Machine
+    vectors : int
+        Vectors of a panel.
+    """
+
+    def __init__(self, module: ir.Module, number_type: ir.Type, machine: Machine, vectors: int = 2) -> None:
+        self.module, self.number_type, self.machine, self.vectors = module, number_type, machine, vectors
+        self.lanes = machine.lanes(number_type)
+        self.width = vectors * self.lanes
+        self.pointer = number_type.as_pointer()
+        self.blocks: dict[tuple[int, int], ir.Function] = {}
+
+    def padded(self, N: int) -> int:
+        """Return the columns of whole panels that hold N."""
+        return -(-N // self.width) * self.width
+
+    def function(self, name: str, kinds: str) -> tuple[ir.Function, ir.IRBuilder]:
+        """Begin an internal function of pointers, "p", and integers, "i"."""
+        types = [self.pointer if kind == "p" else I64 for kind in kinds]
+        suffix = "64" if self.number_type == FLOAT64 else "32"
+        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), types), f"{name}_{suffix}_{self.width}")
+        function.linkage = "internal"
+        return function, ir.IRBuilder(function.append_basic_block())
+
+    def vector(self, builder: ir.IRBuilder) -> Lanes:
+        """Return the arithmetic of vectors."""
+        return Lanes(builder, self.number_type, self.lanes)
+
+    def number(self, builder: ir.IRBuilder) -> Lanes:
+        """Return the arithmetic of numbers."""
+        return Lanes(builder, self.number_type, 1)
+
+    # -- packing
+
+    @cached_property
+    def pack(self) -> ir.Function:
+        """`pack(W, row_stride, column_stride, K, N, out)`: W (K, N) in panels, 0 beyond its last column."""
+        function, b = self.function("pack", "piiiip")
+        W, of_row, of_column, K, N, out = function.args
+        with loop(b, integer(0), N, self.width) as n:
+            source, panel = at(b, W, b.mul(n, of_column)), at(b, out, b.mul(n, K))
+            left = minimum(b, b.sub(N, n), integer(self.width))
+            in_order = b.and_(
+                b.icmp_signed("==", of_column, integer(1)), b.icmp_signed("==", left, integer(self.width))
+            )
+            with b.if_else(in_order) as (then, otherwise):
+                with then:
+                    self._pack_rows(b, source, of_row, K, panel)
+                with otherwise:
+                    self._pack_columns(b, (source, of_row, of_column, left), K, panel)
+        b.ret_void()
+        return function
+
+    def _pack_rows(self, b: ir.IRBuilder, source: ir.Value, of_row: ir.Value, K: ir.Value, panel: ir.Value) -> None:
+        """Copy a whole panel whose columns lie side by side."""
+        vector, align = self.vector(b), self.machine.vector_bytes
+        with loop(b, integer(0), K) as k:
+            row, into = at(b, source, b.mul(k, of_row)), at(b, panel, b.mul(k, integer(self.width)))
+            for v in range(0, self.width, self.lanes):
+                vector.store(vector.load(row, integer(v)), into, integer(v), align)
+
+    def _pack_columns(self, b: ir.IRBuilder, source: tuple[ir.Value, ...], K: ir.Value, panel: ir.Value) -> None:
+        """Copy a panel column by column, so many rows at a time that they stay in the first cache."""
+        W, of_row, of_column, columns = source
+        number = self.number(b)
+        with loop(b, integer(0), K, DEPTH) as start:
+            stop = minimum(b, b.add(start, integer(DEPTH)), K)
+            with loop(b, integer(0), columns) as j:
+                column, into = at(b, W, b.mul(j, of_column)), at(b, panel, j)
+                with loop(b, start, stop) as k:
+                    number.store(number.load(column, b.mul(k, of_row)), into, b.mul(k, integer(self.width)))
+            with loop(b, columns, integer(self.width)) as j, loop(b, start, stop) as k:
+                number.store(number.constant(0.0), at(b, panel, j), b.mul(k, integer(self.width)))
+
+    # -- C += A W
+
+    @cached_property
+    def product(self) -> ir.Function:
+        """`product(A, lda, W_packed, C, ldc, M, K, N)`: C (M, N) += A (M, K) W; C has the columns of whole panels."""
+        function, b = self.function("product", "pippiiii")
+        A, lda, *others = function.args
+        b.call(self.strided_product, [A, lda, integer(1), *others])
+        b.ret_void()
+        return function
+
+    @cached_property
+    def strided_product(self) -> ir.Function:
+        """`strided_product(A, of_row, of_depth, W_packed, C, ldc, M, K, N)`: A's numbers lie `of_depth` apart."""
+        function, b = self.function("strided_product", "piippiiii")
+        A, of_row, of_depth, W, C, ldc, M, K, N = function.args
+        N = b.mul(b.sdiv(b.add(N, integer(self.width - 1)), integer(self.width)), integer(self.width))
+        of_panel = b.mul(K, integer(self.width))
+        first = BLOCKS[self.machine.registers][0][0]
+        last = b.sub(M, b.srem(M, integer(first)))
+        with loop(b, integer(0), K, DEPTH) as k:
+            depth = minimum(b, b.sub(K, k), integer(DEPTH))
+            begin = Operands(
+                at(b, A, b.mul(k, of_depth)), of_row, of_depth, at(b, W, b.mul(k, integer(self.width))), of_panel, C,
+                ldc, depth,
+            )  # fmt: skip
+            with loop(b, integer(0), N, self.width) as n, loop(b, integer(0), last, first) as r:
+                self._call(b, (first, 1), begin, r, n, K)
+            self._last_rows(b, begin, last, b.sub(M, last), N, K)
+        b.ret_void()
+        return function
+
+    def _last_rows(
+        self, b: ir.IRBuilder, begin: Operands, row: ir.Value, left: ir.Value, N: ir.Value, K: ir.Value
+    ) -> None:
+        """Emit blocks of 4, 2 and 1 rows: few rows leave registers for more panels."""
+        blocks = BLOCKS[self.machine.registers][1:]
+        for rows in (4, 2, 1):
+            is_there = b.icmp_signed("!=", b.and_(left, integer(rows)), integer(0))
+            with b.if_then(is_there):
+                start = integer(0)
+                for panels in [panels for some, panels in blocks if some == rows]:
+                    columns = integer(panels * self.width)
+                    stop = b.sub(N, b.srem(b.sub(N, start), columns))
+                    with loop(b, start, stop, panels * self.width) as n:
+                        self._call(b, (rows, panels), begin, row, n, K)
+                    start = stop
+            row = b.add(row, b.and_(left, integer(rows)))
+
+    def _call(
+        self, b: ir.IRBuilder, size: tuple[int, int], begin: Operands, r: ir.Value, n: ir.Value, K: ir.Value
+    ) -> None:
+        """Call the block of a size for C[r:, n:]."""
+        A = at(b, begin.A, b.mul(r, begin.of_row))
+        C = at(b, begin.C, b.add(b.mul(r, begin.ldc), n))
+        b.call(self.block(*size), begin._replace(A=A, W=at(b, begin.W, b.mul(n, K)), C=C))
+
+    def block(self, rows: int, panels: int) -> ir.Function:
+        """Return the function of a block, of `Operands`: C += A W in registers throughout."""
+        if (rows, panels) not in self.blocks:
+            self.blocks[rows, panels] = self._block(rows, panels)
+        return self.blocks[rows, panels]
+
+    def _block(self, rows: int, panels: int) -> ir.Function:
+        function, b = self.function(f"block_{rows}_{panels}", "piipipii")
+        of = Operands(*function.args)
+        vector = self.vector(b)
+        starts = [at(b, of.A, b.mul(of.of_row, integer(i))) for i in range(rows)]
+        columns = [(p, v * self.lanes) for p in range(panels) for v in range(self.vectors)]
+        of_W = [b.add(b.mul(of.of_panel, integer(p)), integer(v)) for p, v in columns]
+        zeros = [vector.constant(0.0)] * (rows * len(columns))
+        with turns(b, integer(0), of.depth, 1, [integer(0), integer(0), *zeros]) as turn:
+            k, w, *sums = turn.values
+            if rows == BLOCKS[self.machine.registers][0][0]:
+                self._prefetch(b, at(b, of.W, b.add(w, of.of_panel)))
+            sums = self._add_products(
+                vector, [at(b, x, k) for x in starts], [at(b, of.W, b.add(w, v)) for v in of_W], sums
+            )
+            turn.hand_on([b.add(k, of.of_depth), b.add(w, integer(self.width)), *sums])
+        for i in range(rows):
+            row, totals = at(b, of.C, b.mul(of.ldc, integer(i))), turn.values[2 + i * len(columns) :]
+            for (p, v), total in zip(columns, totals, strict=False):
+                there = integer(p * self.width + v)
+                vector.store(vector.add(vector.load(row, there), total), row, there)
+        b.ret_void()
+        return function
+
+    def _add_products(
+        self, vector: Lanes, rows: list[ir.Value], columns: list[ir.Value], sums: list[ir.Value]
+    ) -> list[ir.Value]:
+        """Return the sums with each row times each column; what there is less of stays in registers."""
+        zero, align = integer(0), self.machine.vector_bytes
+        number = self.number(vector.builder)
+        xs: dict[int, ir.Value] = {}
+        weights: dict[int, ir.Value] = {}
+        by_rows = [(i, v) for i in range(len(rows)) for v in range(len(columns))]
+        order = by_rows if len(rows) >= len(columns) else sorted(by_rows, key=lambda pair: pair[1])
+        for i, v in order:
+            if i not in xs:
+                xs[i] = vector.splat(number.load(rows[i], zero))
+            if v not in weights:
+                weights[v] = vector.load(columns[v], zero, align)
+            k = i * len(columns) + v
+            sums = [*sums[:k], vector.fma(xs[i], weights[v], sums[k]), *sums[k + 1 :]]
+        return sums
+
+    def _prefetch(self, b: ir.IRBuilder, there: ir.Value) -> None:
+        """Ask for a row of the next panel in the second cache."""
+        name, address = "llvm.prefetch.p0", I8.as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [address, I32, I32, I32])
+        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        line = 64 // size_of(self.number_type)
+        for k in range(0, self.width, line):
+            pointer = b.bitcast(at(b, there, integer(k)), address)
+            b.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
+
+
+def at(b: ir.IRBuilder, base: ir.Value, offset: ir.Value) -> ir.Value:
+    """Return the pointer so many numbers behind `base`."""
+    return b.gep(base, [offset])
+
+
+def minimum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Return the smaller of two integers."""
+    return b.select(b.icmp_signed("<", x, y), x, y)
