@@ -1,0 +1,161 @@
+"""Products of packed weights and sums over rows, against NumPy in float64; nothing is written outside."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install 'xprnn[fast]')")
+
+from tests.support.native import TYPES, aligned, called, every_dtype, every_machine, guarded, module_of, of_table
+from xprnn.kernels.derived.native import compile as native_compile
+from xprnn.kernels.derived.native.sums import Sums
+
+KINDS = {
+    "pack": "piiiip",
+    "product": "pippiiii",
+    "outer": "pipipiiiip",
+    "sum_rows": "pipiip",
+    "fill_rows": "ppiii",
+}
+TOLERANCE = {np.float32: 1e-6, np.float64: 2e-15}
+"""Of a sum, over the sum of what is added without its signs: ten roundings."""
+
+
+@pytest.fixture(scope="module")
+def functions():
+    """The functions on arrays for a machine and a dtype, emitted once."""
+    emitted = {}
+
+    def of(host, dtype, vectors=2):
+        key = host, dtype, vectors
+        if key not in emitted:
+            module = module_of(host)
+            sums = Sums(module, TYPES[dtype], host, vectors)
+            for name, kinds in KINDS.items():
+                b, entries = of_table(module, name, [TYPES[dtype] if kind == "p" else None for kind in kinds])
+                b.call(getattr(sums, name), entries)
+                b.ret_void()
+            emitted[key] = sums, native_compile.compiled(str(module), host)
+        return emitted[key]
+
+    return of
+
+
+def packed(sums, code, W, dtype):
+    """Return W in panels, with a guard behind."""
+    K, N = W.shape
+    room = aligned(K * sums.padded(N) + 16, dtype)
+    room[-16:] = 7
+    called(code, "pack", W, *(stride // W.itemsize for stride in W.strides), K, N, room)
+    assert np.all(room[-16:] == 7)
+    return room
+
+
+@every_machine
+@every_dtype
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_packed_weights_are_panels_filled_up_with_zeros(vectors, transposed, dtype, host, functions, rng):
+    sums, code = functions(host, dtype, vectors)
+    for K, N in ((1, 1), (5, sums.width), (300, sums.width + 1), (7, 3 * sums.width - 1)):
+        W = rng.standard_normal((N, K)).astype(dtype).T if transposed else rng.standard_normal((K, N)).astype(dtype)
+        expected = np.zeros((K, sums.padded(N)), dtype)
+        expected[:, :N] = W
+        expected = expected.reshape(K, -1, sums.width).swapaxes(0, 1).reshape(-1)
+        np.testing.assert_array_equal(packed(sums, code, W, dtype)[:-16], expected)
+
+
+@every_machine
+@every_dtype
+@pytest.mark.parametrize("M", [0, 1, 2, 3, 4, 5, 6, 7, 8, 13, 31])
+@pytest.mark.parametrize("K", [0, 1, 7, 256, 521])
+def test_a_product_is_that_of_numpy_in_float64(K, M, dtype, host, functions, rng):
+    sums, code = functions(host, dtype)
+    for N in (0, 1, 15, 64, 131, 3 * sums.width):
+        A, W = (rng.standard_normal(shape).astype(dtype) for shape in ((M, K + 3), (K, N)))
+        C0 = rng.standard_normal((M, sums.padded(N) + 1)).astype(dtype)
+        C, check = guarded(C0, rng)
+        called(code, "product", A, K + 3, packed(sums, code, W, dtype), C, C.shape[1], M, K, N)
+        check()
+        np.testing.assert_array_equal(C[:, N:], C0[:, N:])
+        assert_a_sum(C[:, :N], C0[:, :N], A[:, :K], W)
+
+
+@every_machine
+@every_dtype
+def test_a_row_is_the_same_whatever_rows_stand_beside_it(dtype, host, functions, rng):
+    sums, code = functions(host, dtype)
+    K, N = 300, 5 * sums.width
+    A, W = rng.standard_normal((29, K)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
+    weights, alone = packed(sums, code, W, dtype), np.zeros((29, N), dtype)
+    for r in range(29):
+        called(code, "product", A[r], K, weights, alone[r], N, 1, K, N)
+    for M in range(2, 30):
+        C = np.zeros((M, N), dtype)
+        called(code, "product", A, K, weights, C, N, M, K, N)
+        np.testing.assert_array_equal(C, alone[:M])
+
+
+@every_machine
+@every_dtype
+@pytest.mark.parametrize("R", [0, 1, 2, 255, 257, 1000])
+def test_an_outer_product_is_that_of_numpy_in_float64(R, dtype, host, functions, rng):
+    sums, code = functions(host, dtype)
+    for N, I in ((0, 5), (5, 0), (1, 1), (7, 17), (13, 64), (64, 3), (519, 2)):
+        A, B = (rng.standard_normal(shape).astype(dtype) for shape in ((R, N + 2), (R, I + 1)))
+        C0 = rng.standard_normal((N, I + 3)).astype(dtype)
+        C, check = guarded(C0, rng)
+        room = aligned(sums.outer_scratch(N, I) + 16, dtype)
+        room[-16:] = 7
+        called(code, "outer", A, N + 2, B, I + 1, C, I + 3, R, N, I, room)
+        check()
+        assert np.all(room[-16:] == 7)
+        np.testing.assert_array_equal(C[:, I:], C0[:, I:])
+        assert_a_sum(C[:, :I], C0[:, :I], A[:, :N].T, B[:, :I])
+
+
+@every_machine
+@every_dtype
+@pytest.mark.parametrize("R", [0, 1, 63, 65, 5000])
+def test_a_sum_over_rows_is_that_of_numpy_in_float64(R, dtype, host, functions, rng):
+    _, code = functions(host, dtype)
+    for N in (0, 1, 5, 64, 131):
+        A, C0 = rng.standard_normal((R, N + 2)).astype(dtype), rng.standard_normal(N).astype(dtype)
+        C, check = guarded(C0, rng)
+        room, check_room = guarded(np.zeros(N, dtype), rng)
+        called(code, "sum_rows", A, N + 2, C, R, N, room)
+        check()
+        check_room()
+        assert_a_sum(C, C0, np.ones((1, R), dtype), A[:, :N])
+
+
+@every_machine
+def test_a_million_rows_of_one_sign_are_summed_as_exactly_as_a_few(host, functions, rng):
+    sums, code = functions(host, np.float32)
+    R = 1_000_003
+    A, B = rng.random((R, 3), np.float32), rng.random((R, 2), np.float32)
+    C, total = np.zeros((3, 2), np.float32), np.zeros(3, np.float32)
+    called(code, "outer", A, 3, B, 2, C, 2, R, 3, 2, aligned(sums.outer_scratch(3, 2), np.float32))
+    called(code, "sum_rows", A, 3, total, R, 3, np.zeros(3, np.float32))
+    np.testing.assert_allclose(C, A.T.astype(np.float64) @ B, rtol=2e-6)
+    np.testing.assert_allclose(total, A.sum(0, dtype=np.float64), rtol=2e-6)
+
+
+@every_machine
+@every_dtype
+def test_rows_are_filled(dtype, host, functions, rng):
+    _, code = functions(host, dtype)
+    for M, N in ((0, 5), (3, 0), (3, 1), (2, 37)):
+        C0 = rng.standard_normal((M, N + 5)).astype(dtype)
+        x, (C, check) = rng.standard_normal(N).astype(dtype), guarded(C0, rng)
+        called(code, "fill_rows", x, C, N + 5, M, N)
+        check()
+        np.testing.assert_array_equal(C[:, :N], np.broadcast_to(x, (M, N)))
+        np.testing.assert_array_equal(C[:, N:], C0[:, N:])
+
+
+def assert_a_sum(C, C0, x, y):
+    """Compare with C0 + x y in float64, relative to the sum without signs."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    scale = np.abs(C0) + np.abs(x) @ np.abs(y)
+    error = np.abs(C - (C0 + x @ y)) / np.maximum(scale, np.finfo(C.dtype).tiny)
+    assert error.max(initial=0.0) <= TOLERANCE[C.dtype.type]
