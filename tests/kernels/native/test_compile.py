@@ -247,6 +247,8 @@ def test_a_fork_while_another_thread_compiles_can_compile(cache):
             process = multiprocessing.get_context("fork").Process(target=_exit_with, args=(parent, number))
             process.start()
             process.join(60)
+            process.kill()  # one that waits for a lock for ever
+            process.join()
             assert process.exitcode == 0
     finally:
         stop.set()

@@ -59,6 +59,7 @@ def test_code_is_in_vectors_of_the_width_and_no_wider(host):
     for wider in (width for width in REGISTER if width > host.vector_bytes):
         assert REGISTER[wider] not in lines
     assert ("vfmadd" in lines) == (host.vector_bytes > 16 and host.has("fma"))
+    assert ("vmovups" in lines) == (host.vector_bytes > 16)  # SSE's instructions, too, and not AVX's on short vectors
 
 
 def test_all_widths_live_in_one_process():

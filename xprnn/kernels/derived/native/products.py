@@ -162,7 +162,7 @@ class Products:
                 start = integer(0)
                 for panels in [panels for some, panels in blocks if some == rows]:
                     columns = integer(panels * self.width)
-                    stop = b.sub(N, b.srem(b.sub(N, start), columns))
+                    stop = b.sub(N, b.srem(N, columns))
                     with loop(b, start, stop, panels * self.width) as n:
                         self._call(b, (rows, panels), begin, row, n, K)
                     start = stop
