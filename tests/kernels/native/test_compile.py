@@ -92,6 +92,26 @@ def test_a_function_that_is_not_there_is_named(cache):
         native_compile.compiled(text(1), HOST).function("g")
 
 
+def test_a_module_with_a_key_is_emitted_only_where_it_is_not_on_disk(cache, monkeypatch):
+    emitted = []
+
+    def emit():
+        emitted.append(None)
+        return text(40)
+
+    for count in (1, 1):
+        native_compile._codes.clear()
+        assert written(native_compile.compiled(emit, HOST, "forty")) == 40
+        assert len(emitted) == count
+    native_compile._codes.clear()
+    monkeypatch.setattr(native_compile, "sources", lambda: "changed")
+    assert written(native_compile.compiled(emit, HOST, "forty")) == 40
+    assert len(emitted) == 2
+    assert written(native_compile.compiled(lambda: text(41), HOST, "forty-one")) == 41
+    with pytest.raises(TypeError, match="`key` must tell modules apart whose text is a function"):
+        native_compile.compiled(emit, HOST)
+
+
 def test_another_width_is_another_module(cache):
     assert [written(native_compile.compiled(text(4), host)) for host in HOSTS] == [4] * len(HOSTS)
     assert len(cache) == len(HOSTS)

@@ -11,6 +11,9 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -27,7 +30,10 @@ SLOW = 1.0
 """Seconds of compiling from which on it is said."""
 
 LEVEL = 2
-"""LLVM's level of optimisation: at 3 nothing runs faster."""
+"""LLVM's level of optimisation."""
+
+PASSES = ("sroa", "instruction_combine", "new_gvn", "simplify_cfg", "instruction_combine")
+"""What runs before instructions are chosen: LLVM's own list takes three times as long, and nothing runs faster."""
 
 _call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _lock = threading.RLock()
@@ -80,14 +86,17 @@ class Code:
                     getattr(self, each).close()
 
 
-def compiled(text: str, machine: Machine) -> Code:
+def compiled(text: str | Callable[[], str], machine: Machine, key: str = "") -> Code:
     """Compile the text of a module, or find it compiled, in memory or on disk.
 
     Parameters
     ----------
-    text : str
-        LLVM's language; the functions to be called are `void f(ptr)`.
+    text : str or callable
+        LLVM's language; the functions to be called are `void f(ptr)`. To emit it takes ten times as long as to load a
+        module from disk, so where there is a `key` it may be a function that emits it if it is needed.
     machine : Machine
+    key : str, optional
+        What decides about the text, beside the machine and the sources of this package.
 
     Returns
     -------
@@ -97,27 +106,37 @@ def compiled(text: str, machine: Machine) -> Code:
     -----
     A second thread that asks meanwhile waits. The 128 modules that were asked for last stay in memory.
     """
+    if not key and callable(text):
+        raise TypeError("`key` must tell modules apart whose text is a function")
+    name = machine, key or str(text)
     with _lock:
-        code = _codes.get((machine, text))
+        code = _codes.get(name)
         if code is None:
-            code = _codes[machine, text] = _loaded(text, machine)
+            code = _codes[name] = _loaded(text, machine, key and key + sources())
             if len(_codes) > MOST:
                 _codes.popitem(last=False)
-        _codes.move_to_end((machine, text))
+        _codes.move_to_end(name)
         return code
 
 
-def _loaded(text: str, machine: Machine) -> Code:
+def _loaded(text: str | Callable[[], str], machine: Machine, key: str) -> Code:
     """Load a module from disk, or compile it and leave it there."""
-    version = (llvmlite.__version__, llvm.llvm_version_info, LEVEL)
-    key = hashlib.sha256(repr((text, machine, version)).encode()).digest()
-    content = disk_cache.read(key)
+    version = (llvmlite.__version__, llvm.llvm_version_info, LEVEL, PASSES)
+    digest = hashlib.sha256(repr((key or text, machine, version)).encode()).digest()
+    content = disk_cache.read(digest)
     if content is None:
         start = time.perf_counter()
-        content = object_code(text, machine)
+        content = object_code(text() if callable(text) else text, machine)
         _announce(time.perf_counter() - start)
-        disk_cache.write(key, content)
+        disk_cache.write(digest, content)
     return Code(content, machine)
+
+
+@lru_cache
+def sources() -> str:
+    """Return a digest of the sources that emit: what they emitted before they were changed is compiled anew."""
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def object_code(text: str, machine: Machine) -> bytes:
@@ -155,9 +174,6 @@ def _optimised(text: str, context: llvm.ContextRef, target: llvm.TargetMachine) 
     for each in (passes, builder, options):
         each.close()
     return module
-
-
-PASSES = ("sroa", "instruction_combine", "new_gvn", "simplify_cfg", "instruction_combine")
 
 
 def _announce(seconds: float) -> None:
