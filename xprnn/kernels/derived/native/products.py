@@ -54,6 +54,7 @@ class Products:
         self.module, self.number_type, self.machine, self.vectors = module, number_type, machine, vectors
         self.lanes = machine.lanes(number_type)
         self.width = vectors * self.lanes
+        self.rows = BLOCKS[machine.registers][0][0]
         self.pointer = number_type.as_pointer()
         self.blocks: dict[tuple[int, int], ir.Function] = {}
 
@@ -125,37 +126,29 @@ class Products:
     def product(self) -> ir.Function:
         """`product(A, lda, W_packed, C, ldc, M, K, N)`: C (M, N) += A (M, K) W; C has the columns of whole panels."""
         function, b = self.function("product", "pippiiii")
-        A, lda, *others = function.args
-        b.call(self.strided_product, [A, lda, integer(1), *others])
-        b.ret_void()
-        return function
-
-    @cached_property
-    def strided_product(self) -> ir.Function:
-        """`strided_product(A, of_row, of_depth, W_packed, C, ldc, M, K, N)`: A's numbers lie `of_depth` apart."""
-        function, b = self.function("strided_product", "piippiiii")
-        A, of_row, of_depth, W, C, ldc, M, K, N = function.args
-        N = b.mul(b.sdiv(b.add(N, integer(self.width - 1)), integer(self.width)), integer(self.width))
-        of_panel = b.mul(K, integer(self.width))
-        first = BLOCKS[self.machine.registers][0][0]
-        last = b.sub(M, b.srem(M, integer(first)))
+        A, lda, W, C, ldc, M, K, N = function.args
+        N = multiple(b, N, self.width)
+        last = b.sub(M, b.srem(M, integer(self.rows)))
         with loop(b, integer(0), K, DEPTH) as k:
-            depth = minimum(b, b.sub(K, k), integer(DEPTH))
-            begin = Operands(
-                at(b, A, b.mul(k, of_depth)), of_row, of_depth, at(b, W, b.mul(k, integer(self.width))), of_panel, C,
-                ldc, depth,
-            )  # fmt: skip
-            with loop(b, integer(0), N, self.width) as n, loop(b, integer(0), last, first) as r:
-                self._call(b, (first, 1), begin, r, n, K)
+            depth, of_W = minimum(b, b.sub(K, k), integer(DEPTH)), at(b, W, b.mul(k, integer(self.width)))
+            begin = Operands(at(b, A, k), lda, integer(1), of_W, b.mul(K, integer(self.width)), C, ldc, depth)
+            self.rows_of_blocks(b, begin, lda, last, K, N)
             self._last_rows(b, begin, last, b.sub(M, last), N, K)
         b.ret_void()
         return function
+
+    def rows_of_blocks(
+        self, b: ir.IRBuilder, begin: Operands, step: ir.Value, M: ir.Value, K: ir.Value, N: ir.Value
+    ) -> None:
+        """Emit blocks of `rows` rows; where those of row r begin A is `step` r numbers on."""
+        with loop(b, integer(0), N, self.width) as n, loop(b, integer(0), M, self.rows) as r:
+            self._call(b, (self.rows, 1), begin, step, r, n, K)
 
     def _last_rows(
         self, b: ir.IRBuilder, begin: Operands, row: ir.Value, left: ir.Value, N: ir.Value, K: ir.Value
     ) -> None:
         """Emit blocks of 4, 2 and 1 rows: few rows leave registers for more panels."""
-        blocks = BLOCKS[self.machine.registers][1:]
+        blocks = BLOCKS[self.machine.registers]
         for rows in (4, 2, 1):
             is_there = b.icmp_signed("!=", b.and_(left, integer(rows)), integer(0))
             with b.if_then(is_there):
@@ -164,17 +157,24 @@ class Products:
                     columns = integer(panels * self.width)
                     stop = b.sub(N, b.srem(N, columns))
                     with loop(b, start, stop, panels * self.width) as n:
-                        self._call(b, (rows, panels), begin, row, n, K)
+                        self._call(b, (rows, panels), begin, begin.of_row, row, n, K)
                     start = stop
             row = b.add(row, b.and_(left, integer(rows)))
 
     def _call(
-        self, b: ir.IRBuilder, size: tuple[int, int], begin: Operands, r: ir.Value, n: ir.Value, K: ir.Value
+        self,
+        b: ir.IRBuilder,
+        size: tuple[int, int],
+        begin: Operands,
+        step: ir.Value,
+        r: ir.Value,
+        n: ir.Value,
+        K: ir.Value,
     ) -> None:
         """Call the block of a size for C[r:, n:]."""
-        A = at(b, begin.A, b.mul(r, begin.of_row))
+        A, W = at(b, begin.A, b.mul(r, step)), at(b, begin.W, b.mul(n, K))
         C = at(b, begin.C, b.add(b.mul(r, begin.ldc), n))
-        b.call(self.block(*size), begin._replace(A=A, W=at(b, begin.W, b.mul(n, K)), C=C))
+        b.call(self.block(*size), begin._replace(A=A, W=W, C=C))
 
     def block(self, rows: int, panels: int) -> ir.Function:
         """Return the function of a block, of `Operands`: C += A W in registers throughout."""
@@ -192,7 +192,7 @@ class Products:
         zeros = [vector.constant(0.0)] * (rows * len(columns))
         with turns(b, integer(0), of.depth, 1, [integer(0), integer(0), *zeros]) as turn:
             k, w, *sums = turn.values
-            if rows == BLOCKS[self.machine.registers][0][0]:
+            if rows == self.rows:
                 self._prefetch(b, at(b, of.W, b.add(w, of.of_panel)))
             sums = self._add_products(
                 vector, [at(b, x, k) for x in starts], [at(b, of.W, b.add(w, v)) for v in of_W], sums
@@ -244,3 +244,8 @@ def at(b: ir.IRBuilder, base: ir.Value, offset: ir.Value) -> ir.Value:
 def minimum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     """Return the smaller of two integers."""
     return b.select(b.icmp_signed("<", x, y), x, y)
+
+
+def multiple(b: ir.IRBuilder, n: ir.Value, size: int) -> ir.Value:
+    """Return the next multiple of a size that is not below n."""
+    return b.mul(b.sdiv(b.add(n, integer(size - 1)), integer(size)), integer(size))

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from llvmlite import ir
 
-from xprnn.kernels.derived.native.products import DEPTH, Products, at, minimum
+from xprnn.kernels.derived.native.products import DEPTH, Operands, Products, at, minimum, multiple
 from xprnn.kernels.derived.native.vectors import Lanes, integer, loop, turns
 
 GROUP = 64
@@ -17,8 +17,8 @@ GROUP = 64
 ROWS = 64
 """Rows of a block in a sum over rows."""
 
-COLUMNS = 512
-"""Columns of A in an outer product at a time: with so many rows of them they stay in the second cache."""
+COLUMNS = 480
+"""Columns of A in an outer product at a time, a multiple of the rows of all blocks: they stay in the second cache."""
 
 
 class Sums(Products):
@@ -26,7 +26,8 @@ class Sums(Products):
 
     def outer_scratch(self, N: int, I: int) -> int:
         """Return the numbers of `scratch` that `outer` needs for C (N, I)."""
-        return (DEPTH + N) * self.padded(I)
+        rows = -(-N // self.rows) * self.rows
+        return (DEPTH + rows) * self.padded(I) + DEPTH * min(rows, COLUMNS)
 
     @cached_property
     def outer(self) -> ir.Function:
@@ -36,19 +37,47 @@ class Sums(Products):
         """
         function, b = self.function("outer", "pipipiiiip")
         A, lda, B, ldb, C, ldc, R, N, I, scratch = function.args
-        ld = b.mul(b.sdiv(b.add(I, integer(self.width - 1)), integer(self.width)), integer(self.width))
-        packed, sums = scratch, at(b, scratch, b.mul(ld, integer(DEPTH)))
+        ld = multiple(b, I, self.width)
+        of_B, sums = scratch, at(b, scratch, b.mul(ld, integer(DEPTH)))
+        of_A = at(b, sums, b.mul(multiple(b, N, self.rows), ld))
         with loop(b, integer(0), R, DEPTH * GROUP) as group:
-            self.copy(b, None, sums, b.mul(N, ld))
+            self.copy(b, None, sums, b.mul(multiple(b, N, self.rows), ld))
             with loop(b, group, minimum(b, b.add(group, integer(DEPTH * GROUP)), R), DEPTH) as r:
                 depth = minimum(b, b.sub(R, r), integer(DEPTH))
-                b.call(self.pack, [at(b, B, b.mul(r, ldb)), ldb, integer(1), depth, I, packed])
+                b.call(self.pack, [at(b, B, b.mul(r, ldb)), ldb, integer(1), depth, I, of_B])
                 with loop(b, integer(0), N, COLUMNS) as n:
                     columns = minimum(b, b.sub(N, n), integer(COLUMNS))
-                    into, of_A = at(b, sums, b.mul(n, ld)), at(b, A, b.add(b.mul(r, lda), n))
-                    b.call(self.strided_product, [of_A, integer(1), lda, packed, into, ld, columns, depth, I])
+                    b.call(self.turn, [at(b, A, b.add(b.mul(r, lda), n)), lda, depth, columns, of_A])
+                    into = at(b, sums, b.mul(n, ld))
+                    begin = Operands(
+                        of_A, integer(1), integer(self.rows), of_B, b.mul(depth, integer(self.width)), into, ld, depth
+                    )
+                    self.rows_of_blocks(b, begin, depth, multiple(b, columns, self.rows), depth, ld)
             with loop(b, integer(0), N) as n:
                 self.add_to(b, at(b, sums, b.mul(n, ld)), at(b, C, b.mul(n, ldc)), I)
+        b.ret_void()
+        return function
+
+    @cached_property
+    def turn(self) -> ir.Function:
+        """`turn(A, lda, R, N, out)`: A (R, N) in panels of as many columns as a block has rows, 0 beyond the last."""
+        function, b = self.function("turn", "piiip")
+        A, lda, R, N, out = function.args
+        several = Lanes(b, self.number_type, self.rows & -self.rows)  # a power of two
+        number = self.number(b)
+        with loop(b, integer(0), N, self.rows) as n:
+            source, panel, left = at(b, A, n), at(b, out, b.mul(n, R)), minimum(b, b.sub(N, n), integer(self.rows))
+            with loop(b, integer(0), R) as r:
+                row, into = at(b, source, b.mul(r, lda)), at(b, panel, b.mul(r, integer(self.rows)))
+                with b.if_else(b.icmp_signed("==", left, integer(self.rows))) as (then, otherwise):
+                    with then:
+                        for k in range(0, self.rows, several.count):
+                            several.store(several.load(row, integer(k)), into, integer(k))
+                    with otherwise:
+                        with loop(b, integer(0), left) as k:
+                            number.store(number.load(row, k), into, k)
+                        with loop(b, left, integer(self.rows)) as k:
+                            number.store(number.constant(0.0), into, k)
         b.ret_void()
         return function
 
