@@ -45,18 +45,28 @@ class Sums(Products):
             with loop(b, group, minimum(b, b.add(group, integer(DEPTH * GROUP)), R), DEPTH) as r:
                 depth = minimum(b, b.sub(R, r), integer(DEPTH))
                 b.call(self.pack, [at(b, B, b.mul(r, ldb)), ldb, integer(1), depth, I, of_B])
-                with loop(b, integer(0), N, COLUMNS) as n:
-                    columns = minimum(b, b.sub(N, n), integer(COLUMNS))
-                    b.call(self.turn, [at(b, A, b.add(b.mul(r, lda), n)), lda, depth, columns, of_A])
-                    into = at(b, sums, b.mul(n, ld))
-                    begin = Operands(
-                        of_A, integer(1), integer(self.rows), of_B, b.mul(depth, integer(self.width)), into, ld, depth
-                    )
-                    self.rows_of_blocks(b, begin, depth, multiple(b, columns, self.rows), depth, ld)
+                self._add_block(b, (at(b, A, b.mul(r, lda)), lda, of_A), of_B, (sums, ld), depth, N)
             with loop(b, integer(0), N) as n:
                 self.add_to(b, at(b, sums, b.mul(n, ld)), at(b, C, b.mul(n, ldc)), I)
         b.ret_void()
         return function
+
+    def _add_block(
+        self,
+        b: ir.IRBuilder,
+        of_A: tuple[ir.Value, ...],
+        of_B: ir.Value,
+        sums: tuple[ir.Value, ir.Value],
+        depth: ir.Value,
+        N: ir.Value,
+    ) -> None:
+        """Add the products of a block of rows, whose B is packed, some columns of A at a time."""
+        (A, lda, room), (C, ld), rows = of_A, sums, integer(self.rows)
+        with loop(b, integer(0), N, COLUMNS) as n:
+            columns, of_panel = minimum(b, b.sub(N, n), integer(COLUMNS)), b.mul(depth, integer(self.width))
+            b.call(self.turn, [at(b, A, n), lda, depth, columns, room])
+            begin = Operands(room, integer(1), rows, of_B, of_panel, at(b, C, b.mul(n, ld)), ld, depth)
+            self.rows_of_blocks(b, begin, depth, multiple(b, columns, self.rows), depth, ld)
 
     @cached_property
     def turn(self) -> ir.Function:
