@@ -1,8 +1,9 @@
 """Compile the passes of a traced cell to functions of Python, once for each that a scan asks for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import cycle
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ class Code(NamedTuple):
     buffers: dict[str, tuple[str, ...]]  # the widths of the buffers that the cache holds
     da: str = "da"  # the array that is the gradient at a in the end
     late: tuple[int, ...] = ()  # the segments of it that `late` has, as others stand there till the gradients are there
+    views: Mapping[str, tuple[str, int, int]] = MappingProxyType({})  # arrays that are segments of another one
 
 
 def _split(x: np.ndarray, count: int) -> np.ndarray:
@@ -109,6 +111,20 @@ def _in_one_array(trace: StepTrace) -> tuple[list[Store], str, tuple[int, ...]]:
     return trace.backward, "da", ()
 
 
+def _without_views(stores: list[Store]) -> tuple[list[Store], dict[str, tuple[str, int, int]]]:
+    """Return stores without the arrays that are segments side by side of da; and which of its segments they are."""
+    arrays: dict[str, dict[int, Node]] = {}
+    for store in stores:
+        arrays.setdefault(store.array, {})[store.segment] = store.node
+    da, views = list(arrays.get("da", {}).values()), dict[str, tuple[str, int, int]]()
+    for name, segments in arrays.items():
+        nodes = list(segments.values())
+        first = da.index(nodes[0]) if nodes[0] in da else len(da)
+        if name.startswith("grad") and da[first : first + len(nodes)] == nodes:
+            views[name] = ("da", first, first + len(nodes))
+    return [store for store in stores if store.array not in views], views
+
+
 @lru_cache(maxsize=256)
 def forward_code(question: Question, keep: bool) -> Code:
     """Return the code of a forward pass."""
@@ -129,6 +145,7 @@ def backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[str
     cached = forward_code(question, True)
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects, dstates=dstates, want=want)
     stores, da, late = _in_one_array(trace)
+    stores, views = _without_views(stores)
     outputs = _widths(stores)
     n = range(len(trace.widths))
     states = {f"{name}{k}": (trace.widths[k],) for k in n for name in ("prev", "state", "new", "carry")}
@@ -138,4 +155,4 @@ def backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[str
     text = Text(plan, backward=True)
     source = backward_text(text, len(n), masked=question.masked, reset=question.reset)
     arrays = {name: widths for name, widths in outputs.items() if not name.startswith("next")}
-    return Code(_compiled(source), source, trace, arrays, cached.layout, cached.buffers, da, late)
+    return Code(_compiled(source), source, trace, arrays, cached.layout, cached.buffers, da, late, views)

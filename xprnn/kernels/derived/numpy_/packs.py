@@ -131,6 +131,8 @@ class Plan(Targets):
         here, there = self.targets.get(node), self.targets.get(last)
         if (here is None) != (there is None) or (here and there and here != there.then(1)):
             return False
+        if here is None and node in self.apart:
+            return False
         stays = [self._stays(x, y) for x, y in zip(before, args, strict=True)]
         if len(pack.nodes) > 1:
             first = [self._stays(x, y) for x, y in zip(pack.order[0], pack.order[1], strict=True)]

@@ -213,6 +213,9 @@ def sequence(code: Code, arrays: dict[str, Any], name: str, H: int) -> Any:
     """Return an array (T, B, ·) of the trace; of the cache it is a view, if its segments lie side by side."""
     if name in arrays:
         return arrays[name]
+    if name in code.views:
+        array, first, last = code.views[name]
+        return arrays[array][..., first * H : last * H]
     lanes = [at for (array, _), at in sorted(code.layout.items()) if array == name]
     views = []
     for buffer, lane in lanes:

@@ -139,6 +139,19 @@ class Targets:
             array = node.value[0] if node.op == "leaf" else None
             key = (node.op, node.width, array, *operands)
             self.forms[node] = numbers.setdefault(key, len(numbers))
+        self._set_apart()
+
+    def _set_apart(self) -> None:
+        """Find what is alike, shares an operand, and goes different ways: one call for such is no gain."""
+        self.apart: set[Node] = set()
+        alike: dict[int, list[Node]] = defaultdict(list)
+        for node in self.nodes:
+            alike[self.forms[node]].append(node)
+        for nodes in (nodes for nodes in alike.values() if len(nodes) > 1):
+            shared = set.intersection(*[{a for a in n.args if a.op != "const" and a.width != "1"} for n in nodes])
+            ways = {frozenset(self.forms[user] for user in self.users[n]) for n in nodes}
+            if shared and len(ways) == len(nodes):
+                self.apart.update(nodes)
 
     def _set_operand_targets(self) -> None:
         """Have the operands of a product, or a sum over rows, of several segments computed side by side."""
@@ -164,9 +177,12 @@ class Targets:
 
     def _can_inherit(self, a: Node, node: Node, lanes: Lanes) -> bool:
         alone = self.users[a] == [node] and a not in self.targets and self.remaining[a] == 1
-        if len(lanes.buffer.widths) == 1 and a.op not in ("pick", "rowsum") and self.alike[self.forms[a]] > 1:
+        if len(lanes.buffer.widths) == 1 and a.op not in ("pick", "rowsum") and self._has_like(a):
             return False  # it may lie beside its like
         return alone and a.width == node.width and a.is_boolean == node.is_boolean and self._can_write(a, lanes)
+
+    def _has_like(self, node: Node) -> bool:
+        return self.alike[self.forms[node]] > 1 and node not in self.apart
 
     def _eager(self, node: Node) -> tuple[bool, bool]:
         """Return what is better computed into a target: what is known early, then a product."""
