@@ -14,6 +14,10 @@ from xprnn.trace.sizes import Size, size_of
 
 __all__ = ["Gradient", "Matrix", "MatrixView", "Rows", "Term"]
 
+UFUNCS = {"absolute": "abs", "true_divide": "divide", "bitwise_and": "logical_and", "bitwise_or": "logical_or",
+          "invert": "logical_not"}  # fmt: skip
+"""NumPy's functions that have another name in the array API."""
+
 LEADING = ("B", "T")
 """The lengths of the axes before the last, from the inner one."""
 
@@ -25,15 +29,22 @@ def _namespace() -> Any:
 
 
 class Traced:
-    """What all symbolic arrays share: they have no value, and NumPy computes nothing with them."""
+    """What all symbolic arrays share: they have no value."""
 
-    __array_ufunc__ = None
     graph: Graph
     dtype: np.dtype
     device = None
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         return _namespace()
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """Return a function of NumPy's as that of the array API by its name."""
+        name = UFUNCS.get(ufunc.__name__, ufunc.__name__)
+        function = vars(_namespace()).get(name)
+        if method != "__call__" or options or function is None:
+            raise TraceError(f"numpy.{ufunc.__name__}")
+        return function(*inputs)
 
     def _no_value(self, *_: Any) -> Any:
         raise TraceError("a branch on the value of an array")
@@ -128,10 +139,10 @@ class Rows(Traced):
 
     def __pow__(self, n: Any) -> "Rows":
         if isinstance(n, int | float) and n == 2:
-            return self * self
+            return self.apply("mul", self)
         if isinstance(n, int | float) and n in (0.5, -0.5):
             root = self.apply("sqrt")
-            return root if n == 0.5 else 1.0 / root
+            return root if n == 0.5 else root.apply("div", 1.0, swapped=True)
         raise TraceError(f"a power of {n}")
 
     def __neg__(self) -> "Rows":

@@ -19,6 +19,9 @@ class TraceError(TypeError):
 BOOLEAN = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"))
 """Operations whose values are True or False."""
 
+LOGIC = frozenset(("and", "or", "not"))
+"""Operations on what is True or False; to all others that is 1 or 0."""
+
 COMMUTATIVE = frozenset(("add", "mul", "and", "or", "eq", "ne"))
 """Operations whose operands are sorted; of `max` and `min` they are not, as these tell NaN from a number."""
 
@@ -53,6 +56,7 @@ class Node:
     """
 
     __slots__ = ("args", "level", "number", "op", "value", "width")
+    level: tuple[int, int]
 
     def __init__(self, op: str, args: tuple["Node", ...], value: Any, width: str, number: int) -> None:
         self.op, self.args, self.value, self.width, self.number = op, args, value, width, number
@@ -95,6 +99,9 @@ class Graph:
 
     def apply(self, op: str, *args: Node) -> Node:
         """Return an elementwise operation, simplified where that changes no bit of a result."""
+        if op not in LOGIC:
+            condition = args[:1] if op == "select" else ()
+            args = (*condition, *[self._number(a) for a in args[len(condition) :]])
         widths = {a.width for a in args} - {"1"}
         if len(widths) > 1:
             raise TraceError(f"{op} of segments of different lengths, {' and '.join(sorted(widths))}")
@@ -107,6 +114,10 @@ class Graph:
         if same is not None and same.width == width:
             return same
         return self._known(op, args) or self.node(op, args, None, width)
+
+    def _number(self, node: Node) -> Node:
+        """Return 1 and 0 of True and False."""
+        return self.apply("select", node, self.const(1.0), self.const(0.0)) if node.is_boolean else node
 
     def _identity(self, op: str, args: tuple[Node, ...]) -> Node | None:
         """Return the operand that an operation returns as it is: of 1 x, x / 1, x - 0 and a choice between x and x."""

@@ -12,10 +12,12 @@ float32, float64, bool = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np
 finfo = np.finfo
 
 
+class UnknownFunctionError(TraceError, AttributeError):
+    """Raised for a function that has no trace."""
+
+
 def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    raise TraceError(f"the function {name} of an array library")
+    raise UnknownFunctionError(f"the function {name} of an array library")
 
 
 def _elementwise(op: str) -> Any:
@@ -39,7 +41,7 @@ equal, not_equal = map(_elementwise, ("eq", "ne"))
 
 def square(x: Rows) -> Rows:
     """Return x²."""
-    return x * x
+    return x.apply("mul", x)
 
 
 def clip(x: Rows, min: Any = None, max: Any = None) -> Rows:
@@ -130,7 +132,8 @@ def mean(x: Rows, axis: Any = None, keepdims: Any = False) -> Rows:
     if isinstance(total, Gradient):
         raise TraceError(f"a mean over the axis {axis}")
     size = x.graph.node("size", (), tuple(s.width for s in x.segments))
-    return total / Rows(x.graph, x.float, [size], 0)
+    rows: Rows = total
+    return rows.apply("div", Rows(x.graph, x.float, [size], 0))
 
 
 def isdtype(dtype: Any, kind: Any) -> Any:

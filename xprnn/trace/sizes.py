@@ -64,7 +64,7 @@ class Size:
         return self + -other if isinstance(other, int | Size) else NotImplemented
 
     def __rsub__(self, other: Any) -> "Size":
-        return -self + other
+        return (-self).__add__(other)
 
     def __floordiv__(self, k: Any) -> "Size":
         counts = [*self._terms.values(), self._constant]

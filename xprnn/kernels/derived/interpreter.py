@@ -58,7 +58,7 @@ class Machine:
 
     def segment(self, arrays: dict[str, Any], place: Place) -> Any:
         """Return the segment of an array (rows, ·)."""
-        array = arrays.get(place.array, self.scratch.get(place.array))
+        array = arrays[place.array] if place.array in arrays else self.scratch[place.array]
         edges = self.edges[place.array]
         return array[..., edges[place.segment] : edges[place.segment + 1]]
 
@@ -131,7 +131,7 @@ def scan(
     """Run a cell over time: `xprnn.scan.scan`, by its program."""
     T, B, G = a.shape
     trace = trace_step(cell, tuple(p), a.dtype, effects_of(around), want=want)
-    program = schedule(trace.graph, trace.forward)
+    program = schedule(trace.graph, trace.forward, arrays=trace.arrays)
     sizes = {"H": G // cell.gates, "1": 1}
     machine = Machine(program, p, sizes, B, a.dtype)
     track = [np.empty((T + 1, *s.shape), a.dtype) for s in state0]
@@ -162,7 +162,7 @@ def scan_backward(cell: Any, dstates: Any, dfinal: Any, cache: Cache, p: Any, *,
     dtype, B = track[0].dtype, track[0].shape[1]
     there = tuple(d is not None for d in dstates)
     trace = trace_step(cell, tuple(p), dtype, effects_of(around), dstates=there, want=want)
-    program = schedule(trace.graph, trace.backward, trace.available)
+    program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
     machine = Machine(program, p, cache.sizes, B, dtype)
     written = {w.place.array for stage in program.stages for loop in stage.loops for w in loop.writes}
     made = {
@@ -199,12 +199,13 @@ def _restarted(around: Around, t: int, state: Any, k: int) -> Any:
 
 def _skip(around: Around, t: int, carry: Any, dstates: Any, ends: Any, made: Any, sums: Any, fresh: Any) -> None:
     """Carry the gradient over a step in the rows that skip it, to what the step began from."""
-    skipped = ~around.mask[t]
+    assert around.mask is not None
+    skipped, begins = ~around.mask[t], False if around.reset is None else around.reset[t]
     for k, (c, d, end) in enumerate(zip(carry, dstates, ends, strict=True)):
         ds = c if d is None else c + d[t]
-        np.copyto(end, ds if around.reset is None else np.where(around.reset[t], 0.0, ds), where=skipped)
+        np.copyto(end, np.where(begins, 0.0, ds), where=skipped)
         if f"dfresh{k}" in fresh:
-            np.copyto(fresh[f"dfresh{k}"], sums[f"dfresh{k}"] + np.where(around.reset[t], ds, 0.0), where=skipped)
+            np.copyto(fresh[f"dfresh{k}"], sums[f"dfresh{k}"] + np.where(begins, ds, 0.0), where=skipped)
     for x in made.values():
         np.copyto(x[t], 0.0, where=skipped)
 

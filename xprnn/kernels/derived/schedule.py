@@ -16,7 +16,12 @@ __all__ = ["schedule"]
 Level = tuple[int, int]
 
 
-def schedule(graph: Graph, stores: Iterable[Store], available: Mapping[Node, tuple[str, int]] | None = None) -> Program:
+def schedule(
+    graph: Graph,
+    stores: Iterable[Store],
+    available: Mapping[Node, tuple[str, int]] | None = None,
+    arrays: Mapping[str, tuple[str, ...]] | None = None,
+) -> Program:
     """Return the program that stores some nodes.
 
     Parameters
@@ -25,8 +30,11 @@ def schedule(graph: Graph, stores: Iterable[Store], available: Mapping[Node, tup
     stores : iterable of Store
     available : dict, optional
         Nodes that need not be computed, and the places from which they are loaded.
+    arrays : dict, optional
+        The widths of all segments of arrays of which the program may need but some.
     """
-    return _Scheduler(graph, list(stores), {node: Place(*at) for node, at in (available or {}).items()}).program()
+    scheduler = _Scheduler(graph, list(stores), {node: Place(*at) for node, at in (available or {}).items()})
+    return scheduler.program(arrays or {})
 
 
 class _Scheduler:
@@ -81,7 +89,7 @@ class _Scheduler:
 
     # -- from the last level to the first ---------------------------------------------------------------------------
 
-    def program(self) -> Program:
+    def program(self, known: Mapping[str, tuple[str, ...]]) -> Program:
         """Place every write, and what it needs."""
         while self.writes or self.sums:
             level = max([*self.writes, *self.sums])
@@ -96,7 +104,10 @@ class _Scheduler:
                 loop.sums.append(write)
         last = max([level[0] for level in self.loops], default=0)
         stages = tuple(self._stage(number) for number in range(last + 1))
-        arrays = {name: tuple(segments[k] for k in sorted(segments)) for name, segments in self.widths.items()}
+        arrays = {
+            name: known.get(name) or tuple(segments[k] for k in range(len(segments)))
+            for name, segments in self.widths.items()
+        }
         return Program(stages, arrays, self.values)
 
     def _loop(self, level: Level, width: str) -> "_OpenLoop":

@@ -55,6 +55,8 @@ class StepTrace(NamedTuple):
         other; the second is None where the first alone is summed.
     widths : tuple of str
         Of the states.
+    arrays : dict
+        Per array that a pass loads from the widths of its segments, those among them that it does not need.
     """
 
     graph: Graph
@@ -64,6 +66,7 @@ class StepTrace(NamedTuple):
     cache: dict[str, tuple[str, ...]]
     gradients: dict[str, list[tuple[str, str | None]]]
     widths: tuple[str, ...]
+    arrays: dict[str, tuple[str, ...]]
 
 
 def trace_step(
@@ -97,7 +100,10 @@ def trace_step(
     tracer = _Tracer(cell, keys, np.dtype(dtype), effects)
     forward = tracer.forward()
     backward = tracer.backward(dstates or (True,) * len(tracer.widths), want)
-    return StepTrace(tracer.graph, forward, backward, tracer.available, tracer.cache, tracer.gradients, tracer.widths)
+    arrays = tracer.arrays | tracer.cache
+    return StepTrace(
+        tracer.graph, forward, backward, tracer.available, tracer.cache, tracer.gradients, tracer.widths, arrays
+    )
 
 
 class _Tracer:
@@ -105,6 +111,7 @@ class _Tracer:
 
     def __init__(self, cell: Cell, keys: tuple[str, ...], dtype: np.dtype, effects: Effects) -> None:
         self.cell, self.dtype, self.effects, self.graph = cell, dtype, effects, Graph()
+        self.arrays: dict[str, tuple[str, ...]] = {}
         H = Size({"H": 1})
         self.p = {key: self._parameter(key, shape) for key, shape in _shapes(cell, H, keys).items()}
         self.widths = tuple(_segment(n, "a state") for n in cell.widths(H))  # type: ignore[arg-type]
@@ -123,6 +130,7 @@ class _Tracer:
     # -- leaves -----------------------------------------------------------------------------------------------------
 
     def _rows(self, array: str, *widths: str, leading: int = 1) -> Rows:
+        self.arrays[array] = widths
         segments = [self.graph.leaf(array, k, width) for k, width in enumerate(widths)]
         return Rows(self.graph, self.dtype, segments, leading)
 
@@ -200,8 +208,8 @@ class _Tracer:
 
     def _gradients(self, out: Any, stores: list[Store]) -> list[Store]:
         """Trace the gradients of the parameters; return what must be stored for them."""
-        sequences = [_as_sequence(x) for x in (out, self.cell_cache, self.prev, self.new)]
-        found = self.cell.gradients(*sequences, self.p, self.inner)
+        out, cache, prev, new = (_as_sequence(x) for x in (out, self.cell_cache, self.prev, self.new))
+        found = self.cell.gradients(out, cache, prev, new, self.p, self.inner)
         arrays = self._stored(stores)
         more: list[Store] = []
 
@@ -233,6 +241,8 @@ class _Tracer:
         """Raise unless a pass returns its states."""
         for each in states:
             found = [getattr(x, "segments", (None,)) for x in each]
+            if any(node is not None and node.is_boolean for segments in found for node in segments):
+                raise TraceError(f"`{method}` of states that are True and False")
             if [tuple(getattr(s, "width", None) for s in x) for x in found] != [(width,) for width in self.widths]:
                 raise TraceError(f"`{method}` of states that do not have the shapes of {self.cell.states}")
 
@@ -260,6 +270,8 @@ def _segment(n: Any, what: str) -> str:
 def _arrays(nest: Any) -> Iterator[Rows]:
     """Yield the arrays of a nested tuple."""
     if isinstance(nest, Rows):
+        if any(node.is_boolean for node in nest.segments):
+            raise TraceError("an array of True and False in a cell's cache")
         yield nest
     elif isinstance(nest, tuple):
         for each in nest:
