@@ -126,15 +126,15 @@ def _without_views(stores: list[Store]) -> tuple[list[Store], dict[str, tuple[st
 
 
 @lru_cache(maxsize=256)
-def forward_code(question: Question, keep: bool) -> Code:
-    """Return the code of a forward pass."""
+def forward_code(question: Question, keep: bool, *, stream: bool = False) -> Code:
+    """Return the code of a forward pass, or of a stream of steps."""
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
     stores = [store for store in trace.forward if keep or store.array.startswith("state")]
     outputs = {name: widths for name, widths in _widths(stores).items() if not name.startswith(SOFT)}
     plan = Plan(Lowering(stores, {}, "prev"), _arguments(trace, question), outputs, SOFT, {}, late=False)
     text = Text(plan, backward=False)
     n = len(trace.widths)
-    source = forward_text(text, n, masked=question.masked, reset=question.reset)
+    source = forward_text(text, n, masked=question.masked, reset=question.reset, stream=stream)
     buffers = {name: buffer.widths for name, buffer in plan.buffers.items() if buffer.lasts}
     return Code(_compiled(source), source, trace, {}, plan.layout(), buffers)
 

@@ -14,9 +14,10 @@ from xprnn._array.products import outer_time
 from xprnn._array.sums import sum_time
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels.derived.numpy_.compile import Code, Question, backward_code, forward_code
-from xprnn.kernels.derived.step_trace import Effects, trace_step
+from xprnn.kernels.derived.proof import difference, is_shipped
+from xprnn.kernels.derived.step_trace import Effects
+from xprnn.kernels.derived.traceable import refusal
 from xprnn.scan import BLOCK, NOTHING, Around
-from xprnn.trace import TraceError
 
 __all__ = ["scan", "scan_backward", "takes"]
 
@@ -34,23 +35,13 @@ class Cache(NamedTuple):
 
 def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
     """Return why this scan cannot be run here, or None if it can."""
-    if dtype not in (np.float32, np.float64):
-        return f"it takes float32 and float64, not {dtype}"
-    if not cell.is_hashable:
-        return "it takes a cell whose functions can be keys of a dict"
-    return _why_untraceable(cell, np.dtype(dtype))
+    why = refusal(cell, dtype)
+    return why if why or is_shipped(cell) else _difference(cell, np.dtype(dtype))
 
 
 @lru_cache(maxsize=256)
-def _why_untraceable(cell: Cell, dtype: np.dtype) -> str | None:
-    """Return which operation of a cell cannot be traced, or None."""
-    try:
-        trace_step(cell, tuple(cell.parameters(8, bias=True)), dtype)
-    except TraceError as error:
-        return f"it cannot trace {error}"
-    except (TypeError, ValueError, AttributeError) as error:  # what a user's own cell makes of symbolic arrays
-        return f"it cannot trace {type(cell).__name__}: {error}"
-    return None
+def _difference(cell: Cell, dtype: np.dtype) -> str | None:
+    return difference(cell, dtype, scan, scan_backward)
 
 
 def scan(

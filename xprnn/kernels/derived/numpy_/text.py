@@ -247,8 +247,11 @@ def _in_turns(name: str, state: str) -> str:
     return f"cycle((arrays[{array!r}][{first}]{form}, arrays[{array!r}][{1 - first}]{form}))"
 
 
-def forward_text(text: Text, states: int, *, masked: bool, reset: bool) -> str:
-    """Return the function of a forward pass."""
+def forward_text(text: Text, states: int, *, masked: bool, reset: bool, stream: bool = False) -> str:
+    """Return the function of a forward pass; of a stream a generator, which runs a step whenever it is asked.
+
+    A stream has two steps, T = 2 and n = 1, in turn: each reads the states that the other has written.
+    """
     state = [text.view(Lanes(text.plan.buffers[f"state{k}"], 0), Phase.STEP) for k in range(states)]
     prev, names = [f"prev{k}" for k in range(states)], ", ".join(text.iterated)
     sources = ", ".join(text.iterated.values())
@@ -264,12 +267,12 @@ def forward_text(text: Text, states: int, *, masked: bool, reset: bool) -> str:
                 *[f"{p} = arrays[{p!r}]" for p in prev],
                 *text.own_buffers(),
                 *text.lines[Phase.SCAN],
-                "for start in range(0, T, n):",
+                "for start in cycle(range(T)):" if stream else "for start in range(0, T, n):",
                 "    stop = min(start + n, T)",
                 *_indented(text.lines[Phase.BLOCK], 1),
                 f"    for {names}, in zip({sources}):",
                 *_indented([*before, *text.lines[Phase.STEP], *after], 2),
-                f"return {text.lasting()}",
+                "    yield" if stream else f"return {text.lasting()}",
             ],
             1,
         ),

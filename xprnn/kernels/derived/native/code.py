@@ -1,0 +1,155 @@
+"""Machine code of a pass, and the table that it is called with."""
+
+import ctypes
+from functools import cache, lru_cache
+from struct import Struct
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from xprnn.kernels.derived.native.affine import Affine
+from xprnn.kernels.derived.native.compile import compiled
+from xprnn.kernels.derived.native.machine import host
+from xprnn.kernels.derived.native.passes import Pass
+from xprnn.kernels.derived.native.table import FUNCTIONS, OFFSET, ROW, STEP, Kind
+from xprnn.kernels.derived.native.vectors import FLOAT32, FLOAT64
+from xprnn.kernels.derived.program import Program
+
+LINE = 64
+"""Bytes at whose multiples memory begins that is of a step alone."""
+
+
+class PassCode:
+    """Compiled pass of a program.
+
+    Attributes
+    ----------
+    at : dict of int
+        Where sizes and arrays stand in the table.
+    arrays : dict
+        The program's.
+    """
+
+    def __init__(self, program: Program, kind: Kind, dtype: np.dtype, *, stream: bool = False) -> None:
+        machine, number_type = host(), _number_type(dtype)
+        module = ir.Module("xprnn")
+        module.triple = machine.triple
+        products = Affine(module, number_type, machine)
+        names = {"pass": "run"} if not stream else {"prepare": "prepare", "step": "run"}
+        for what, name in names.items():
+            self.at = Pass(module, name, program, kind, products, what).table
+        self.arrays, self.itemsize, self.emitted = program.arrays, dtype.itemsize, products
+        self.kind, self.products = kind, [product for stage in program.stages for product in stage.products]
+        code = compiled(str(module), machine)
+        self.function = code.function("run")
+        self.prepare = code.function("prepare") if stream else None
+        self._pack = Struct(f"{self.at['']}q").pack
+        scratch = ("active", "operand", "result", "spill", "packed", "numbers")
+        self.of_tile = ["R", *[name for name in self.at if name.startswith(scratch)]]
+        self._functions = shared_functions(dtype)  # which live as long as this
+        self.layout = lru_cache(maxsize=64)(self._layout)
+
+    def run(self, table: list[int]) -> None:
+        """Run the pass; the arrays of the table must stay alive meanwhile."""
+        self.function(self._pack(*table))
+
+    def _layout(self, T: int, B: int, R: int, H: int, I: int = 0) -> tuple[list[int], int]:
+        """Return a table for some sizes, without the array objects, and the bytes of its memory."""
+        table, at = [0] * self.at[""], self.at
+        table[at["T"]], table[at["R"]] = T, R
+        for name, function in self._functions.items():
+            table[at[name]] = ctypes.cast(function, ctypes.c_void_p).value or 0
+        for name, size in (("H", H), ("I", I)):
+            if name in at:
+                table[at[name]] = size
+        states = {f"{name}{k}": width for k, width in enumerate(self.kind.widths) for name in STATES}
+        for name in at:
+            if (
+                widths := (states[name],) if name in states else self.arrays.get(name)
+            ) is not None and name not in SMALL:
+                self._lay_out(table, name, sum(_length(width, H) for width in widths), B)
+        return table, self._lay_out_memory(table, R, H, T * I and self._of_layer(T * R, H, I))
+
+    def _lay_out(self, table: list[int], name: str, n: int, B: int) -> None:
+        """Set where an array (T, B, n) begins in its object, and its strides."""
+        at = self.at[name]
+        if name.startswith(("operand", "result", "spill")) or (name == "a" and self.kind.layer):
+            return
+        table[at + STEP], table[at + ROW] = B * n, n
+        if name.startswith(("state", "next")):  # they share an object with the states before, and with the carry
+            table[at + OFFSET] = B * n
+
+    def _of_layer(self, R: int, H: int, I: int) -> dict[str, int]:
+        """Return the numbers of a whole layer's memory."""
+        layer, emitted = self.kind.layer, self.emitted
+        if layer is None:
+            return {}
+        G = layer.gates * H
+        if not self.kind.backward:
+            numbers = emitted.affine_scratch(G)
+            return {"packed_input": I * emitted.padded(G), "a": R * emitted.padded(G), "numbers": numbers}
+        rows = {f"{name}{k}": (width,) for k, width in enumerate(self.kind.widths) for name in STATES} | self.arrays
+        widths = [I, *[sum(_length(w, H) for w in rows[y]) for y in layer.seconds]]
+        longest = max([G, *[sum(_length(w, H) for w in ws) for ws in rows.values()]])
+        numbers = max(emitted.affine_scratch(I), longest, *[emitted.outer_scratch(longest, n) for n in widths])
+        return {"packed_input": G * emitted.padded(I), "numbers": numbers}
+
+    def _lay_out_memory(self, table: list[int], R: int, H: int, more: Any = None) -> int:
+        """Set where in the memory what is of a step alone begins; return its bytes."""
+        sizes = {"active": 8 * R}
+        for m, product in enumerate(self.products):
+            K = sum(_length(width, H) for width in product.matrix.inner)
+            N = self.emitted.padded(sum(_length(width, H) for width in product.matrix.outer))
+            sizes |= {f"packed{m}": K * N, product.operand: R * K, product.result: R * N}
+        sizes["spill"] = R * sum(_length(width, H) for width in self.arrays.get("spill", ()))
+        sizes |= more or {}
+        used = 0
+        for name, n in sizes.items():
+            if name in self.at:
+                table[self.at[name]] = used
+                used += -(-n * (1 if name == "active" else self.itemsize) // LINE) * LINE + LINE
+        return used + LINE
+
+
+STATES = ("prev", "state", "new", "carry", "next", "dstates", "fresh", "gate", "noise", "dfresh")
+SMALL = ("T", "R", "rows", "memory")
+
+
+def _length(width: str, H: int) -> int:
+    """Return the length of a segment."""
+    return int(width) if width.isdigit() else H
+
+
+def _number_type(dtype: np.dtype) -> ir.Type:
+    return FLOAT32 if dtype == np.float32 else FLOAT64
+
+
+@cache
+def sizes_of(dtype: np.dtype) -> Affine:
+    """Return what tells how much memory the functions of a dtype need."""
+    return Affine(ir.Module("sizes"), _number_type(dtype), host())
+
+
+@cache
+def shared_functions(dtype: np.dtype) -> dict[str, Any]:
+    """Compile the functions that all passes of a dtype call."""
+    machine = host()
+    module = ir.Module("xprnn")
+    module.triple = machine.triple
+    products = Affine(module, _number_type(dtype), machine)
+    for name in FUNCTIONS:
+        inner = getattr(products, name)
+        outer = ir.Function(module, inner.function_type, f"xprnn_{name}")
+        b = ir.IRBuilder(outer.append_basic_block())
+        b.call(inner, outer.args)
+        b.ret_void()
+    code = compiled(str(module), machine)
+    return {name: code.function(f"xprnn_{name}") for name in FUNCTIONS}
+
+
+def ready(x: Any) -> Any:
+    """Return an array as the machine code takes it: in one piece and aligned; itself if it is."""
+    if type(x) is not np.ndarray:
+        x = np.asarray(x)
+    return x if x.flags.c_contiguous and x.flags.aligned else np.array(x, order="C")

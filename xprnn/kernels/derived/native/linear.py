@@ -1,0 +1,130 @@
+"""Affine maps of all time steps and their gradients on NumPy arrays, in machine code, a share of rows per thread."""
+
+import ctypes
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xprnn._array import namespace as xpx
+from xprnn._array import products as array_products
+from xprnn._array.checks import FLOATS
+from xprnn._array.sums import sum_time
+from xprnn.kernels import threads
+from xprnn.kernels.derived.native.code import ready, shared_functions, sizes_of
+from xprnn.kernels.derived.native.table import FUNCTIONS
+from xprnn.kernels.threads import SMALL
+
+LINE = 64
+
+BLOCK = 1024
+"""Rows at a time where only some rows count."""
+
+
+class Products(NamedTuple):
+    """The products of all steps, or of some."""
+
+    steps: Any | None = None  # where among the leading axes of all arrays; the others count as 0
+
+    def at(self, mask: Any) -> "Products":
+        """Return the products of the steps at which a mask (T, B, 1) is True."""
+        return Products(np.flatnonzero(mask))
+
+    def affine_time(self, x: Any, W: Any, b: Any | None, xp: Any) -> Any:
+        """Return x Wᵀ + b for x (…, I), W (N, I), b (N,)."""
+        if x.size * len(W) <= SMALL or x.dtype not in FLOATS:
+            return array_products.affine_time(x, W, b, xp)
+        return self._affine(x, W, b, transposed=True)
+
+    def affine_gradients(self, da: Any, x: Any, W: Any, xp: Any, *, biased: bool) -> tuple[Any, Any | None, Any]:
+        """Return the gradients of `affine_time`, of W, of b and of x, from da (…, N)."""
+        if x.size * len(W) <= SMALL or x.dtype not in FLOATS:
+            return array_products.affine_gradients(da, x, W, xp, biased=biased)
+        return self.outer_time(da, x), self._sum(da) if biased else None, self._affine(da, W, None, transposed=False)
+
+    def outer_time(self, da: Any, x: Any) -> Any:
+        """Return Σ over the leading axes of da (…, N) ⊗ x (…, I)."""
+        da, x = ready(da).reshape(-1, da.shape[-1]), ready(x).reshape(-1, x.shape[-1])
+        N, I = da.shape[1], x.shape[1]
+        if len(da) * N * I <= SMALL:
+            return array_products.outer_time(da, x, xpx.NUMPY)
+        dW = np.zeros((N, I), x.dtype)
+        function, sizes = _functions(x.dtype)["outer"], sizes_of(x.dtype)
+
+        def run(columns: Any) -> None:
+            n, count, size = int(columns[0]), len(columns), x.itemsize
+            memory = _aligned(sizes.outer_scratch(count, I), x.dtype)
+            for rows in self._blocks(len(da)):
+                of_da, of_x = da[rows], x[rows]
+                at = of_da.ctypes.data + n * size, N, of_x.ctypes.data, I, dW.ctypes.data + n * I * size, I
+                function(*at, len(of_da), count, I, memory.ctypes.data)
+
+        threads.run(run, threads.tiles(N, len(da) * N * I, None), (), ())
+        return dW
+
+    def _sum(self, da: Any) -> Any:
+        """Return the sum of da (…, N) over its leading axes."""
+        rows, total = da.reshape(-1, da.shape[-1]), np.zeros(da.shape[-1])
+        if self.steps is None:
+            return sum_time(rows, xpx.NUMPY)
+        for some in self._blocks(len(rows)):
+            total += np.add.reduce(rows[some], axis=0, dtype=np.float64)
+        return total.astype(da.dtype)
+
+    def _blocks(self, R: int) -> list[Any]:
+        """Return the rows that count: all, or so few at a time that their copies take no memory to speak of."""
+        steps = self.steps
+        return [slice(0, R)] if steps is None else [steps[k : k + BLOCK] for k in range(0, len(steps), BLOCK)]
+
+    def _affine(self, x: Any, W: Any, b: Any | None, *, transposed: bool) -> Any:
+        """Return x W + b, or x Wᵀ + b."""
+        rows, W = ready(x).reshape(-1, x.shape[-1]), ready(W)
+        b = None if b is None else ready(b)
+        N, (R, K), dtype = W.shape[0 if transposed else 1], rows.shape, x.dtype
+        functions, sizes = _functions(dtype), sizes_of(dtype)
+        y = (np.empty if self.steps is None else np.zeros)((R, N), dtype)
+        strides = (1, W.shape[1]) if transposed else (W.shape[1], 1)
+
+        def affine(x: Any, packed: Any, scratch: Any, out: Any) -> None:
+            bias = None if b is None else b.ctypes.data
+            memory = packed.ctypes.data, bias, out.ctypes.data
+            functions["affine"](x.ctypes.data, K, *memory, N, len(x), K, N, scratch.ctypes.data)
+
+        def run(tile: Any) -> None:
+            packed, scratch = _aligned(K * sizes.padded(N), dtype), _aligned(sizes.affine_scratch(N), dtype)
+            functions["pack"](W.ctypes.data, *strides, K, N, packed.ctypes.data)
+            first, last = int(tile[0]), int(tile[-1]) + 1
+            if self.steps is None:
+                affine(rows[first:last], packed, scratch, y[first:last])
+                return
+            for start in range(first, last, BLOCK):
+                some = self.steps[start : min(start + BLOCK, last)]
+                out = np.empty((len(some), N), dtype)
+                affine(rows[some], packed, scratch, out)
+                y[some] = out
+
+        count = R if self.steps is None else len(self.steps)
+        if count:
+            threads.run(run, threads.tiles(count, count * K * N, None), (), ())
+        return y.reshape(*x.shape[:-1], N)
+
+
+PRODUCTS = Products()
+
+
+@lru_cache
+def _functions(dtype: np.dtype) -> dict[str, Any]:
+    """Return the functions of `products.py` and `sums.py` that can be called from here."""
+    kinds = {"p": ctypes.c_void_p, "i": ctypes.c_int64}
+    found = {}
+    for name, function in shared_functions(dtype).items():
+        prototype = ctypes.CFUNCTYPE(None, *[kinds[kind] for kind in FUNCTIONS[name]])
+        found[name] = prototype(ctypes.cast(function, ctypes.c_void_p).value or 0)
+    return found
+
+
+def _aligned(n: int, dtype: Any) -> Any:
+    """Return memory for n numbers that begins at a multiple of 64 bytes."""
+    memory = np.empty(n * dtype.itemsize + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + n * dtype.itemsize]

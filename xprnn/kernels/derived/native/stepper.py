@@ -1,0 +1,113 @@
+"""The step of a stack of layers bound to parameters and states, in machine code.
+
+Each layer's matrices are packed once. Its table is filled once, too, for either of two sets of states that are read and
+written in turn; a step sets the address of x_t in it, and calls.
+"""
+
+import ctypes
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from xprnn._array import namespace as xpx
+from xprnn.cells import Cell, States, input_map
+from xprnn.kernels import threads
+from xprnn.kernels.derived.native.code import PassCode, ready
+from xprnn.kernels.derived.native.table import ROW, STEP, Kind, SmallLayer
+from xprnn.kernels.derived.schedule import schedule
+from xprnn.kernels.derived.step_trace import Effects, trace_step
+from xprnn.kernels.reference_stepper import LayerBinding, widths
+
+__all__ = ["Bound"]
+
+
+class Bound:
+    """A stack of layers bound to parameters and states of its own, for `xprnn.recurrent.step.Stepper`."""
+
+    def __init__(self, cell: Cell, layers: list[LayerBinding], B: int, spec: Any) -> None:
+        self._layers = [_BoundLayer(cell, layer, B, spec.dtype) for layer in layers]
+
+    @xpx.quiet
+    def run(self, x_t: Any) -> Any:
+        """Return y_t (B, H) for x_t (B, I)."""
+        y = ready(x_t)
+        for layer in self._layers:
+            y = layer.run(y)
+        return y.copy()
+
+    def states(self) -> list[States]:
+        """Return copies of the states."""
+        return [tuple(s.copy() for s in layer.now) for layer in self._layers]
+
+    def restart(self, rows: Any | None) -> None:
+        """Set the states to what a segment begins in, of all rows or of the flagged ones."""
+        for layer in self._layers:
+            for s, f in zip(layer.now, layer.fresh, strict=True):
+                np.copyto(s, f, where=True if rows is None else rows[:, None])
+
+
+class _BoundLayer:
+    """One layer: its code, and two tables, each with the states that it reads and those that it writes."""
+
+    def __init__(self, cell: Cell, binding: LayerBinding, B: int, dtype: Any) -> None:
+        p = {key: np.array(x, order="C") for key, x in binding.p.items()}
+        keys = tuple(key for key in p if key not in ("W_ih", "b_ih", "ln_ih"))
+        gates = binding.gate
+        effects = Effects(gate=None if gates is None else tuple(g is not None for g in gates))
+        code = _code(cell, keys, np.dtype(dtype), effects, "b_ih" in p)
+        self._cell, self._p, self._a = cell, p, None if cell.norm is None else np.empty((1, B, len(p["W_ih"])), dtype)
+        (G, I), sizes = p["W_ih"].shape, widths(cell, p)
+        table, size = code.layout(1, B, B, G // cell.gates, I)
+        objects = {f"p_{key}": x for key, x in p.items()}
+        objects |= {"rows": np.arange(B), "memory": np.empty(size, np.uint8)}
+        for k, (g, n) in enumerate(zip(gates or (), sizes, strict=False)):
+            if g is not None:
+                objects[f"gate{k}"] = np.array(np.broadcast_to(g, (1, g.shape[1], n)), order="C")
+        self._objects, self._code, self._residual = objects, code, binding.residual
+        self.fresh = tuple(np.array(f) for f in binding.fresh or np.zeros((len(sizes), 1), dtype))
+        both = [tuple(np.empty((B, n), dtype) for n in sizes) for _ in range(2)]
+        for s, s0 in zip(both[0], binding.state or self.fresh, strict=True):
+            s[...] = s0
+        self._turns = [self._table(table, *pair) for pair in (both, both[::-1])]
+        self._x = code.at["x" if self._a is None else "a"]
+        assert code.prepare is not None
+        code.prepare(self._turns[0][0])
+        self._turn, self.now = 0, both[0]
+
+    def _table(self, table: list[int], before: States, after: States) -> tuple[Any, States]:
+        """Return a table, and the states that its call writes."""
+        at, filled = self._code.at, (ctypes.c_int64 * len(table))(*table)
+        for name, x in self._objects.items():
+            if name in at:
+                filled[at[name]] = id(x)
+                if name.startswith("gate"):
+                    filled[at[name] + STEP], filled[at[name] + ROW] = 0, x.shape[-1] if x.shape[1] > 1 else 0
+        for k, (s, t) in enumerate(zip(before, after, strict=True)):
+            filled[at[f"prev{k}"]], filled[at[f"state{k}"]] = id(s), id(t)
+            filled[at[f"state{k}"] + 1] = 0
+        return filled, after
+
+    def run(self, x: Any) -> Any:
+        """Run a step on x (B, I) in one piece; return the layer's own h, or h + x."""
+        table, self.now = self._turns[self._turn]
+        self._turn = 1 - self._turn
+        if self._a is None:
+            table[self._x] = id(x)
+        else:  # a normalised input map
+            self._a[0] = input_map.forward(self._cell, self._p, x, xpx.NUMPY)[0]
+            table[self._x] = id(self._a)
+        self._code.function(table)
+        return np.add(self.now[0], x) if self._residual else self.now[0]
+
+
+@lru_cache(maxsize=256)
+def _code(cell: Cell, keys: tuple[str, ...], dtype: np.dtype, effects: Effects, biased: bool) -> PassCode:
+    trace = trace_step(cell, keys, dtype, effects)
+    stores = [store for store in trace.forward if store.array.startswith("state")]
+    small = SmallLayer(cell.gates, biased) if cell.norm is None else None
+    kind = Kind(False, False, False, False, trace.widths, layer=small)
+    return PassCode(schedule(trace.graph, stores, arrays=trace.arrays), kind, dtype, stream=True)
+
+
+assert threads.FIRST_ROWS.itemsize == 8, "row numbers are 64-bit in machine code"

@@ -1,0 +1,136 @@
+"""The table of a pass: where its sizes, functions and arrays stand among the integers that it is called with."""
+
+from typing import NamedTuple
+
+from xprnn.kernels.derived.program import Program
+
+FUNCTIONS = {
+    "pack": "piiiip",
+    "product": "pippiiii",
+    "affine": "pipppiiiip",
+    "outer": "pipipiiiip",
+    "sum_rows": "pipiip",
+}
+"""Functions of `products.py` that a pass calls, and the kinds of their arguments: pointers and integers."""
+
+SCRATCH = ("operand", "result", "spill")
+"""How the names of arrays begin that are of a step alone, row after row."""
+
+
+class SmallLayer(NamedTuple):
+    """A pass that runs the input map and the gradients of a layer, too, on all rows of a small batch.
+
+    Attributes
+    ----------
+    gates : int
+    biased : bool
+        Whether the input map has a bias.
+    gradients : tuple
+        Backward: per parameter of the cell its name, the segments of its second axis or None, and the pairs of arrays
+        whose products over all rows it is, one under the other.
+    """
+
+    gates: int
+    biased: bool
+    gradients: tuple[tuple[str, tuple[tuple[str, str | None], ...]], ...] = ()
+
+    @property
+    def seconds(self) -> set[str]:
+        """The second arrays of the pairs."""
+        return {y for _, terms in self.gradients for _, y in terms if y}
+
+
+class Kind(NamedTuple):
+    """What of a pass is not in its program.
+
+    Attributes
+    ----------
+    backward : bool
+    masked : bool
+        Whether rows may skip steps.
+    reset, fresh : bool
+        Whether segments begin, and whether in states other than zeros.
+    widths : tuple of str
+        Of the states.
+    dstates : tuple of bool
+        Backward: which states have a gradient of their own at every step.
+    """
+
+    backward: bool
+    masked: bool
+    reset: bool
+    fresh: bool
+    widths: tuple[str, ...]
+    dstates: tuple[bool, ...] = ()
+    layer: "SmallLayer | None" = None
+
+
+FIELDS = 4
+"""Integers of an array in the table: the array object, and in numbers where it begins in the object, and the distances
+from step to step and from row to row."""
+
+OBJECT, OFFSET, STEP, ROW = range(FIELDS)
+
+DATA = object.__basicsize__
+"""Bytes of an array object in front of the address of its numbers: what NumPy's own `PyArray_DATA` reads, which is part
+of its binary interface. Python takes 20 times as long to ask for an address."""
+
+
+def table_of(program: Program, kind: Kind) -> dict[str, int]:
+    """Return where sizes and arrays stand in the table of a pass; its length is under ""."""
+    sizes = ("I",) if kind.layer else ()
+    found = {name: k for k, name in enumerate(("T", "R", "rows", "memory", *FUNCTIONS, *lengths_of(program), *sizes))}
+    scratch = ["active", *[name for name in sorted(program.arrays) if name.startswith(SCRATCH)]]
+    scratch += ["packed_input", "numbers", *(() if kind.backward else ("a",))] if kind.layer else []
+    for name in (*scratch, *[f"packed{m}" for m in range(_count(program))]):
+        found[name] = len(found)
+    n = len(found)
+    for name in (*matrices_of(program), *[name for name in arrays_of(program, kind) if not name.startswith(SCRATCH)]):
+        if name not in found:
+            found[name], n = n, n + FIELDS
+    return found | {"": n}
+
+
+def lengths_of(program: Program) -> list[str]:
+    """Return the names of the lengths."""
+    names = {width for widths in program.arrays.values() for width in widths if not width.isdigit()}
+    for stage in program.stages:
+        for product in stage.products:
+            view = product.matrix
+            names |= {width for width in (*view.before, *view.rows, *view.columns) if not width.isdigit()}
+    return sorted(names)
+
+
+def matrices_of(program: Program) -> list[str]:
+    """Return the arrays of the parameters that are multiplied with."""
+    return sorted({f"p_{product.matrix.name}" for stage in program.stages for product in stage.products})
+
+
+def _count(program: Program) -> int:
+    return sum(len(stage.products) for stage in program.stages)
+
+
+def arrays_of(program: Program, kind: Kind) -> list[str]:
+    """Return all arrays of a pass."""
+    names, states = set(program.arrays), range(len(kind.widths))
+    names |= {f"{name}{k}" for k in states for name in (("carry", "next") if kind.backward else ("prev", "state"))}
+    if kind.masked:
+        names |= {"mask", *[f"dstates{k}" for k in states if kind.backward and kind.dstates[k]]}
+    if kind.layer:
+        names |= _layer_arrays(kind)
+    if kind.reset:
+        names |= {"reset", *[f"fresh{k}" for k in states if kind.fresh and not kind.backward]}
+    return sorted(names)
+
+
+def _layer_arrays(kind: Kind) -> set[str]:
+    """Return the arrays of the input map and of its gradients."""
+    layer = kind.layer
+    assert layer is not None
+    found = {"x", "p_W_ih", *(("p_b_ih",) if layer.biased and not kind.backward else ())}
+    if not kind.backward:
+        return found - {"a"}
+    found |= {"dx", "d_W_ih", *(("d_b_ih",) if layer.biased else ())}
+    for key, terms in layer.gradients:
+        found |= {f"d_{key}", *[name for pair in terms for name in pair if name]}
+    return found
