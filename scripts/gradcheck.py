@@ -202,7 +202,7 @@ def taken(layer, kernel):
 EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Of 1, to the next number."""
 
-ON_NUMPY = (*(() if xprnn.kernels.KERNELS["numba"].lacks else ("numba",)), "numpy", "reference")
+ON_NUMPY = (*(() if xprnn.kernels.KERNELS["native"].lacks else ("native",)), "numpy", "reference")
 HALF_KERNELS = {"numpy": ON_NUMPY, "cupy": ("cupy_persistent", "cupy_stepwise", "reference")}
 HALF_LIMIT = 8.0
 """In EPS; tests/recurrent/test_half.py tells where the roundings come from, of one layer: here are two."""
@@ -288,7 +288,7 @@ def main(argv=None):
     for (name, layer, time), kernel in itertools.islice(
         itertools.product(configurations(), kernels), 0, None, args.every
     ):
-        if kernel in ("numba", "numpy") and not taken(layer, kernel):
+        if kernel in ("native", "numpy") and not taken(layer, kernel):
             continue  # the twin leaves it to the reference
         host, options = draw(layer, rng), time_options(time, rng)
         error, where = against_derivative(layer, host, options, like, kernel)

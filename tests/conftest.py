@@ -128,8 +128,8 @@ def _plans_of_a_patched_world(request):
 
 
 @pytest.fixture
-def without_numba(monkeypatch):
-    """As if numba were not installed."""
+def without_llvmlite(monkeypatch):
+    """As if llvmlite were not installed."""
     with monkeypatch.context() as patch:
         patch.setattr(kernels.registry, "_is_installed", lambda package: False)
         remembered.cache_clear()  # what is installed does not change, but for a test

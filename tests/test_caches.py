@@ -17,15 +17,15 @@ from xprnn.activations import Activation
 ROOT = Path(xprnn.__file__).parent
 
 BY_THE_CODE = {
-    "kernels.numba_.compile.compiled": "three kinds of cells, five loops, two dtypes",
-    "kernels.numba_.compile._source": "one",
+    "kernels.derived.native.code.shared_functions": "two dtypes",
+    "kernels.derived.native.code.sizes_of": "two dtypes",
     "kernels.registry._numpy": "one",
-    "kernels.registry._numba": "one",
+    "kernels.registry._native": "one",
     "kernels.registry._jax": "one",
     "kernels.registry._cupy_persistent": "one",
     "kernels.registry._cupy_stepwise": "one",
     "kernels.registry._is_installed": "the packages that kernels need",
-    "kernels.registry._why_not_compiled": "one",
+    "kernels.registry._why_no_machine_code": "one",
     "kernels.cupy_.passes.limits_of": "the devices",
     "_array.layout._letters": "the letters of axes in the code",
     "_array.cupy_random._keep": "one",
@@ -58,7 +58,11 @@ def is_bounded(decorator):
 
 def test_every_cache_has_a_greatest_size_or_a_reason_not_to_grow():
     found = dict(pair for path in sorted(ROOT.rglob("*.py")) for pair in caches_of(path))
-    assert {"kernels.select.remembered", "_array.layout._form_once", "kernels.numba_.arguments.told_of"} <= found.keys()
+    assert {
+        "kernels.select.remembered",
+        "_array.layout._form_once",
+        "kernels.derived.native.scan._forward_code",
+    } <= found.keys()
     assert {name for name, bounded in found.items() if not bounded} == BY_THE_CODE.keys()
 
 
@@ -70,7 +74,7 @@ def sizes():
             if hasattr(value, "cache_info"):
                 found[f"{name}.{key}"] = value.cache_info().currsize, value.cache_info().maxsize
             elif isinstance(value, dict | list | set):
-                found[f"{name}.{key}"] = len(value), None
+                found[f"{name}.{key}"] = len(value), module.MOST + 1 if key == "_codes" else None
     return found
 
 
@@ -130,7 +134,7 @@ print(resident() - before)
 @pytest.mark.parametrize("kernel", ON_NUMPY)
 def test_calls_of_a_thousand_shapes_hold_no_memory(kernel):
     pytest.importorskip("resource", reason="the system does not tell a process's resident memory")
-    calls = 1500 if kernel == "numba" else 100  # nothing in the others is made for a number of rows
+    calls = 1500 if kernel == "native" else 100  # nothing in the others is made for a number of rows
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", MEMORY, kernel, str(calls)],
         capture_output=True,

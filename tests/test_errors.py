@@ -201,7 +201,7 @@ CALLS = [
     (
         {"kernel": "cuda"},
         ValueError,
-        "`kernel` must be one of 'auto', 'reference', 'numba', 'numpy', 'jax', 'cupy_persistent', 'cupy_stepwise', "
+        "`kernel` must be one of 'auto', 'reference', 'native', 'numpy', 'jax', 'cupy_persistent', 'cupy_stepwise', "
         "got 'cuda'",
     ),
     (

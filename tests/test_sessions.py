@@ -39,11 +39,11 @@ def test_skipped_tests_are_counted_by_the_library_they_lack():
     reasons = [
         "torch, whose autograd is the judge here, is not installed",
         "could not import 'torch.nn': No module named 'torch'",
-        "numba is not installed (pip install 'xprnn[fast]')",
+        "llvmlite is not installed (pip install 'xprnn[fast]')",
         "counts are those of the emulated driver",
     ]
     reports = [SimpleNamespace(longrepr=("test.py", 1, f"Skipped: {reason}")) for reason in reasons]
     assert skips.lines(reports) == [
-        "skipped, as these are not installed: torch 2, numba 1",
+        "skipped, as these are not installed: torch 2, llvmlite 1",
         "skipped: counts are those of the emulated driver (1)",
     ]

@@ -3,13 +3,12 @@
 The masks are variables of the environment. Libraries read them when they are imported, so the command begins again
 under them. Measured on a machine with AVX-512, on one core: products of NumPy fall from 99 to 57 GFLOP/s by OpenBLAS's
 mask, those of PyTorch from 160 to 83 by MKL's alone, its LSTM for inference takes two to three times as long by
-oneDNN's alone, and ATen and NumPy report AVX2. numba's machine code loses AVX-512, and so does what XLA generates.
+oneDNN's alone, and ATen and NumPy report AVX2. Our machine code loses AVX-512, and so does what XLA generates.
 
 Not masked are **ONNX Runtime**, whose MLAS asks the machine alone, and **the products of JAX**, which XLA calls from a
 library that does the same: 145 GFLOP/s with and without. Their figures are those of the whole machine.
 """
 
-import importlib.util
 import os
 import platform
 import sys
@@ -47,25 +46,13 @@ def of_numpy():
     return [name for name in __cpu_dispatch__ if name.startswith("AVX512") or name == "X86_V4"]
 
 
-def of_llvm():
-    """Return the features of this machine as numba wants them, or None where it is not installed."""
-    if importlib.util.find_spec("llvmlite") is None:
-        return None
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    found = llvm.get_host_cpu_features()
-    return ",".join(f"{'+' if there and not name.startswith(WIDE) else '-'}{name}" for name, there in found.items())
-
-
 def masks():
     """Return the variables that mask what is wider than AVX2."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         raise SystemExit(f"`--features avx2` masks AVX-512 of x86-64; this machine is {platform.machine()}")
     xla = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2".strip()
     found = AVX2 | {"NPY_DISABLE_CPU_FEATURES": ",".join(of_numpy()), "XLA_FLAGS": xla}
-    llvm = of_llvm()
-    return found | ({} if llvm is None else {"NUMBA_CPU_FEATURES": llvm})
+    return found | {"XPRNN_VECTOR_BYTES": "32"}
 
 
 def begin(features):

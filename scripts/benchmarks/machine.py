@@ -11,7 +11,7 @@ from benchmarks import features, process
 from benchmarks.jobs import cores
 from benchmarks.process import Side
 
-LIBRARIES = ("numpy", "numba", "torch", "jax", "jaxlib", "onnxruntime")
+LIBRARIES = ("numpy", "llvmlite", "torch", "jax", "jaxlib", "onnxruntime")
 
 BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """The variables by which NumPy's products are held to a number of threads, whichever library does them."""

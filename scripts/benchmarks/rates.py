@@ -29,7 +29,7 @@ def last_cache():
 def panels(x, W):
     """Return x Wᵀ by the product of the kernel that xprnn takes."""
     from xprnn._array import namespace as xpx
-    from xprnn.kernels.numba_.products import PRODUCTS
+    from xprnn.kernels.derived.native.linear import PRODUCTS
 
     return PRODUCTS.affine_time(x, W, None, xpx.NUMPY)
 

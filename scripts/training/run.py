@@ -83,7 +83,7 @@ def record(settings, fixed, model, optimizer, arrays, kernel, device):
     for a in arrays:
         digest.update(f"{a.dtype.str} {a.shape}".encode())
         digest.update(np.ascontiguousarray(a))
-    libraries = {"numpy", settings["backend"]} | ({"numba"} if kernel.startswith("numba") else set())
+    libraries = {"numpy", settings["backend"]} | ({"llvmlite"} if kernel.startswith("native") else set())
     versions = {name: importlib.import_module(name).__version__ for name in sorted(libraries)}
     return {
         "settings": settings,

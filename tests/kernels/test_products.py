@@ -1,9 +1,5 @@
 """The products of all steps by machine code, against NumPy's; and one layer alone, against the way of all layers."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -15,11 +11,11 @@ from xprnn._array import products as array_products
 
 try:
     from xprnn.kernels import threads
-    from xprnn.kernels.numba_ import products as numba_products
+    from xprnn.kernels.derived.native import linear
 except ImportError:
-    numba_products = None
+    linear = None
 
-needs_numba = pytest.mark.skipif(numba_products is None, reason="numba is not installed (pip install 'xprnn[fast]')")
+needs_native = pytest.mark.skipif(linear is None, reason="llvmlite is not installed (pip install 'xprnn[fast]')")
 
 SHAPES = [(7, 3, 33, 61), (101, 7, 17, 77), (50, 6, 64, 48), (300, 1, 5, 301), (13, 13, 1, 256), (2, 2, 257, 259)]
 """(T, B, I, N): what is no multiple of a register, a panel, a chunk of rows or of a panel's depth, and what is."""
@@ -34,21 +30,21 @@ def draw(shape, dtype, rng):
 @pytest.fixture
 def everywhere(monkeypatch):
     """Products of any size by machine code, on as many threads as there are."""
-    monkeypatch.setattr(numba_products, "SMALL", 0)
+    monkeypatch.setattr(linear, "SMALL", 0)
     monkeypatch.setattr(threads, "WORTH", 1)
 
 
-@needs_numba
+@needs_native
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("ragged", [False, True])
-def test_products_by_numba_are_those_of_numpy(shape, dtype, ragged, rng, everywhere):
+def test_products_by_machine_code_are_those_of_numpy(shape, dtype, ragged, rng, everywhere):
     x, W, b, da = draw(shape, dtype, rng)
     mask = rng.random((*shape[:2], 1)) < 0.6
     if ragged:  # as layers have them: 0 at invalid steps
         x, da = x * mask, da * mask
         x, da = x.astype(dtype), da.astype(dtype)
-    products = numba_products.PRODUCTS.at(mask) if ragged else numba_products.PRODUCTS
+    products = linear.PRODUCTS.at(mask) if ragged else linear.PRODUCTS
     a, expected = products.affine_time(x, W, b, xpx.NUMPY), array_products.affine_time(x, W, b, xpx.NUMPY)
     assert_close(a * mask if ragged else a, expected * mask if ragged else expected)
     for biased in (True, False):
@@ -60,14 +56,14 @@ def test_products_by_numba_are_those_of_numpy(shape, dtype, ragged, rng, everywh
                 assert_close({name: value}, {name: wanted.astype(dtype)})
 
 
-@needs_numba
-def test_products_by_numba_do_not_depend_on_threads(rng, everywhere):
+@needs_native
+def test_products_by_machine_code_do_not_depend_on_threads(rng, everywhere):
     x, W, b, da = draw((101, 7, 17, 77), "float32", rng)
     before, found = kernels.get_num_threads(), []
     try:
         for n in (1, 2, 3, 5):
             kernels.set_num_threads(n)
-            products = numba_products.PRODUCTS
+            products = linear.PRODUCTS
             found.append([products.affine_time(x, W, b, xpx.NUMPY)])
             found[-1] += products.affine_gradients(da, x, W, xpx.NUMPY, biased=True)
     finally:
@@ -77,23 +73,23 @@ def test_products_by_numba_do_not_depend_on_threads(rng, everywhere):
             np.testing.assert_array_equal(value, first)
 
 
-@needs_numba
-def test_a_product_by_numba_of_no_steps_is_zero(rng, everywhere):
+@needs_native
+def test_a_product_by_machine_code_of_no_steps_is_zero(rng, everywhere):
     x, W, _, da = draw((3, 2, 5, 7), "float64", rng)
-    nothing = numba_products.PRODUCTS.at(np.zeros((3, 2, 1), bool))
+    nothing = linear.PRODUCTS.at(np.zeros((3, 2, 1), bool))
     for value in nothing.affine_gradients(da, x, W, xpx.NUMPY, biased=True):
         np.testing.assert_array_equal(value, np.zeros_like(value))
 
 
-@needs_numba
-def test_products_by_numba_take_read_only_and_strided_arrays(rng, everywhere):
+@needs_native
+def test_products_by_machine_code_take_read_only_and_strided_arrays(rng, everywhere):
     x, W, b, da = draw((11, 5, 9, 14), "float64", rng)
     expected = array_products.affine_time(x, W, b, xpx.NUMPY)
     strided = np.asfortranarray(x)[::-1][::-1]
     for a in (strided, W, b):
         a.flags.writeable = False
-    assert_close(numba_products.PRODUCTS.affine_time(strided, W, b, xpx.NUMPY), expected)
-    dW, _ = numba_products.PRODUCTS.outer_time(da[:, ::-1], strided[:, ::-1], biased=False)
+    assert_close(linear.PRODUCTS.affine_time(strided, W, b, xpx.NUMPY), expected)
+    dW = linear.PRODUCTS.outer_time(da[:, ::-1], strided[:, ::-1])
     assert_close(dW, array_products.outer_time(da, x, xpx.NUMPY))
 
 
@@ -126,29 +122,3 @@ def test_one_layer_alone_is_as_on_the_way_of_all_layers(name, shape, kernel, rng
     expected = y, state, layer.backward(params, cache, dy, tree.map(np.zeros_like, state))
     assert_close(dict(tree.items(found)), dict(tree.items(expected)))
     assert layer(params, x, kernel=kernel)[0].shape == y.shape
-
-
-ONE = """
-import sys, numpy
-from xprnn.kernels.numba_.compile import compiled
-for kind in sys.argv[1:]:
-    compiled("forward", int(kind), numpy.dtype("float64"))
-"""
-
-ALL = """
-import numpy, xprnn
-x = numpy.random.default_rng(0).standard_normal((9, 3, 5))
-for kind in (xprnn.GRU, xprnn.RNN):
-    layer = kind(5, 4)
-    params = layer.init(0)
-    y, expected = (layer(params, x, kernel=kernel)[0] for kernel in ("numba", "reference"))
-    assert abs(y - expected).max() < 1e-12, kind
-"""
-
-
-@needs_numba
-def test_machine_code_of_cells_that_numba_compiled_in_two_processes_meets_in_a_third(tmp_path):
-    """Once both had one symbol, and the third process ran one cell's loop on the other's arrays."""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    for code, kinds in ((ONE, ["1"]), (ONE, ["3"]), (ALL, [])):
-        subprocess.run([sys.executable, "-c", code, *kinds], check=True, env=environment, capture_output=True)

@@ -164,7 +164,7 @@ def test_step_and_stepper_equal_forward(name, half, rng):
     assert all(np.all(s == 0.0) for s in begun)
 
 
-def test_a_step_computes_in_float32(half, monkeypatch, without_numba):
+def test_a_step_computes_in_float32(half, monkeypatch, without_llvmlite):
     seen, forward = [], LSTM.forward
 
     def watched(self, p, xp, inner=None):

@@ -35,9 +35,9 @@ REPORTS = {
         import torch
         with torch.inference_mode():
             torch.nn.LSTM(8, 16)(torch.ones(3, 4, 8))""",
-    "numba": """
-        from numba.core.registry import cpu_target
-        print("+avx512f" in cpu_target.target_context.codegen()._tm_features)""",
+    "native": """
+        from xprnn.kernels.derived.native.machine import host
+        print(host().has("avx512f"))""",
     "jax": """
         import jax
         from jax.experimental.serialize_executable import serialize

@@ -75,7 +75,7 @@ class Fake:
         name, dtype, threads = arguments
         assert threads == self.threads
         if name == "panels" and dtype == "float64":
-            return {"refused": "numba is not installed"}
+            return {"refused": "llvmlite is not installed"}
         return {"rate": {("blas", 1): 3.0, ("blas", 2): 5.0, ("panels", 1): 4.0, ("panels", 2): 7.0}[name, threads]}
 
     def close(self):
@@ -97,7 +97,7 @@ def test_the_rate_of_products_is_the_best_of_blas_and_panels_on_one_core_and_all
 @pytest.mark.parametrize("name", ["blas", "panels"])
 def test_a_product_whose_rate_is_measured_is_the_product(name):
     if name == "panels":
-        pytest.importorskip("numba", reason="numba is not installed, and the reference has no panels")
+        pytest.importorskip("native", reason="llvmlite is not installed, and the reference has no panels")
     from benchmarks import rates
 
     x, W = (np.random.default_rng(0).standard_normal(shape).astype(np.float32) for shape in ((700, 33), (20, 33)))

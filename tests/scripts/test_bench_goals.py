@@ -96,10 +96,10 @@ def test_the_goals_of_a_stream_are_times():
     assert found == {"stepper ≤ 1.5 µs": True, "step ≤ 8 µs": False}
 
 
-@pytest.mark.parametrize("kernel", ["numba", "reference"])
+@pytest.mark.parametrize("kernel", ["native", "reference"])
 def test_the_goal_of_an_option_holds_for_whatever_kernel_runs_it(kernel, capsys):
     from benchmarks import parts
 
     times = {"plain": 1.0, "norm": 1.51, "clip": 1.49}
-    record = parts.option_record("LSTM", times, {"plain": "numba", "norm": kernel, "clip": kernel})
+    record = parts.option_record("LSTM", times, {"plain": "native", "norm": kernel, "clip": kernel})
     assert record["goals"] == {"norm ≤ 1.5": False, "clip ≤ 1.5": True}

@@ -12,7 +12,7 @@ from xprnn.kernels.registry import is_standard
 
 NAMES = ("numpy", "numpy:readonly", "array_api_strict", "torch", "jax", "cupy")
 KERNELS = {
-    "numpy": ("reference", "numpy", *(() if kernels.KERNELS["numba"].lacks else ("numba",))),
+    "numpy": ("reference", "numpy", *(() if kernels.KERNELS["native"].lacks else ("native",))),
     "jax": ("jax",),
     "cupy": ("reference", "cupy_stepwise", "cupy_persistent"),
 }
@@ -73,7 +73,7 @@ class Backend:
 
     def kernels_for(self, layer):
         """Return the kernels to run a layer with: those of CuPy compile every cell anew, so they get the plain ones."""
-        any_cell = ("reference", "jax", "numpy", "numba")
+        any_cell = ("reference", "jax", "numpy", "native")
         return [kernel for kernel in self.kernels if kernel in any_cell or is_standard(layer.cell)]
 
     def asarray(self, a, dtype=None):

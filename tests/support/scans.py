@@ -21,12 +21,12 @@ KINDS = {
 }
 OPTIONS = ("reset", "fresh", "mask", "gate", "noise", "drop", "inner")
 WITHOUT_NOISE = tuple(name for name in OPTIONS if name != "noise")
-TAKEN = {"reference": OPTIONS, "numpy": WITHOUT_NOISE, "numba": WITHOUT_NOISE}
+TAKEN = {"reference": OPTIONS, "numpy": WITHOUT_NOISE, "native": OPTIONS}
 """Per kernel on NumPy, the options that it takes; those on CuPy take all."""
 
-LACKING = kernels.KERNELS["numba"].lacks
-needs_numba = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
-ON_NUMPY = [name for name in TAKEN if name != "numba" or LACKING is None]
+LACKING = kernels.KERNELS["native"].lacks
+needs_native = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
+ON_NUMPY = [name for name in TAKEN if name == "reference" or kernels.KERNELS[name].lacks is None]
 """The kernels on NumPy that run here, from the slowest, and the twins among them."""
 
 FAST_ON_NUMPY = ON_NUMPY[1:]

@@ -1,10 +1,14 @@
 """Registry of scan kernels; each is imported on first use."""
 
+import ctypes
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from itertools import starmap
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from xprnn import scan as reference
 from xprnn._array import namespace as xpx
@@ -45,6 +49,7 @@ class Memory(NamedTuple):
     transient: int  # numbers per step and row
     block: int  # numbers per row and step of a block of `xprnn.scan.BLOCK` steps
     objects: int  # bytes of Python's objects per step
+    beside: Callable[[int], int] = lambda rows: 0  # numbers beside, for so many steps times rows
 
 
 def reference_memory(cell: Cell, H: int) -> Memory:
@@ -126,10 +131,11 @@ REFERENCE = Kernel("reference", reference.scan, reference.scan_backward, _refere
 
 
 def _numpy_memory(cell: Cell, H: int) -> Memory:
-    """Return the memory of buffers and gradients, and for cells with options of the reference's slopes."""
-    standard, one = is_standard(cell), len(cell.states) == cell.gates
-    slopes = {1: 3, 3: 8}.get(cell.gates, 12)
-    return Memory(((3 if one else 6) + 2 * (not standard)) * H, 0 if standard else slopes * H, 1500)
+    """Return the memory of pre-activations, gradients, and the buffers of a block of steps."""
+    from xprnn.kernels.derived.memory import of_gradients
+
+    G = cell.gates
+    return Memory((2 * G + 1) * H + of_gradients(cell, H), 4 * G * H, 1500)
 
 
 def _numpy_why_slower(cell: Cell, dtype: Any, shape: tuple[int, ...], directions: int) -> str | None:
@@ -137,37 +143,45 @@ def _numpy_why_slower(cell: Cell, dtype: Any, shape: tuple[int, ...], directions
     return "a single step is quicker without buffers" if shape[0] == 1 else None
 
 
-def _numba_memory(cell: Cell, H: int) -> Memory:
-    """Return the memory of pre-activations and their gradients; slopes exist row by row."""
-    return Memory(((4 if cell.gates == 1 else 8) + 2 * (not is_standard(cell))) * H, 0, 0)
+def _native_memory(cell: Cell, H: int) -> Memory:
+    """Return the memory of pre-activations and gradients, and of packed matrices and blocks of rows per thread."""
+    from xprnn.kernels.derived.memory import of_gradients
+    from xprnn.kernels.derived.native.memory import of_threads
+
+    G = cell.gates
+    transient = (2 * G + 1 + (G > 1) + len(cell.states)) * H + of_gradients(cell, H)
+    return Memory(transient, 0, 0, partial(of_threads, G * H, max(cell.widths(H))))
 
 
 @cache
 def _numpy() -> Kernel:
-    from xprnn.kernels.numpy_ import scan as numpy_scan
+    from xprnn.kernels.derived.numpy_ import scan as numpy_scan
+    from xprnn.kernels.derived.numpy_ import stepper as numpy_stepper
 
     return Kernel(
         "numpy",
         numpy_scan.scan,
         numpy_scan.scan_backward,
         numpy_scan.takes,
-        numpy_scan.Bound,
+        numpy_stepper.Bound,
         why_slower=_numpy_why_slower,
         memory=_numpy_memory,
     )
 
 
 @cache
-def _numba() -> Kernel:
-    from xprnn.kernels.numba_ import products as numba_products
-    from xprnn.kernels.numba_ import scan as numba_scan
-    from xprnn.kernels.numba_ import stepper as numba_stepper
+def _native() -> Kernel:
+    from xprnn.kernels.derived.native import layer, linear, scan, stepper
 
-    both = numba_scan.scan, numba_scan.scan_backward
-    fused = Fused(numba_scan.is_small, numba_scan.layer, numba_scan.layer_backward)
-    products = numba_products.PRODUCTS
     return Kernel(
-        "numba", *both, numba_scan.takes, numba_stepper.Bound, products=products, fused=fused, memory=_numba_memory
+        "native",
+        scan.scan,
+        scan.scan_backward,
+        scan.takes,
+        stepper.Bound,
+        products=linear.PRODUCTS,
+        fused=Fused(layer.is_small, layer.layer, layer.layer_backward),
+        memory=_native_memory,
     )
 
 
@@ -218,7 +232,7 @@ class Entry(NamedTuple):
             return None
         if not _is_installed(self.needs):
             return f"{self.needs} is not installed (pip install 'xprnn[fast]')"
-        return _why_not_compiled()
+        return _why_no_machine_code()
 
 
 @cache
@@ -227,17 +241,21 @@ def _is_installed(package: str) -> bool:
 
 
 @cache
-def _why_not_compiled() -> str | None:
-    """Return why an installed numba cannot compile, or None."""
+def _why_no_machine_code() -> str | None:
+    """Return why machine code cannot run although llvmlite is installed, or None."""
     try:
-        from numba import config
-    except ImportError as error:  # as beside a NumPy that it does not know
-        return f"numba cannot be imported: {error}"
-    return "numba compiles nothing, as NUMBA_DISABLE_JIT is set" if config.DISABLE_JIT else None
+        importlib.import_module("llvmlite.binding")
+    except (ImportError, OSError) as error:  # as of a library of LLVM that is not there
+        return f"llvmlite cannot be imported: {error}"
+    sample = np.empty(1)
+    data = ctypes.c_void_p.from_address(id(sample) + object.__basicsize__).value
+    if data != sample.ctypes.data:
+        return f"arrays of NumPy are other objects on {sys.implementation.name}"
+    return None
 
 
 KERNELS = {
-    "numba": Entry("numpy", xpx.is_namespace_numpy, _numba, needs="numba", has_products=True),
+    "native": Entry("numpy", xpx.is_namespace_numpy, _native, needs="llvmlite", has_products=True),
     "numpy": Entry("numpy", xpx.is_namespace_numpy, _numpy),
     "jax": Entry("jax", xpx.is_namespace_jax, _jax),
     "cupy_persistent": Entry("cupy", xpx.is_namespace_cupy, _cupy_persistent),

@@ -1,4 +1,4 @@
-"""The threads of the numba kernel: a batch is cut into tiles of rows that run side by side.
+"""The threads of the native kernel: a batch is cut into tiles of rows that run side by side.
 
 A tile is whole scans of its rows, so threads meet once per scan, and a row's numbers are the same in any tile.
 """
@@ -50,7 +50,7 @@ _pool = _Pool()
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads a scan of the numba kernel may take, the caller's among them.
+    """Set how many threads a scan of the native kernel may take, the caller's among them.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads a scan of the numba kernel may take."""
+    """Return how many threads a scan of the native kernel may take."""
     return _pool.n
 
 

@@ -34,7 +34,8 @@ def training_step(layer: Configuration, T: int, B: int, itemsize: int, kernel: s
     numbers += min(T, BLOCK) / T * memory.block
     h = layer.state_sizes[0]
     weights = sum(2 * layer.cell.gates * H * (h + width + 6) + 2 * h * H for width in widths)
-    return int(T * (B * numbers * itemsize + D * memory.objects) + 3 * weights * itemsize + 65536)
+    constant = (3 * weights + memory.beside(T * B)) * itemsize + 65536
+    return int(T * (B * numbers * itemsize + D * memory.objects) + constant)
 
 
 def state(layer: Configuration, B: int, itemsize: int) -> int:

@@ -1,4 +1,4 @@
-"""The threads of the numba kernel: no result depends on them, and they end."""
+"""The threads of the native kernel: no result depends on them, and they end."""
 
 import gc
 import os
@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("numba", reason="numba is not installed (pip install 'xprnn[fast]')")
+pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install 'xprnn[fast]')")
 
 from tests.support.close import assert_close
-from tests.support.numba_scans import (
+from tests.support.native_scans import (
     ALL,
     FLOATS,
     arguments,
@@ -40,7 +40,7 @@ def test_results_do_not_depend_on_the_number_of_threads(cell, shape, on, dtype, 
         rows = threads.tiles(shape[1], 10**6, given[2].get("mask"))
         assert len(rows) == min(n, shape[1])
         assert np.array_equal(np.sort(np.concatenate(rows)), np.arange(shape[1]))
-        found.append(run("numba", *given))
+        found.append(run("native", *given))
     for other in found[1:]:
         assert_the_same(other, found[0])
     assert_close(found[0], run("reference", *given), tol=2e-6 if dtype == np.float32 else None)
@@ -91,7 +91,7 @@ def test_threads_of_a_dropped_pool_end(thread_count, monkeypatch, rng):
     given = arguments(KINDS["elman"][0], rng, (9, 12, 5))
     for n in (4, 3, 2, 1):
         thread_count(n)
-        run("numba", *given)
+        run("native", *given)
     gc.collect()
     until = time.monotonic() + 10.0
     while own_threads() and time.monotonic() < until:
@@ -103,13 +103,13 @@ def test_scans_in_several_threads_while_their_number_is_set(thread_count, monkey
     monkeypatch.setattr(threads, "WORTH", 1)
     jobs = [arguments(cell, rng, (9, 6 + k, 7), ("mask",)) for k, cell in enumerate(ALL.values())]
     thread_count(1)
-    expected = [run("numba", *job) for job in jobs]
+    expected = [run("native", *job) for job in jobs]
     found, errors, done = [[] for _ in jobs], [], threading.Event()
 
     def scan_again_and_again(k):
         try:
             for _ in range(40):
-                found[k].append(run("numba", *jobs[k]))
+                found[k].append(run("native", *jobs[k]))
         except BaseException as error:
             errors.append(error)
 
@@ -138,17 +138,17 @@ import multiprocessing, warnings
 import numpy as np
 from xprnn import RNN, kernels
 from xprnn.kernels import threads
-from xprnn.kernels.numba_ import scan
+from xprnn.kernels.derived.native import layer as small
 
 warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks
 threads.WORTH = 1
-scan.FEW = 0
+small.MOST = 0
 kernels.set_num_threads(3)
 layer = RNN(3, 4)
 params, x = layer.init(0), np.ones((5, 8, 3))
 
 def run():
-    y, _, cache = layer.forward(params, x, kernel="numba")
+    y, _, cache = layer.forward(params, x, kernel="native")
     return y, layer.backward(params, cache, np.ones_like(y))[1]
 
 def in_child(queue):
@@ -175,7 +175,7 @@ print("alike")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_child_process_has_threads_of_its_own():
-    kept = {name: value for name, value in os.environ.items() if name == "NUMBA_CACHE_DIR"}  # compiled before
+    kept = {name: value for name, value in os.environ.items() if name == "XPRNN_CACHE_DIR"}  # compiled before
     done = python(FORK, **kept)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "alike\n"

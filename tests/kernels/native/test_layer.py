@@ -1,32 +1,32 @@
-"""A small layer as one call of the numba kernel, beside the reference's scan with the products around it."""
+"""A small layer as one call of the native kernel, beside the reference's scan with the products around it."""
 
 import numpy as np
 import pytest
 
-pytest.importorskip("numba", reason="numba is not installed (pip install 'xprnn[fast]')")
+pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install 'xprnn[fast]')")
 
 import xprnn
 from tests.support.close import assert_close
-from tests.support.numba_scans import ALL, FLOATS, PROJECTED, arguments, every_cell
+from tests.support.native_scans import ALL, FLOATS, arguments, every_cell
 from tests.support.scans import gradients_of
 from xprnn import kernels, scan, tree
 from xprnn._array import namespace as xpx
-from xprnn.cells import LSTM, GRUResetBefore, input_map
+from xprnn.cells import LSTM, input_map
 from xprnn.kernels import threads
-from xprnn.kernels.numba_ import scan as numba_scan
+from xprnn.kernels.derived.native import layer as small
 
-LAYER = kernels.KERNELS["numba"].load().fused
+LAYER = kernels.KERNELS["native"].load().fused
 WHOLE = {name: cell for name, cell in ALL.items() if LAYER.takes(cell, (5, 4, 3), 6)}
 SHAPES = [(9, 3, 5, 4), (1, 1, 3, 8), (1, 9, 1, 6), (50, 1, 10, 16), (3, 7, 33, 17), (300, 1, 2, 3), (7, 1, 1, 5)]
 """(T, B, I, H): weights packed and not, one chunk of rows and several, more steps than a panel is deep."""
 
-AROUND = [(), ("mask",), ("gate",), ("drop", "gate", "mask")]
+AROUND = [(), ("mask",), ("gate",), ("drop", "gate", "mask"), ("reset", "fresh", "mask")]
 
 
 def draw_layer(cell, shape, on, dtype, rng, *, bias):
     """Return what a layer takes: x, the first state, all parameters, what is around, and gradients at the states."""
     (T, B, I, H), G = shape, cell.gates
-    _, given, around, weight, _ = arguments(cell, rng, (T, B, H), on)
+    cell, given, around, weight, _ = arguments(cell, rng, (T, B, H), on)
     x, state0, p, around = rng.standard_normal((T, B, I)), given["state0"], dict(given["p"]), scan.Around(**around)
     x = x if around.mask is None else x * around.mask
     p["W_ih"] = rng.standard_normal((G * H, I)) / np.sqrt(I)
@@ -34,7 +34,7 @@ def draw_layer(cell, shape, on, dtype, rng, *, bias):
         del p["b_hh"]
     else:
         p["b_ih"] = rng.standard_normal(G * H)
-    return tree.map(lambda a: a if a.dtype == bool else a.astype(dtype), (x, state0, p, tuple(around), weight))
+    return cell, *tree.map(lambda a: a if a.dtype == bool else a.astype(dtype), (x, state0, p, tuple(around), weight))
 
 
 def by_parts(cell, x, state0, p, around, dstates, dfinal, want):
@@ -54,7 +54,7 @@ def by_parts(cell, x, state0, p, around, dstates, dfinal, want):
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_layer_is_the_reference(name, shape, on, bias, dtype, rng):
     cell, want = WHOLE[name], gradients_of(on)
-    x, state0, p, around, weight = draw_layer(cell, shape, on, dtype, rng, bias=bias)
+    cell, x, state0, p, around, weight = draw_layer(cell, shape, on, dtype, rng, bias=bias)
     around, (dstates, dfinal) = scan.Around(*around), (weight["states"], weight["final"])
     expected, daround = by_parts(cell, x, state0, p, around, dstates, dfinal, want)
     states, final, cache = LAYER.forward(cell, x, state0, p, around)
@@ -73,17 +73,17 @@ def test_a_whole_layer_is_the_reference(name, shape, on, bias, dtype, rng):
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_layer_begins_in_zeros_where_no_state_is_given(name, rng):
-    x, state0, p, _, _ = draw_layer(WHOLE[name], (6, 4, 3, 5), (), np.float64, rng, bias="both")
+    cell, x, state0, p, _, _ = draw_layer(WHOLE[name], (6, 4, 3, 5), (), np.float64, rng, bias="both")
     zeros = tuple(np.zeros_like(s) for s in state0)
-    for s, s0 in zip(*(LAYER.forward(WHOLE[name], x, given, p)[0] for given in (None, zeros)), strict=True):
+    for s, s0 in zip(*(LAYER.forward(cell, x, given, p)[0] for given in (None, zeros)), strict=True):
         np.testing.assert_array_equal(s, s0)
 
 
 @pytest.mark.parametrize("on", AROUND, ids="+".join)
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_layer_reads_no_memory_that_nothing_was_written_into(name, on, rng, monkeypatch):
-    x, state0, p, around, weight = draw_layer(WHOLE[name], (6, 5, 3, 4), on, np.float64, rng, bias="both")
-    around, cell, empty = scan.Around(*around), WHOLE[name], np.empty
+    cell, x, state0, p, around, weight = draw_layer(WHOLE[name], (6, 5, 3, 4), on, np.float64, rng, bias="both")
+    around, empty = scan.Around(*around), np.empty
 
     def run():
         _, final, cache = LAYER.forward(cell, x, state0, p, around)
@@ -101,15 +101,10 @@ def test_a_whole_layer_reads_no_memory_that_nothing_was_written_into(name, on, r
 
 
 def test_what_is_run_as_a_whole():
-    assert not LAYER.takes(GRUResetBefore(), (5, 4, 3), 6)
-    assert not LAYER.takes(LSTM(peepholes=True), (5, 4, 3), 6)
-    assert not LAYER.takes(PROJECTED, (5, 4, 3), 6)
-    for shape in ((0, 4, 3), (5, 0, 3)):
+    assert LAYER.takes(LSTM(peepholes=True), (5, 4, 3), 6, scan.Around(reset=np.zeros((5, 4, 1), bool)))
+    assert not LAYER.takes(LSTM(norm=1e-5), (5, 4, 3), 6)
+    for shape in ((0, 4, 3), (5, 0, 3), (5000, 40, 3)):
         assert not LAYER.takes(LSTM(), shape, 6)
-    reset, inner = np.zeros((5, 4, 1), bool), np.ones((4, 6))
-    assert LAYER.takes(LSTM(), (5, 4, 3), 6, scan.NOTHING)
-    assert not LAYER.takes(LSTM(), (5, 4, 3), 6, scan.Around(reset=reset))
-    assert not LAYER.takes(LSTM(), (5, 4, 3), 6, scan.Around(inner=inner))
 
 
 @every_cell
@@ -118,7 +113,7 @@ def test_no_whole_layer_is_large_enough_for_a_second_thread(cell, width, monkeyp
     I, H = width
     B = 1 + next(B for B in range(100_000) if not LAYER.takes(cell, (10, B + 1, I), H))
     assert not LAYER.takes(cell, (10, B, I), H)
-    assert B == 1 or 10 * B * cell.gates * H * max(I, H) >= numba_scan.FEW
+    assert B == 1 or 10 * B * cell.gates * H * max(I, H) >= small.MOST
     monkeypatch.setattr(threads, "_pool", type("Pool", (), {"n": 64}))
     assert len(threads.tiles(B - 1, 10 * (B - 1) * cell.gates * H * H, None)) == 1
 
@@ -141,7 +136,7 @@ def test_layers_of_whole_layers_are_those_of_the_reference(kind, option, given, 
     layer, x = kind(5, 6, **OPTIONS[option]), rng.standard_normal((7, 3, 5))
     params, arrays = layer.init(0), {"lengths": rng.integers(1, 8, 3), "reset": rng.random((7, 3)) < 0.3}
     found = []
-    for kernel in ("numba", "reference"):
+    for kernel in ("native", "reference"):
         options = {given: arrays[given]} if given in arrays else {}
         y, state, cache = layer.forward(params, x, rng=3, kernel=kernel, **options)
         found.append((y, state, layer.backward(params, cache, np.cos(y), tree.map(np.sin, state))))
@@ -152,7 +147,7 @@ def test_layers_of_whole_layers_are_those_of_the_reference(kind, option, given, 
 def test_layers_in_a_half_type_are_scanned_in_float32(kind, rng):
     layer, x = kind(5, 6, num_layers=2), rng.standard_normal((7, 3, 5)).astype(np.float16)
     params, found = layer.init(0, like=x), []
-    for kernel in ("numba", "reference"):
+    for kernel in ("native", "reference"):
         y, state, cache = layer.forward(params, x, kernel=kernel)
         y_t, _ = layer.step(params, x[0])
         found.append((y, state, layer.backward(params, cache, np.cos(y)), y_t))

@@ -1,4 +1,4 @@
-"""What the tests of the numba kernel share: its cells, the arguments of a scan, and comparisons."""
+"""What the tests of the native kernel share: its cells, the arguments of a scan, and comparisons."""
 
 import dataclasses
 import os
@@ -40,7 +40,7 @@ def arguments(cell, rng, shape, on=(), dtype=np.float64):
 
 
 def assert_equals_the_reference(arguments, dtype=np.float64):
-    actual = run("numba", *arguments)
+    actual = run("native", *arguments)
     assert {a.dtype.type for a in tree.leaves(actual)} == {dtype}
     assert_close(actual, run("reference", *arguments), tol=2e-6 if dtype == np.float32 else None)
     return actual

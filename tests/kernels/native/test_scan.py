@@ -1,4 +1,4 @@
-"""The numba kernel alone: sizes that fit no register, and extreme numbers.
+"""The native kernel alone: sizes that fit no register, and extreme numbers.
 
 What it has in common with the other twins is in `test_cpu_twins.py`, `test_scan.py` and the tests of the layers.
 """
@@ -6,9 +6,9 @@ What it has in common with the other twins is in `test_cpu_twins.py`, `test_scan
 import numpy as np
 import pytest
 
-pytest.importorskip("numba", reason="numba is not installed (pip install 'xprnn[fast]')")
+pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install 'xprnn[fast]')")
 
-from tests.support.numba_scans import (
+from tests.support.native_scans import (
     ALL,
     FLOATS,
     arguments,
@@ -19,8 +19,7 @@ from tests.support.numba_scans import (
 )
 from tests.support.scans import KINDS, WITHOUT_NOISE, run
 from xprnn import GRU, LSTM, RNN, testing, tree
-from xprnn.kernels.numba_.jit import forward as jit_forward
-from xprnn.kernels.numba_.jit import panel_matmul
+from xprnn.kernels.derived.native.products import DEPTH
 
 
 @every_cell
@@ -34,14 +33,13 @@ def test_any_number_of_units_and_rows(cell, H, dtype, rng):
 @every_cell
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 17), (7, 1, 5), (1, 7, 33), (3, 2, 47), (2, 3, 8)], ids=str)
-def test_a_few_rows_whose_weights_are_not_packed(cell, shape, dtype, rng):
-    assert shape[0] * shape[1] < jit_forward.PACKING_PAYS
+def test_a_few_rows_and_steps(cell, shape, dtype, rng):
     assert_equals_the_reference(arguments(cell, rng, shape, dtype=dtype), dtype)
 
 
 @every_cell
 def test_more_units_than_a_panel_is_deep(cell, rng):
-    H = panel_matmul.DEPTH + 44
+    H = DEPTH + 44
     assert_equals_the_reference(arguments(cell, rng, (3, 7, H)))
 
 
@@ -70,7 +68,7 @@ def test_saturated_gates(cell, size, dtype, rng):
             a[...] = np.minimum(a, 1e4)  # an unbounded unit of ∞ makes NaN
         expected = run("reference", *given)
         assert all(np.isfinite(e).all() for e in tree.leaves(expected["states"]))
-        assert_alike(run("numba", *given), expected, 1e-12 if dtype == np.float64 else 1e-5)
+        assert_alike(run("native", *given), expected, 1e-12 if dtype == np.float64 else 1e-5)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -80,7 +78,7 @@ def test_denormal_numbers_are_not_flushed(dtype, rng):
     del given[1]["p"]["b_hh"]
     given[1]["a"][...], given[1]["state0"][0][...] = tiny, -tiny
     given[1]["p"]["W_hh"][...] = np.eye(9) / 2
-    states = run("numba", *given)["states"][0]
+    states = run("native", *given)["states"][0]
     expected = run("reference", *given)["states"][0]
     assert np.all(expected != 0.0)
     np.testing.assert_allclose(states, expected, rtol=0.0, atol=4 * np.finfo(dtype).smallest_subnormal)
@@ -111,10 +109,10 @@ def test_huge_numbers(cell, dtype, rng):
 @pytest.mark.parametrize("where", ["a", "state0", "dy"])
 def test_nan_in_a_row_stays_in_it(cell, where, rng):
     given = arguments(cell, rng, (6, 7, 13))
-    clean = run("numba", *given)
+    clean = run("native", *given)
     spoilt = {"a": given[1]["a"][2], "state0": given[1]["state0"][-1], "dy": given[3]["states"][0][4]}[where]
     spoilt[3, 5] = np.nan
-    found, others = run("numba", *given), [0, 1, 2, 4, 5, 6]
+    found, others = run("native", *given), [0, 1, 2, 4, 5, 6]
     for name, axis in (("states", 1), ("final", 0), ("a", 1), ("state0", 0)):
         for mine, theirs in zip(tree.leaves(found[name]), tree.leaves(clean[name]), strict=True):
             np.testing.assert_array_equal(np.take(mine, others, axis), np.take(theirs, others, axis))
@@ -129,12 +127,12 @@ def test_nan_in_a_row_stays_in_it(cell, where, rng):
 @every_cell
 def test_nan_where_no_step_is_taken_is_never_read(cell, rng):
     given = arguments(cell, rng, (6, 7, 13), WITHOUT_NOISE)
-    expected, mask = run("numba", *given), given[2]["mask"]
+    expected, mask = run("native", *given), given[2]["mask"]
     given[1]["a"][~mask[..., 0]] = np.nan
     given[2]["drop"][~mask[..., 0]] = np.nan
     for gate in given[2]["gate"]:
         gate[~mask[..., 0]] = np.nan
-    assert_the_same(run("numba", *given), expected)
+    assert_the_same(run("native", *given), expected)
 
 
 @pytest.mark.parametrize("layer", [RNN(3, 5), GRU(3, 5), GRU(3, 5, reset_after=False), LSTM(3, 5)], ids=str)
@@ -143,5 +141,5 @@ def test_gradients_are_the_derivative(layer, rng):
     state0 = tree.map(lambda s: s + 0.3, layer.forward(params, x)[1])
     flags = {"mask": rng.random((6, 4)) < 0.7, "reset": rng.random((6, 4)) < 0.3}
     for options in ({}, flags):
-        report = testing.check_gradients(layer, params, x, state0, kernel="numba", **options)
+        report = testing.check_gradients(layer, params, x, state0, kernel="native", **options)
         assert report.worst.error < 1e-9

@@ -1,1 +1,0 @@
-"""The scan in machine code, on NumPy arrays, by numba."""

@@ -1,1 +1,0 @@
-"""Machine code: all that numba compiles, and nothing else."""

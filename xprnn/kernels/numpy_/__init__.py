@@ -1,1 +1,0 @@
-"""The scan in place, on NumPy arrays."""
