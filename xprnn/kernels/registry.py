@@ -149,7 +149,7 @@ def _native_memory(cell: Cell, H: int) -> Memory:
     from xprnn.kernels.derived.native.memory import of_threads
 
     G = cell.gates
-    transient = (2 * G + 1 + (G > 1) + len(cell.states)) * H + of_gradients(cell, H)
+    transient = (2 * G + 1 + (G > 1) + 2 * len(cell.states)) * H + of_gradients(cell, H)
     return Memory(transient, 0, 0, partial(of_threads, G * H, max(cell.widths(H))))
 
 
