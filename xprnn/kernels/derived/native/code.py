@@ -29,6 +29,8 @@ class PassCode:
         Where sizes and arrays stand in the table.
     arrays : dict
         The program's.
+    parameters, gradients : list of (str, int)
+        The keys of the parameters that the pass reads, and of those whose gradients it writes, each with its place.
     """
 
     def __init__(self, program: Program, kind: Kind, dtype: np.dtype, *, stream: bool = False) -> None:
@@ -47,6 +49,8 @@ class PassCode:
         self._pack = Struct(f"{self.at['']}q").pack
         scratch = ("active", "operand", "result", "spill", "packed", "numbers")
         self.of_tile = ["R", *[name for name in self.at if name.startswith(scratch)]]
+        self.parameters = [(name.removeprefix("p_"), k) for name, k in self.at.items() if name.startswith("p_")]
+        self.gradients = [(name.removeprefix("d_"), k) for name, k in self.at.items() if name.startswith("d_")]
         self._functions = shared_functions(dtype)  # which live as long as this
         self.layout = lru_cache(maxsize=64)(self._layout)
 

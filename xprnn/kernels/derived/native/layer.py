@@ -82,9 +82,10 @@ def layer_backward(
     sums = call.add_sums(want)
     dx = np.empty((T, B, I), dtype)
     call.add("dx", dx)
-    dp = {key: np.zeros(p[key].shape, dtype) for key in ("W_ih", "b_ih", *question.keys) if key in p}
-    for key, d in dp.items():
-        call.add(f"d_{key}", d)
+    dp = {}
+    for key, k in code.run.gradients:
+        d = dp[key] = np.zeros(p[key].shape, dtype)
+        call.table[k] = id(d)
     call.run_alone()
     dstate0 = tuple([carry[T % 2] for carry in carries])
     return Gradients(dp, dx, dstate0, around_gradients(want, arrays, sums, len(track), dtype), arrays["da"])

@@ -162,8 +162,10 @@ class Call:
 
     def add_inputs(self, p: Params, inputs: dict[str, Any]) -> None:
         """Add the parameters, and what is around the cell."""
-        for key, x in p.items():
-            self.add(f"p_{key}", ready(x))
+        for key, k in self.code.run.parameters:
+            x = ready(p[key])
+            self.arrays.append(x)
+            self.table[k] = id(x)
         for name, x in inputs.items():
             self.add_strided(name, x)
 
