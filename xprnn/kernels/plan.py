@@ -13,7 +13,8 @@ from xprnn._array import products as array_products
 from xprnn._array.namespace import Array
 from xprnn.cells import Cell, Params, States, input_map
 from xprnn.cells.layer_norm import NormCache
-from xprnn.kernels.registry import Fused, Gradients, Kernel
+from xprnn.kernels.fused import Fused, Gradients
+from xprnn.kernels.registry import Kernel
 from xprnn.scan import Around
 
 

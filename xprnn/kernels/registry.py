@@ -13,34 +13,12 @@ import numpy as np
 from xprnn import scan as reference
 from xprnn._array import namespace as xpx
 from xprnn._array import products as array_products
-from xprnn._array.namespace import Array, Namespace
+from xprnn._array.namespace import Namespace
 from xprnn.activations import RELU
-from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore, States
+from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore
+from xprnn.kernels.fused import Fused
 from xprnn.kernels.reference_stepper import BoundReference
 from xprnn.scan import Around
-
-
-class Fused(NamedTuple):
-    """Input map, scan and all gradients of one direction in one call each way.
-
-    `takes(cell, shape, H, around)` returns whether it runs H units for x (T, B, I), from which fields of `around` are
-    present. `forward` and `backward` are the scan pair with two differences. `x` stands in the place of a, and behind
-    the cache; `p` holds the input map's parameters too, and the gradients are returned as `Gradients`.
-    """
-
-    takes: Callable[..., bool]
-    forward: Callable[..., Any]
-    backward: Callable[..., Any]
-
-
-class Gradients(NamedTuple):
-    """Gradients of one direction."""
-
-    params: dict[str, Array]  # of the input map and of the cell
-    x: Array  # (T, B, I)
-    state0: States  # (B, n) each
-    around: Around
-    a: Array  # (T, B, G*H), of the pre-activations
 
 
 class Memory(NamedTuple):

@@ -3,7 +3,7 @@
 Axes: T time, B batch, I input, H hidden units, L layers, D directions.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from xprnn import kernels, random, tree
 from xprnn._array import checks
@@ -17,9 +17,6 @@ from xprnn.recurrent import state as states_of
 from xprnn.recurrent.config import Configuration
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
-
-if TYPE_CHECKING:
-    from xprnn.recurrent.level import LevelCache
 
 
 class Call(NamedTuple):
@@ -40,7 +37,7 @@ class Cache(NamedTuple):
     layer: Configuration
     form: Form
     mask: Array | None
-    levels: "tuple[LevelCache, ...]"
+    levels: tuple[Any, ...]  # a `LevelCache` each
 
 
 def read_forward(

@@ -12,9 +12,9 @@ from xprnn._array.layout import Form, flip, flip_reset, select
 from xprnn._array.namespace import Array, Namespace
 from xprnn._array.sums import sum_time
 from xprnn.cells import States
+from xprnn.kernels.fused import Gradients
 from xprnn.kernels.plan import Direction, Plan
 from xprnn.kernels.reference_stepper import LayerBinding
-from xprnn.kernels.registry import Gradients
 from xprnn.recurrent.around import OFF, Effects, leak_gradient, make_effects
 from xprnn.recurrent.call import Call
 from xprnn.recurrent.config import Configuration

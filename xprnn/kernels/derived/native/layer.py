@@ -20,7 +20,7 @@ from xprnn.kernels.derived.native.scan import (
 from xprnn.kernels.derived.native.table import Kind, SmallLayer
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.step_trace import trace_step
-from xprnn.kernels.registry import Gradients
+from xprnn.kernels.fused import Gradients
 from xprnn.scan import NOTHING, Around
 
 __all__ = ["is_small", "layer", "layer_backward"]

@@ -1,17 +1,17 @@
 """Emit what a pass of a small layer does beside its scan: the input map before it, and all gradients behind it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llvmlite import ir
 
 from xprnn.kernels.derived.native.table import SmallLayer
 from xprnn.kernels.derived.native.vectors import integer
 
-if TYPE_CHECKING:
-    from xprnn.kernels.derived.native.passes import Pass
+Pass = Any
+"""The `Pass` of passes.py, which calls what stands here."""
 
 
-def map_input(of: "Pass") -> None:
+def map_input(of: Pass) -> None:
     """Emit a = W_ih x + b_ih of all steps."""
     b, I, G = of.builder, of.entry("I"), of.widths["a"]
     rows, ld = b.mul(of.entry("T"), of.entry("R")), of.padded(G)
@@ -25,7 +25,7 @@ def map_input(of: "Pass") -> None:
     b.call(of.functions["affine"], arguments)
 
 
-def derive_layer(of: "Pass", layer: SmallLayer) -> None:
+def derive_layer(of: Pass, layer: SmallLayer) -> None:
     """Emit the gradients of the input map and of the cell's parameters, and of x."""
     b, I, G = of.builder, of.entry("I"), of.widths["da"]
     rows, da, numbers = b.mul(of.entry("T"), of.entry("R")), of.pointers["da"], of.pointers["numbers"]
@@ -44,14 +44,14 @@ def derive_layer(of: "Pass", layer: SmallLayer) -> None:
             target = b.gep(target, [of_x[1] if of_y is None else b.mul(of_x[1], of_y[1])])
 
 
-def _length_of(of: "Pass", name: str) -> ir.Value:
+def _length_of(of: Pass, name: str) -> ir.Value:
     """Return the length of a row of an array of states or of the program."""
     if name in of.widths:
         return of.widths[name]
     return of.rows.length(of.kind.widths[int(name[-1])])
 
 
-def _outer(of: "Pass", target: ir.Value, x: tuple[ir.Value, ir.Value], y: Any, rows: ir.Value) -> None:
+def _outer(of: Pass, target: ir.Value, x: tuple[ir.Value, ir.Value], y: Any, rows: ir.Value) -> None:
     """Emit a sum of x over rows, or of the outer products of x and y."""
     b, numbers = of.builder, of.pointers["numbers"]
     if y is None:
