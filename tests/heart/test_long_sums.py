@@ -72,8 +72,6 @@ def gradients_of(layer, params, x, kernel, **options):
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_gradients_of_all_parameters_of_a_recurrent_layer(name, kernel):
     layer, x = LAYERS[name], np.full((2, N // 20, 1), 0.1, np.float32)
-    if kernel != "reference" and xprnn.kernels.explain(layer, x).kernel == "reference":
-        pytest.skip("only the reference runs this layer")
     params = tree.map(lambda a: np.abs(a) + 0.1, layer.init(0))
     found = gradients_of(layer, params, x, kernel)
     expected = gradients_of(layer, params, x.astype(np.float64), kernel)

@@ -9,7 +9,7 @@ import numpy as np
 
 from xprnn.kernels.derived.program import Loop, Place, Program
 from xprnn.kernels.derived.schedule import schedule
-from xprnn.kernels.derived.step_trace import Effects, StepTrace, trace_step
+from xprnn.kernels.derived.step_trace import StepTrace, effects_of, trace_step
 from xprnn.scan import NOTHING, Around
 from xprnn.trace import Node
 
@@ -94,14 +94,6 @@ class Machine:
         first = sum(map(self.size, view.before))
         W = self.p[view.name][first : first + sum(map(self.size, view.rows))]
         return W.T if view.transposed else W
-
-
-def effects_of(around: Around) -> Effects:
-    """Return which effects there are."""
-    gate, noise = (None if f is None else tuple(g is not None for g in f) for f in (around.gate, around.noise))
-    reset = around.reset is not None
-    fresh = reset and around.fresh is not None
-    return Effects(reset, fresh, gate, noise, around.drop is not None, around.inner is not None)
 
 
 def _around_at(around: Around, t: int) -> dict[str, Any]:

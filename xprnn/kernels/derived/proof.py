@@ -6,6 +6,7 @@ for good. A few rows of random numbers show whether the code still does what the
 
 import warnings
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,11 @@ def is_shipped(cell: Cell) -> bool:
     return type(cell).__module__.startswith("xprnn.cells.") and not own
 
 
-def difference(cell: Cell, dtype: np.dtype, scan: Any, scan_backward: Any) -> str | None:
+@lru_cache(maxsize=256)
+def disproof(cell: Cell, dtype: np.dtype, scan: Any, scan_backward: Any) -> str | None:
     """Return in what the machine code of a cell differs from the reference, or None; warn of it."""
+    if is_shipped(cell):
+        return None
     rng = np.random.default_rng(0)
 
     def drawn(*shape: int) -> Any:

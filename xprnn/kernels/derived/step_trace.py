@@ -14,7 +14,7 @@ from xprnn.cells import Cell, Parameter
 from xprnn.trace import Gradient, Graph, Matrix, Node, Rows, Size, TraceError, namespace
 from xprnn.trace.arrays import MatrixView
 
-__all__ = ["Effects", "StepTrace", "Store", "trace_step"]
+__all__ = ["Effects", "StepTrace", "Store", "effects_of", "trace_step"]
 
 CHEAP = frozenset(("add", "sub", "mul", "neg", "select", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"))
 """Operations that cost less than to store their result and to load it again."""
@@ -29,6 +29,16 @@ class Effects(NamedTuple):
     noise: tuple[bool, ...] | None = None
     drop: bool = False
     inner: bool = False
+
+
+def effects_of(around: scan.Around) -> Effects:
+    """Return which fields of an `Around` are present."""
+    if around is scan.NOTHING:
+        return Effects()
+    gate, noise = (None if f is None else tuple(g is not None for g in f) for f in (around.gate, around.noise))
+    reset = around.reset is not None
+    fresh = reset and around.fresh is not None
+    return Effects(reset, fresh, gate, noise, around.drop is not None, around.inner is not None)
 
 
 class Store(NamedTuple):

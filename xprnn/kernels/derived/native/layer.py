@@ -14,12 +14,11 @@ from xprnn.kernels.derived.native.scan import (
     Question,
     around_gradients,
     code_of,
-    effects_of,
     inputs_of,
 )
 from xprnn.kernels.derived.native.table import Kind, SmallLayer
 from xprnn.kernels.derived.schedule import schedule
-from xprnn.kernels.derived.step_trace import trace_step
+from xprnn.kernels.derived.step_trace import effects_of, trace_step
 from xprnn.kernels.fused import Gradients
 from xprnn.scan import NOTHING, Around
 

@@ -17,9 +17,9 @@ from xprnn.kernels import threads
 from xprnn.kernels.derived.native.code import PassCode, ready
 from xprnn.kernels.derived.native.linear import PRODUCTS
 from xprnn.kernels.derived.native.table import ROW, STEP, Kind
-from xprnn.kernels.derived.proof import difference, is_shipped
+from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.schedule import schedule
-from xprnn.kernels.derived.step_trace import Effects, StepTrace, trace_step
+from xprnn.kernels.derived.step_trace import Effects, StepTrace, effects_of, trace_step
 from xprnn.kernels.derived.traceable import refusal
 from xprnn.scan import NOTHING, Around
 
@@ -57,13 +57,7 @@ class Cache(NamedTuple):
 
 def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
     """Return why this scan cannot be run here, or None if it can."""
-    why = refusal(cell, dtype)
-    return why if why or is_shipped(cell) else _difference(cell, np.dtype(dtype))
-
-
-@lru_cache(maxsize=256)
-def _difference(cell: Cell, dtype: np.dtype) -> str | None:
-    return difference(cell, dtype, scan, scan_backward)
+    return refusal(cell, dtype) or disproof(cell, np.dtype(dtype), scan, scan_backward)
 
 
 @lru_cache(maxsize=256)
@@ -227,17 +221,6 @@ class Call:
             table[run.at[name]] = of_tile[run.at[name]]
         table[run.at["rows"]], table[run.at["memory"]] = id(rows), id(memory)
         run.run(table)
-
-
-def effects_of(around: Around) -> Effects:
-    """Return which effects there are."""
-    if around is NOTHING:
-        return Effects()
-    gate, noise = (None if f is None else tuple(g is not None for g in f) for f in (around.gate, around.noise))
-    reset = around.reset is not None
-    return Effects(
-        reset, reset and around.fresh is not None, gate, noise, around.drop is not None, around.inner is not None
-    )
 
 
 def inputs_of(around: Around, widths: Sequence[int], B: int, H: int) -> dict[str, Any]:

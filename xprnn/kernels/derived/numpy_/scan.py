@@ -4,7 +4,6 @@ Each pass is a function of Python whose lines are calls of NumPy's functions int
 resets are no operation of it: they cost only in the steps that have one.
 """
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,8 @@ from xprnn._array.products import outer_time
 from xprnn._array.sums import sum_time
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels.derived.numpy_.compile import Code, Question, backward_code, forward_code
-from xprnn.kernels.derived.proof import difference, is_shipped
-from xprnn.kernels.derived.step_trace import Effects
+from xprnn.kernels.derived.proof import disproof
+from xprnn.kernels.derived.step_trace import effects_of
 from xprnn.kernels.derived.traceable import refusal
 from xprnn.scan import BLOCK, NOTHING, Around
 
@@ -35,13 +34,7 @@ class Cache(NamedTuple):
 
 def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
     """Return why this scan cannot be run here, or None if it can."""
-    why = refusal(cell, dtype)
-    return why if why or is_shipped(cell) else _difference(cell, np.dtype(dtype))
-
-
-@lru_cache(maxsize=256)
-def _difference(cell: Cell, dtype: np.dtype) -> str | None:
-    return difference(cell, dtype, scan, scan_backward)
+    return refusal(cell, dtype) or disproof(cell, np.dtype(dtype), scan, scan_backward)
 
 
 def scan(
@@ -50,7 +43,8 @@ def scan(
     """Run a cell over time: `xprnn.scan.scan`."""
     (T, B, G), dtype = a.shape, a.dtype
     H, masked, reset = G // cell.gates, around.mask is not None, around.reset is not None
-    question = Question(cell, tuple(p), dtype, effects_of(around), masked, reset)
+    effects = effects_of(around)._replace(reset=False, fresh=False)  # masks and resets are no operations of a step
+    question = Question(cell, tuple(p), dtype, effects, masked, reset)
     inputs = inputs_of(around, [s.shape[-1] for s in state0], (T, B, H))
     track = tuple([np.empty((T + 1, *s.shape), dtype) for s in state0])
     arrays = {"a": a, **inputs, **{f"p_{key}": x for key, x in p.items()}}
@@ -113,14 +107,6 @@ def scan_backward(
 
 
 # -- what is around a step --------------------------------------------------------------------------------------------
-
-
-def effects_of(around: Around) -> Effects:
-    """Return which effects are operations of a step: resets and masks are not."""
-    if around is NOTHING:
-        return Effects()
-    gate, noise = (None if f is None else tuple([g is not None for g in f]) for f in (around.gate, around.noise))
-    return Effects(gate=gate, noise=noise, drop=around.drop is not None, inner=around.inner is not None)
 
 
 def inputs_of(around: Around, widths: list[int], shape: tuple[int, int, int]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from xprnn._array import namespace as xpx
 from xprnn.cells import Cell, States, input_map
+from xprnn.kernels.derived.bound import BoundLayers
 from xprnn.kernels.derived.numpy_.compile import Question, forward_code
 from xprnn.kernels.derived.step_trace import Effects
 from xprnn.kernels.reference_stepper import LayerBinding, widths
@@ -13,28 +14,11 @@ from xprnn.kernels.reference_stepper import LayerBinding, widths
 __all__ = ["Bound"]
 
 
-class Bound:
-    """A stack of layers bound to parameters and states of its own, for `xprnn.recurrent.step.Stepper`."""
+class Bound(BoundLayers):
+    """A stack of layers bound to parameters and states of its own."""
 
     def __init__(self, cell: Cell, layers: list[LayerBinding], B: int, spec: Any) -> None:
-        self._layers = [_BoundLayer(cell, layer, B, spec.dtype) for layer in layers]
-
-    @xpx.quiet
-    def run(self, x_t: Any) -> Any:
-        """Return y_t (B, H) for x_t (B, I)."""
-        for layer in self._layers:
-            x_t = layer.run(x_t)
-        return x_t.copy()
-
-    def states(self) -> list[States]:
-        """Return copies of the states."""
-        return [tuple(s.copy() for s in layer.now) for layer in self._layers]
-
-    def restart(self, rows: Any | None) -> None:
-        """Set the states to what a segment begins in, of all rows or of the flagged ones."""
-        for layer in self._layers:
-            for s, f in zip(layer.now, layer.fresh, strict=True):
-                np.copyto(s, f, where=True if rows is None else rows[:, None])
+        super().__init__([_BoundLayer(cell, layer, B, spec.dtype) for layer in layers])
 
 
 class _BoundLayer:
