@@ -1,10 +1,9 @@
 """The contract of a layer that runs in one call each way: input map, scan, and all gradients."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from xprnn._array.namespace import Array
-from xprnn.cells import States
+from xprnn.cells import Params, States
 from xprnn.scan import Around
 
 __all__ = ["Fused", "Gradients"]
@@ -17,17 +16,29 @@ class Gradients(NamedTuple):
     x: Array  # (T, B, I)
     state0: States  # (B, n) each
     around: Around
-    a: Array  # (T, B, G*H), of the pre-activations
+    a: Array | None  # (T, B, G*H), of the pre-activations; of a fused layer only where a gradient of `around` is wanted
 
 
-class Fused(NamedTuple):
-    """Input map, scan and all gradients of one direction in one call each way.
+class Fused(Protocol):
+    """Input map, scan and all gradients of one direction in one call each way, for one cell, dtype and shape of x.
 
-    `takes(cell, shape, H, around)` returns whether it runs H units for x (T, B, I), from which fields of `around` are
-    present. `forward` and `backward` are the scan pair with two differences. `x` stands in the place of a, and behind
-    the cache; `p` holds the input map's parameters too, and the gradients are returned as `Gradients`.
+    `forward` and `backward` are the scan pair with two differences. `x` stands in the place of a, and behind the cache;
+    `p` holds the input map's parameters too, and the gradients are returned as `Gradients`.
     """
 
-    takes: Callable[..., bool]
-    forward: Callable[..., Any]
-    backward: Callable[..., Any]
+    def forward(
+        self, x: Array, state0: States | None, p: Params, around: Around, *, keep: bool
+    ) -> tuple[States, States, Any]:
+        """Run forward: the states, the final states, and the cache."""
+
+    def backward(
+        self,
+        dstates: tuple[Array | None, ...],
+        dfinal: tuple[Array | None, ...],
+        cache: Any,
+        x: Array,
+        p: Params,
+        *,
+        want: tuple[str, ...],
+    ) -> Gradients:
+        """Run backward."""

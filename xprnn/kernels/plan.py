@@ -75,7 +75,7 @@ class Plan(NamedTuple):
         """
         if self.fused is not None:
             run = self.fused.forward
-            done = [run(cell, x, state0, p, around, keep=keep) for x, p, _, state0, around, _ in directions]
+            done = [run(x, state0, p, around, keep=keep) for x, p, _, state0, around, _ in directions]
             return _columns(done)
         norms: list[NormCache | None] = []
         arguments = (self._scan_arguments(cell, d, norms) for d in directions)  # lazily: all at once are large
@@ -108,7 +108,7 @@ class Plan(NamedTuple):
         each = zip(directions, caches, dstates, dfinals, strict=True)
         if self.fused is not None:
             run = self.fused.backward
-            return (run(cell, dstate, dfinal, cache, d.x, d.params, want=want) for d, cache, dstate, dfinal in each)
+            return (run(dstate, dfinal, cache, d.x, d.params, want=want) for d, cache, dstate, dfinal in each)
         arguments = ((dstate, dfinal, cache.scan, d.cell_params) for d, cache, dstate, dfinal in each)
         scans = self.kernel.scans_backward(cell, arguments, want=want)
         return map(partial(self._gradients, cell), directions, caches, scans)

@@ -64,8 +64,8 @@ class Kernel(NamedTuple):
         upcast to float32 (`xprnn.kernels.half`).
     products : module or object
         `affine_time` and `affine_gradients`, the products of all steps outside of the scan.
-    fused : Fused, optional
-        Replaces products and scan for the levels that it takes.
+    fused : callable, optional
+        ``fused(cell, shape, H, dtype, around)`` makes a `Fused` in place of products and scan for x (T, B, I), or None.
     memory : callable
         ``memory(cell, H)`` returns the transient `Memory` of a training step.
     """
@@ -79,7 +79,7 @@ class Kernel(NamedTuple):
     why_slower: Callable[..., str | None] | None = None
     takes_half: bool = False
     products: Any = array_products
-    fused: Fused | None = None
+    fused: Callable[..., Fused | None] | None = None
     memory: Callable[[Cell, int], "Memory"] = lambda cell, H: reference_memory(cell, H)
 
     def products_at(self, mask: Any | None) -> Any:
@@ -158,7 +158,7 @@ def _native() -> Kernel:
         scan.takes,
         stepper.Bound,
         products=linear.PRODUCTS,
-        fused=Fused(layer.is_small, layer.layer, layer.layer_backward),
+        fused=layer.fused,
         memory=_native_memory,
     )
 

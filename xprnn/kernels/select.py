@@ -115,9 +115,9 @@ def _plan(*arguments: Any) -> Plan:
     kernel, why = _choose(question)
     if not xpx.is_half(question.dtype):
         T, B, I, H = question.shape
-        fused = None if question.noise else kernel.fused
-        takes = fused is not None and fused.takes(question.cell, (T, B, I), H, question.around)
-        return Plan(kernel, why, fused if takes else None)
+        make = None if question.noise else kernel.fused
+        fused = make and make(question.cell, (T, B, I), H, question.dtype, question.around)
+        return Plan(kernel, why, fused)
     upcast = upcast_kernel(kernel, question.dtype)
     if kernel.takes_half:
         return Plan(kernel._replace(bind=upcast.bind), why)

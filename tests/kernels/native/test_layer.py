@@ -15,8 +15,8 @@ from xprnn.cells import LSTM, input_map
 from xprnn.kernels import threads
 from xprnn.kernels.derived.native import layer as small
 
-LAYER = kernels.KERNELS["native"].load().fused
-WHOLE = {name: cell for name, cell in ALL.items() if LAYER.takes(cell, (5, 4, 3), 6)}
+FUSED = kernels.KERNELS["native"].load().fused
+WHOLE = {name: cell for name, cell in ALL.items() if FUSED(cell, (5, 4, 3), 6, np.float64)}
 SHAPES = [(9, 3, 5, 4), (1, 1, 3, 8), (1, 9, 1, 6), (50, 1, 10, 16), (3, 7, 33, 17), (300, 1, 2, 3), (7, 1, 1, 5)]
 """(T, B, I, H): weights packed and not, one chunk of rows and several, more steps than a panel is deep."""
 
@@ -57,15 +57,18 @@ def test_a_whole_layer_is_the_reference(name, shape, on, bias, dtype, rng):
     cell, x, state0, p, around, weight = draw_layer(cell, shape, on, dtype, rng, bias=bias)
     around, (dstates, dfinal) = scan.Around(*around), (weight["states"], weight["final"])
     expected, daround = by_parts(cell, x, state0, p, around, dstates, dfinal, want)
-    states, final, cache = LAYER.forward(cell, x, state0, p, around)
-    dp, dx, dstate0, dgate, da = LAYER.backward(cell, dstates, dfinal, cache, x, p, want=want)
+    layer = FUSED(cell, x.shape, shape[3], dtype)
+    states, final, cache = layer.forward(x, state0, p, around)
+    dp, dx, dstate0, dgate, da = layer.backward(dstates, dfinal, cache, x, p, want=want)
+    assert (da is None) == (not want)
+    da = expected["da"] if da is None else da
     found = {"states": states, "final": final, "da": da, "dstate0": dstate0, "dp": dp, "dx": dx}
     # a chain of T roundings of 6e-8 each, on either side; half of what they could add up to, where that is more
     tol = max(2e-6, 0.5 * 6e-8 * shape[0]) if dtype == np.float32 else None
     assert_close(dict(tree.items(found)), dict(tree.items(expected)), tol=tol)
     assert_close(dict(tree.items(tuple(dgate))), dict(tree.items(tuple(daround))), tol=tol)
     assert {a.dtype.type for a in tree.leaves(found)} == {dtype}
-    states_alone, final_alone, nothing = LAYER.forward(cell, x, state0, p, around, keep=False)
+    states_alone, final_alone, nothing = layer.forward(x, state0, p, around, keep=False)
     assert nothing is None
     for kept, alone in zip(tree.leaves((states, final)), tree.leaves((states_alone, final_alone)), strict=True):
         np.testing.assert_array_equal(alone, kept)
@@ -75,7 +78,8 @@ def test_a_whole_layer_is_the_reference(name, shape, on, bias, dtype, rng):
 def test_a_whole_layer_begins_in_zeros_where_no_state_is_given(name, rng):
     cell, x, state0, p, _, _ = draw_layer(WHOLE[name], (6, 4, 3, 5), (), np.float64, rng, bias="both")
     zeros = tuple(np.zeros_like(s) for s in state0)
-    for s, s0 in zip(*(LAYER.forward(cell, x, given, p)[0] for given in (None, zeros)), strict=True):
+    layer = FUSED(cell, x.shape, 5, np.float64)
+    for s, s0 in zip(*(layer.forward(x, given, p)[0] for given in (None, zeros)), strict=True):
         np.testing.assert_array_equal(s, s0)
 
 
@@ -85,9 +89,11 @@ def test_a_whole_layer_reads_no_memory_that_nothing_was_written_into(name, on, r
     cell, x, state0, p, around, weight = draw_layer(WHOLE[name], (6, 5, 3, 4), on, np.float64, rng, bias="both")
     around, empty = scan.Around(*around), np.empty
 
+    layer = FUSED(cell, x.shape, 4, np.float64)
+
     def run():
-        _, final, cache = LAYER.forward(cell, x, state0, p, around)
-        return final, LAYER.backward(cell, weight["states"], weight["final"], cache, x, p)
+        _, final, cache = layer.forward(x, state0, p, around)
+        return final, layer.backward(weight["states"], weight["final"], cache, x, p)
 
     def unwritten(shape, dtype=float, **options):
         out = empty(shape, dtype, **options)
@@ -101,18 +107,18 @@ def test_a_whole_layer_reads_no_memory_that_nothing_was_written_into(name, on, r
 
 
 def test_what_is_run_as_a_whole():
-    assert LAYER.takes(LSTM(peepholes=True), (5, 4, 3), 6, scan.Around(reset=np.zeros((5, 4, 1), bool)))
-    assert not LAYER.takes(LSTM(norm=1e-5), (5, 4, 3), 6)
+    assert FUSED(LSTM(peepholes=True), (5, 4, 3), 6, np.float32, scan.Around(reset=np.zeros((5, 4, 1), bool)))
+    assert FUSED(LSTM(norm=1e-5), (5, 4, 3), 6, np.float32) is None
     for shape in ((0, 4, 3), (5, 0, 3), (5000, 40, 3)):
-        assert not LAYER.takes(LSTM(), shape, 6)
+        assert FUSED(LSTM(), shape, 6, np.float32) is None
 
 
 @every_cell
 @pytest.mark.parametrize("width", [(1, 8), (8, 8), (64, 8)], ids=str)
 def test_no_whole_layer_is_large_enough_for_a_second_thread(cell, width, monkeypatch):
     I, H = width
-    B = 1 + next(B for B in range(100_000) if not LAYER.takes(cell, (10, B + 1, I), H))
-    assert not LAYER.takes(cell, (10, B, I), H)
+    B = 1 + next(B for B in range(100_000) if FUSED(cell, (10, B + 1, I), H, np.float32) is None)
+    assert FUSED(cell, (10, B, I), H, np.float32) is None
     assert B == 1 or 10 * B * cell.gates * H * max(I, H) >= small.MOST
     monkeypatch.setattr(threads, "_pool", type("Pool", (), {"n": 64}))
     assert len(threads.tiles(B - 1, 10 * (B - 1) * cell.gates * H * H, None)) == 1

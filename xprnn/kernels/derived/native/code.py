@@ -1,8 +1,8 @@
 """Machine code of a pass, and the table that it is called with."""
 
 import ctypes
+from array import array
 from functools import cache, lru_cache
-from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,6 @@ class PassCode:
         code = compiled(str(module), machine)
         self.function = code.function("run")
         self.prepare = code.function("prepare") if stream else None
-        self._pack = Struct(f"{self.at['']}q").pack
         scratch = ("active", "operand", "result", "spill", "packed", "numbers")
         self.of_tile = ["R", *[name for name in self.at if name.startswith(scratch)]]
         self.parameters = [(name.removeprefix("p_"), k) for name, k in self.at.items() if name.startswith("p_")]
@@ -54,13 +53,13 @@ class PassCode:
         self._functions = shared_functions(dtype)  # which live as long as this
         self.layout = lru_cache(maxsize=64)(self._layout)
 
-    def run(self, table: list[int]) -> None:
+    def run(self, table: "array[int]") -> None:
         """Run the pass; the arrays of the table must stay alive meanwhile."""
-        self.function(self._pack(*table))
+        self.function(table.buffer_info()[0])
 
-    def _layout(self, T: int, B: int, R: int, H: int, I: int = 0) -> tuple[list[int], int]:
+    def _layout(self, T: int, B: int, R: int, H: int, I: int = 0) -> tuple["array[int]", int]:
         """Return a table for some sizes, without the array objects, and the bytes of its memory."""
-        table, at = [0] * self.at[""], self.at
+        table, at = array("q", bytes(8 * self.at[""])), self.at
         table[at["T"]], table[at["R"]] = T, R
         for name, function in self._functions.items():
             table[at[name]] = ctypes.cast(function, ctypes.c_void_p).value or 0
@@ -72,10 +71,10 @@ class PassCode:
             if (
                 widths := (states[name],) if name in states else self.arrays.get(name)
             ) is not None and name not in SMALL:
-                self._lay_out(table, name, sum(_length(width, H) for width in widths), B)
+                self._lay_out(table, name, sum(length_of(width, H) for width in widths), B)
         return table, self._lay_out_memory(table, R, H, T * I and self._of_layer(T * R, H, I))
 
-    def _lay_out(self, table: list[int], name: str, n: int, B: int) -> None:
+    def _lay_out(self, table: "array[int]", name: str, n: int, B: int) -> None:
         """Set where an array (T, B, n) begins in its object, and its strides."""
         at = self.at[name]
         if name.startswith(("operand", "result", "spill")) or (name == "a" and self.kind.layer):
@@ -94,19 +93,19 @@ class PassCode:
             numbers = emitted.affine_scratch(G)
             return {"packed_input": I * emitted.padded(G), "a": R * emitted.padded(G), "numbers": numbers}
         rows = {f"{name}{k}": (width,) for k, width in enumerate(self.kind.widths) for name in STATES} | self.arrays
-        widths = [I, *[sum(_length(w, H) for w in rows[y]) for y in layer.seconds]]
-        longest = max([G, *[sum(_length(w, H) for w in ws) for ws in rows.values()]])
+        widths = [I, *[sum(length_of(w, H) for w in rows[y]) for y in layer.seconds]]
+        longest = max([G, *[sum(length_of(w, H) for w in ws) for ws in rows.values()]])
         numbers = max(emitted.affine_scratch(I), longest, *[emitted.outer_scratch(longest, n) for n in widths])
         return {"packed_input": G * emitted.padded(I), "numbers": numbers}
 
-    def _lay_out_memory(self, table: list[int], R: int, H: int, more: Any = None) -> int:
+    def _lay_out_memory(self, table: "array[int]", R: int, H: int, more: Any = None) -> int:
         """Set where in the memory what is of a step alone begins; return its bytes."""
         sizes = {"active": 8 * R}
         for m, product in enumerate(self.products):
-            K = sum(_length(width, H) for width in product.matrix.inner)
-            N = self.emitted.padded(sum(_length(width, H) for width in product.matrix.outer))
+            K = sum(length_of(width, H) for width in product.matrix.inner)
+            N = self.emitted.padded(sum(length_of(width, H) for width in product.matrix.outer))
             sizes |= {f"packed{m}": K * N, product.operand: R * K, product.result: R * N}
-        sizes["spill"] = R * sum(_length(width, H) for width in self.arrays.get("spill", ()))
+        sizes["spill"] = R * sum(length_of(width, H) for width in self.arrays.get("spill", ()))
         sizes |= more or {}
         used = 0
         for name, n in sizes.items():
@@ -120,7 +119,7 @@ STATES = ("prev", "state", "new", "carry", "next", "dstates", "fresh", "gate", "
 SMALL = ("T", "R", "rows", "memory")
 
 
-def _length(width: str, H: int) -> int:
+def length_of(width: str, H: int) -> int:
     """Return the length of a segment."""
     return int(width) if width.isdigit() else H
 
@@ -152,8 +151,16 @@ def shared_functions(dtype: np.dtype) -> dict[str, Any]:
     return {name: code.function(f"xprnn_{name}") for name in FUNCTIONS}
 
 
+def add_strided(table: "array[int]", k: int, x: Any) -> None:
+    """Set an array (T or 1, B or 1, n) in a table: an axis of length 1 serves all steps or rows."""
+    table[k] = id(x)
+    table[k + STEP] = x.strides[0] // x.itemsize if len(x) > 1 else 0
+    table[k + ROW] = x.strides[1] // x.itemsize if x.shape[1] > 1 else 0
+
+
 def ready(x: Any) -> Any:
     """Return an array as the machine code takes it: in one piece and aligned; itself if it is."""
     if type(x) is not np.ndarray:
         x = np.asarray(x)
-    return x if x.flags.c_contiguous and x.flags.aligned else np.array(x, order="C")
+    flags = x.flags
+    return x if flags.c_contiguous and flags.aligned else np.array(x, order="C")

@@ -1,100 +1,248 @@
-"""A small layer in one call each way: input map, scan, and all gradients, in machine code."""
+"""A small layer in one call each way: input map, scan, and all gradients, in machine code.
 
+What a call needs is made once per plan, keys of parameters and effects: its code, and a `Frame`, the table of the code
+with all that is the same in every call. A call adds the addresses of its arrays.
+"""
+
+from array import array
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xprnn.cells import Cell, Params, States
-from xprnn.kernels.derived.native.code import PassCode, ready
-from xprnn.kernels.derived.native.scan import (
-    Cache,
-    Call,
-    Code,
-    Question,
-    around_gradients,
-    code_of,
-    inputs_of,
-)
-from xprnn.kernels.derived.native.table import Kind, SmallLayer
+from xprnn.kernels import threads
+from xprnn.kernels.derived.native.code import LINE, PassCode, add_strided, length_of, ready
+from xprnn.kernels.derived.native.scan import Code, Question, around_gradients, code_of, inputs_of
+from xprnn.kernels.derived.native.table import OFFSET, Kind, SmallLayer
 from xprnn.kernels.derived.schedule import schedule
-from xprnn.kernels.derived.step_trace import effects_of, trace_step
+from xprnn.kernels.derived.step_trace import Effects, effects_of, trace_step
 from xprnn.kernels.fused import Gradients
 from xprnn.scan import NOTHING, Around
 
-__all__ = ["is_small", "layer", "layer_backward"]
+__all__ = ["FusedLayer", "fused"]
 
 MOST = 4_000_000
 """Multiply-adds of a product up to which a layer is run on one thread, in one call."""
 
+NO_EFFECTS = Effects()
 
-def is_small(cell: Cell, shape: tuple[int, ...], H: int, around: Around = NOTHING) -> bool:
-    """Return whether a layer of H units is run in one call for x (T, B, I)."""
+
+def fused(cell: Cell, shape: tuple[int, ...], H: int, dtype: Any, around: Around = NOTHING) -> "FusedLayer | None":
+    """Return what runs a layer of H units in one call for x (T, B, I), or None if it is not small."""
     T, B, I = shape
-    return cell.norm is None and T * B * I > 0 and T * B * cell.gates * H * max(I, H) < MOST
+    is_small = cell.norm is None and T * B * I > 0 and T * B * cell.gates * H * max(I, H) < MOST
+    return FusedLayer(cell, shape, H, np.dtype(dtype)) if is_small else None
 
 
-def layer(
-    cell: Cell, x: Any, state0: States | None, p: Params, around: Around = NOTHING, *, keep: bool = True
-) -> tuple[States, States, tuple[Cache, bool] | None]:
-    """Run the scan of a = W_ih x + b_ih; `p` are all parameters of a layer that `is_small`."""
-    (T, B, I), dtype = x.shape, x.dtype
-    keys, biased = _cell_keys(cell, tuple(p)), "b_ih" in p
-    H = p["W_ih"].shape[0] // cell.gates
-    question = Question(cell, keys, dtype, effects_of(around), around.mask is not None)
-    code = _forward_code(question, biased, keep)
-    widths = cell.widths(H)
-    inputs = inputs_of(around, widths, B, H)
-    call = Call(code, T, B, H, I)
-    call.add("x", ready(x))
-    call.add_inputs(p, inputs)
-    track = tuple([np.empty((T + 1, B, n), dtype) for n in widths])
-    for k, s in enumerate(track):
-        s[0] = 0.0 if state0 is None else state0[k]
-        call.add(f"prev{k}", s)
-        call.add(f"state{k}", s)
-    arrays = call.add_outputs(dtype, zeros=question.masked)
-    call.run_alone()
-    states, final = tuple([s[1:] for s in track]), tuple([s[T].copy() for s in track])
-    return states, final, (Cache(around, question, H, track, arrays, inputs), biased) if keep else None
+class Frame(NamedTuple):
+    """What all calls of a pass have in common.
+
+    Attributes
+    ----------
+    code : Code
+    biased : bool
+        Whether the input map has a bias.
+    table : array of int64
+        The table without the addresses of a call's arrays.
+    x, memory : int
+        Where x and the memory of a step stand in the table.
+    bytes : int
+        Of that memory.
+    places : dict
+        Per array (T, B, ·) that the pass writes where it begins in their object, and its shape.
+    numbers : int
+        Of that object.
+    written, cached : tuple of int
+        Where that object, and backward that of the forward pass, stand in the table.
+    states : tuple
+        Per state where the arrays stand that share an object: the states, and backward the gradients on their way.
+    """
+
+    code: Code
+    biased: bool
+    table: "array[int]"
+    x: int
+    memory: int
+    bytes: int
+    places: dict[str, tuple[int, tuple[int, int, int]]]
+    numbers: int
+    written: tuple[int, ...]
+    cached: tuple[int, ...]
+    states: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+    def fill(self, x: Any, p: Params, inputs: dict[str, Any]) -> tuple["array[int]", list[Any]]:
+        """Return a table with x, the parameters, the effects and memory, and what must stay alive."""
+        table, memory = self.table[:], np.empty(self.bytes, np.uint8)
+        table[self.memory], alive = id(memory), [memory]
+        for k, a in ((self.x, x), *[(k, p[key]) for key, k in self.code.run.parameters]):
+            if type(a) is not np.ndarray or not (flags := a.flags).c_contiguous or not flags.aligned:
+                a = ready(a)
+                alive.append(a)
+            table[k] = id(a)
+        for name, a in inputs.items():
+            if (k := self.code.run.at.get(name, -1)) >= 0:
+                add_strided(table, k, a)
+        return table, alive
+
+    def views(self, written: Any, *names: str) -> dict[str, Any]:
+        """Return arrays that the pass has written."""
+        found = {}
+        for name, (start, shape) in self.places.items():
+            if name.startswith(names):
+                found[name] = written[start : start + shape[0] * shape[1] * shape[2]].reshape(shape)
+        return found
 
 
-def layer_backward(
-    cell: Cell,
-    dstates: tuple[Any, ...],
-    dfinal: tuple[Any, ...],
-    cache: tuple[Cache, bool],
-    x: Any,
-    p: Params,
-    *,
-    want: tuple[str, ...] = (),
-) -> Gradients:
-    """Run `layer` backward: the gradients of all parameters of the layer, of x, and what `scan_backward` returns."""
-    (_, question, H, track, stored, inputs), biased = cache
-    code = _backward_code(question, biased, tuple([d is not None for d in dstates]), want)
-    (T, B, I), dtype = x.shape, question.dtype
-    call = Call(code, T, B, H, I)
-    call.add("x", ready(x))
-    call.add_inputs(p, inputs)
-    carries = call.add_track(track, stored, dstates, dfinal)
-    arrays = call.add_outputs(dtype, zeros=question.masked)
-    sums = call.add_sums(want)
-    dx = np.empty((T, B, I), dtype)
-    call.add("dx", dx)
-    dp = {}
-    for key, k in code.run.gradients:
-        d = dp[key] = np.zeros(p[key].shape, dtype)
-        call.table[k] = id(d)
-    call.run_alone()
-    dstate0 = tuple([carry[T % 2] for carry in carries])
-    return Gradients(dp, dx, dstate0, around_gradients(want, arrays, sums, len(track), dtype), arrays["da"])
+class Cache(NamedTuple):
+    """Cache of a layer for its backward pass."""
+
+    around: Around
+    question: Question
+    biased: bool
+    track: States  # per state (T+1, B, n): the state before the first step, then after each
+    written: Any  # what else the forward pass leaves
+    inputs: dict[str, Any]  # the effects as the machine code takes them
 
 
-@lru_cache(maxsize=256)
-def _cell_keys(cell: Cell, keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the parameters of the cell among those of a layer."""
-    declared = cell.parameters(8, bias=True)
-    return tuple(key for key in declared if key in keys)
+class FusedLayer:
+    """A small layer of one cell, dtype and shape of x (T, B, I); see `xprnn.kernels.fused.Fused`."""
+
+    def __init__(self, cell: Cell, shape: tuple[int, ...], H: int, dtype: np.dtype) -> None:
+        self.cell, self.shape, self.H, self.dtype = cell, shape, H, dtype
+        self.sizes, self.rows = cell.widths(H), np.array(threads.rows(shape[1]))
+        self._frames: dict[Any, Frame] = {}
+
+    # -- the two passes -----------------------------------------------------------------------------------------------
+
+    def forward(
+        self, x: Any, state0: States | None, p: Params, around: Around = NOTHING, *, keep: bool = True
+    ) -> tuple[States, States, Cache | None]:
+        """Run the scan of a = W_ih x + b_ih."""
+        (T, B, _), masked = self.shape, around.mask is not None
+        effects = NO_EFFECTS if around is NOTHING else effects_of(around)
+        key = tuple(p), effects, masked, keep
+        frame = self._frames.get(key) or self._forward_frame(key)
+        inputs = inputs_of(around, self.sizes, B, self.H)
+        table, alive = frame.fill(x, p, inputs)
+        written = (np.zeros if masked else np.empty)(frame.numbers, self.dtype)
+        for k in frame.written:
+            table[k] = id(written)
+        track = tuple([np.zeros((T + 1, B, n), self.dtype) for n in self.sizes])
+        for s, (at, _) in zip(track, frame.states, strict=True):
+            for k in at:
+                table[k] = id(s)
+        if state0 is not None:
+            for s, s0 in zip(track, state0, strict=True):
+                s[0] = s0
+        frame.code.run.run(table)
+        del alive
+        states, final = tuple([s[1:] for s in track]), tuple([s[T].copy() for s in track])
+        return states, final, Cache(around, frame.code.question, frame.biased, track, written, inputs) if keep else None
+
+    def backward(
+        self,
+        dstates: tuple[Any, ...],
+        dfinal: tuple[Any, ...],
+        cache: Cache,
+        x: Any,
+        p: Params,
+        *,
+        want: tuple[str, ...] = (),
+    ) -> Gradients:
+        """Run it backward: the gradients of all parameters of the layer, of x, and what `scan_backward` returns."""
+        _, question, biased, track, stored, inputs = cache
+        key = question, biased, tuple([d is not None for d in dstates]), want
+        frame = self._frames.get(key) or self._backward_frame(key)
+        run = frame.code.run
+        table, alive = frame.fill(x, p, inputs)
+        written = (np.zeros if question.masked else np.empty)(frame.numbers, self.dtype)
+        for ks, a in ((frame.written, written), (frame.cached, stored)):
+            for k in ks:
+                table[k] = id(a)
+        carries = self._add_states(frame, table, alive, track, dstates, dfinal)
+        dx, dp = np.empty(self.shape, self.dtype), {}
+        table[run.at["dx"]] = id(dx)
+        for name, k in run.gradients:
+            d = dp[name] = np.zeros(p[name].shape, self.dtype)
+            table[k] = id(d)
+        sums = self._add_sums(frame, table) if "fresh" in want else {}
+        run.run(table)
+        del alive
+        dstate0 = tuple([carry[self.shape[0] % 2] for carry in carries])
+        if not want:
+            return Gradients(dp, dx, dstate0, NOTHING, None)
+        arrays = frame.views(written, "da", "dgate", "dnoise")
+        return Gradients(dp, dx, dstate0, around_gradients(want, arrays, sums, len(track), self.dtype), arrays["da"])
+
+    def _add_states(
+        self, frame: Frame, table: "array[int]", alive: list[Any], track: States, dstates: Any, dfinal: Any
+    ) -> list[Any]:
+        """Add the states and their gradients; return these on their way, (2, B, n)."""
+        carries = []
+        for n, (at, of_carry), s, end in zip(self.sizes, frame.states, track, dfinal, strict=True):
+            carry = np.zeros((2, self.shape[1], n), self.dtype)
+            if end is not None:
+                carry[0] = end
+            for k in at:
+                table[k] = id(s)
+            for k in of_carry:
+                table[k] = id(carry)
+            carries.append(carry)
+        for i, d in enumerate(dstates):
+            if d is not None:
+                d = ready(d)
+                alive.append(d)
+                table[frame.code.run.at[f"dstates{i}"]] = id(d)
+        return carries
+
+    def _add_sums(self, frame: Frame, table: "array[int]") -> dict[str, Any]:
+        """Make and add the running sums over time, float64."""
+        found, at = {}, frame.code.run.at
+        for k, n in enumerate(self.sizes):
+            if (name := f"dfresh{k}") in at:
+                x = np.zeros((1, self.shape[1], n))
+                add_strided(table, at[name], x)
+                found[name] = x[0]  # whose base is `x`
+        return found
+
+    # -- what is made once --------------------------------------------------------------------------------------------
+
+    def _forward_frame(self, key: tuple[Any, ...]) -> Frame:
+        keys, effects, masked, keep = key
+        of_cell = tuple(name for name in self.cell.parameters(8, bias=True) if name in keys)
+        question, biased = Question(self.cell, of_cell, self.dtype, effects, masked), "b_ih" in keys
+        return self._frames.setdefault(key, self._frame(_forward_code(question, biased, keep), biased))
+
+    def _backward_frame(self, key: tuple[Any, ...]) -> Frame:
+        question, biased = key[:2]
+        frame, cached = self._frame(_backward_code(*key), biased), []
+        at = frame.code.run.at
+        for name, (start, _) in self._frame(_forward_code(question, biased, True), biased).places.items():
+            if name in at:
+                frame.table[at[name] + OFFSET] = start
+                cached.append(at[name])
+        return self._frames.setdefault(key, frame._replace(cached=tuple(cached)))
+
+    def _frame(self, code: Code, biased: bool) -> Frame:
+        """Lay out the arrays of a pass."""
+        (T, B, I), line, at = self.shape, LINE // self.dtype.itemsize, code.run.at
+        table, size = code.run.layout(T, B, B, self.H, I)
+        table, used = table[:], 0
+        places: dict[str, tuple[int, tuple[int, int, int]]] = {}
+        for name, widths in code.outputs:
+            n = sum([length_of(width, self.H) for width in widths])
+            places[name] = used, (T, B, n)
+            table[at[name] + OFFSET] = used
+            used += -(-T * B * n // line) * line
+        table[at["rows"]] = id(self.rows)
+
+        def entries(k: int, *names: str) -> tuple[int, ...]:
+            return tuple(at[f"{name}{k}"] for name in names if f"{name}{k}" in at)
+
+        pairs = tuple((entries(k, "prev", "state"), entries(k, "carry", "next")) for k in range(len(self.sizes)))
+        written = tuple(at[name] for name in places)
+        return Frame(code, biased, table, at["x"], at["memory"], size, places, used, written, (), pairs)
 
 
 @lru_cache(maxsize=256)
@@ -104,7 +252,7 @@ def _forward_code(question: Question, biased: bool, keep: bool) -> Code:
     small = SmallLayer(question.cell.gates, biased)
     kind = Kind(False, question.masked, question.effects.reset, question.effects.fresh, trace.widths, layer=small)
     program = schedule(trace.graph, stores, arrays=trace.arrays)
-    return code_of(PassCode(program, kind, question.dtype), trace, ("cache", "new"))
+    return code_of(question, PassCode(program, kind, question.dtype), trace, ("cache", "new"))
 
 
 @lru_cache(maxsize=256)
@@ -116,4 +264,4 @@ def _backward_code(question: Question, biased: bool, dstates: tuple[bool, ...], 
     )
     kind = Kind(True, question.masked, effects.reset, effects.fresh, trace.widths, dstates, small)
     program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
-    return code_of(PassCode(program, kind, question.dtype), trace, ("da", "grad", "dgate", "dnoise"))
+    return code_of(question, PassCode(program, kind, question.dtype), trace, ("da", "grad", "dgate", "dnoise"))

@@ -14,9 +14,9 @@ from xprnn._array.namespace import NUMPY
 from xprnn._array.sums import sum_time
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import threads
-from xprnn.kernels.derived.native.code import PassCode, ready
+from xprnn.kernels.derived.native.code import PassCode, add_strided, length_of, ready
 from xprnn.kernels.derived.native.linear import PRODUCTS
-from xprnn.kernels.derived.native.table import ROW, STEP, Kind
+from xprnn.kernels.derived.native.table import Kind
 from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.step_trace import Effects, StepTrace, effects_of, trace_step
@@ -39,6 +39,7 @@ class Question(NamedTuple):
 class Code(NamedTuple):
     """Code of a pass, and what of the trace a call needs."""
 
+    question: Question
     run: PassCode
     trace: StepTrace
     outputs: tuple[tuple[str, tuple[str, ...]], ...]  # the arrays (T, B, ·) that it makes
@@ -65,9 +66,8 @@ def _forward_code(question: Question, keep: bool) -> Code:
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
     stores = [store for store in trace.forward if keep or store.array.startswith("state")]
     kind = Kind(False, question.masked, question.effects.reset, question.effects.fresh, trace.widths)
-    return code_of(
-        PassCode(schedule(trace.graph, stores, arrays=trace.arrays), kind, question.dtype), trace, ("cache", "new")
-    )
+    program = schedule(trace.graph, stores, arrays=trace.arrays)
+    return code_of(question, PassCode(program, kind, question.dtype), trace, ("cache", "new"))
 
 
 @lru_cache(maxsize=256)
@@ -76,11 +76,14 @@ def _backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[st
     trace = trace_step(question.cell, question.keys, question.dtype, effects, dstates=dstates, want=want)
     kind = Kind(True, question.masked, effects.reset, effects.fresh, trace.widths, dstates)
     program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
-    return code_of(PassCode(program, kind, question.dtype), trace, ("da", "grad", "dgate", "dnoise"))
+    return code_of(question, PassCode(program, kind, question.dtype), trace, ("da", "grad", "dgate", "dnoise"))
 
 
-def code_of(run: PassCode, trace: StepTrace, outputs: tuple[str, ...]) -> Code:
-    return Code(run, trace, tuple((name, widths) for name, widths in run.arrays.items() if name.startswith(outputs)))
+def code_of(question: Question, run: PassCode, trace: StepTrace, outputs: tuple[str, ...]) -> Code:
+    """Return the code of a pass whose own arrays have names that begin like this."""
+    return Code(
+        question, run, trace, tuple((name, widths) for name, widths in run.arrays.items() if name.startswith(outputs))
+    )
 
 
 def scan(
@@ -136,7 +139,7 @@ class Call:
     def __init__(self, code: Code, T: int, B: int, H: int, I: int = 0) -> None:
         self.code, self.T, self.B, self.H = code, T, B, H
         table, self.bytes = code.run.layout(T, B, B, H, I)
-        self.table = table.copy()
+        self.table = table[:]
         self.arrays: list[Any] = []  # whose addresses the machine code reads
 
     def add(self, name: str, x: Any) -> None:
@@ -150,9 +153,8 @@ class Call:
         """Add an array (T or 1, B or 1, n): an axis of length 1 serves all steps or rows."""
         k = self.code.run.at.get(name)
         if k is not None:
-            self.add(name, x)
-            self.table[k + STEP] = x.strides[0] // x.itemsize if len(x) > 1 else 0
-            self.table[k + ROW] = x.strides[1] // x.itemsize if x.shape[1] > 1 else 0
+            self.arrays.append(x)
+            add_strided(self.table, k, x)
 
     def add_inputs(self, p: Params, inputs: dict[str, Any]) -> None:
         """Add the parameters, and what is around the cell."""
@@ -182,7 +184,7 @@ class Call:
         """Make and add the running sums over time, float64."""
         names = [name for name in self.code.run.at if name.startswith("dfresh")] if "fresh" in want else []
         widths = self.code.trace.widths
-        sizes = [int(w) if w.isdigit() else self.H for w in widths]
+        sizes = [length_of(w, self.H) for w in widths]
         found = {name: np.zeros((self.B, sizes[int(name[-1])])) for name in sorted(names)}
         for name, x in found.items():
             self.add_strided(name, x[None])
@@ -192,7 +194,7 @@ class Call:
         """Make and add the arrays (T, B, ·) that the program writes."""
         make, found = np.zeros if zeros else np.empty, {}
         for name, widths in self.code.outputs:
-            n = sum([int(width) if width.isdigit() else self.H for width in widths])
+            n = sum([length_of(width, self.H) for width in widths])
             found[name] = make((self.T, self.B, n), dtype)
             self.add(name, found[name])
         return found
@@ -216,7 +218,7 @@ class Call:
         """Run some rows, in a memory of their own."""
         run = self.code.run
         of_tile, size = run.layout(self.T, self.B, len(rows), self.H)
-        memory, table = np.empty(size, np.uint8), self.table.copy()
+        memory, table = np.empty(size, np.uint8), self.table[:]
         for name in run.of_tile:
             table[run.at[name]] = of_tile[run.at[name]]
         table[run.at["rows"]], table[run.at["memory"]] = id(rows), id(memory)

@@ -5,6 +5,7 @@ written in turn; a step sets the address of x_t in it, and calls.
 """
 
 import ctypes
+from array import array
 from functools import lru_cache
 from typing import Any
 
@@ -58,7 +59,7 @@ class _BoundLayer:
         code.prepare(self._turns[0][0])
         self._turn, self.now = 0, both[0]
 
-    def _table(self, table: list[int], before: States, after: States) -> tuple[Any, States]:
+    def _table(self, table: "array[int]", before: States, after: States) -> tuple[Any, States]:
         """Return a table, and the states that its call writes."""
         at, filled = self._code.at, (ctypes.c_int64 * len(table))(*table)
         for name, x in self._objects.items():
