@@ -82,7 +82,7 @@ class Stepper:
         self.kernel = kernel
         self._bound, self._write = bound, write
         self._run = bound.run if spec.is_numpy else no_grad(bound.run)
-        self._spec, self._kind, self._dtype = spec, spec.kind, spec.dtype
+        self._spec, self._kind, self._dtype, self._on_device = spec, spec.kind, spec.dtype, spec.device is not None
         self._shape, self._row = (batch, width), (width,)
 
     def __call__(self, x_t: Array) -> Array:
@@ -102,7 +102,7 @@ class Stepper:
             If x_t has another shape, dtype, library or device than the parameters.
         """
         if type(x_t) is self._kind and x_t.shape == self._shape and x_t.dtype == self._dtype:
-            if self._spec.device is not None:
+            if self._on_device:
                 self._check(x_t)
             return self._run(x_t)
         if xpx.is_array(x_t) and tuple(x_t.shape) == self._row and self._shape[0] == 1:

@@ -21,13 +21,20 @@ class BoundLayer(Protocol):
 
 
 class BoundLayers:
-    """Runs bound layers one after the other, for `xprnn.recurrent.step.Stepper`."""
+    """Runs bound layers one after the other, for `xprnn.recurrent.step.Stepper`.
 
-    def __init__(self, layers: list[Any]) -> None:
+    Parameters
+    ----------
+    layers : list of BoundLayer
+    by_numpy : bool
+        Whether NumPy computes in a step, which might warn; machine code never does.
+    """
+
+    def __init__(self, layers: list[Any], *, by_numpy: bool = True) -> None:
         self._layers: list[BoundLayer] = layers
+        self.run = xpx.quiet(self._run) if by_numpy else self._run
 
-    @xpx.quiet
-    def run(self, x_t: Any) -> Any:
+    def _run(self, x_t: Any) -> Any:
         """Return y_t (B, H) for x_t (B, I)."""
         for layer in self._layers:
             x_t = layer.run(x_t)

@@ -4,7 +4,6 @@ Each layer's matrices are packed once. Its table is filled once, too, for either
 written in turn; a step sets the address of x_t in it, and calls.
 """
 
-import ctypes
 from array import array
 from functools import lru_cache
 from typing import Any
@@ -16,7 +15,7 @@ from xprnn.cells import Cell, States, input_map
 from xprnn.kernels import threads
 from xprnn.kernels.derived.bound import BoundLayers
 from xprnn.kernels.derived.native.code import PassCode, ready
-from xprnn.kernels.derived.native.table import ROW, STEP, Kind, SmallLayer
+from xprnn.kernels.derived.native.table import OFFSET, ROW, STEP, Kind, SmallLayer
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.step_trace import Effects, trace_step
 from xprnn.kernels.reference_stepper import LayerBinding, widths
@@ -28,7 +27,8 @@ class Bound(BoundLayers):
     """A stack of layers bound to parameters and states of its own."""
 
     def __init__(self, cell: Cell, layers: list[LayerBinding], B: int, spec: Any) -> None:
-        super().__init__([_BoundLayer(cell, layer, B, spec.dtype) for layer in layers])
+        bound = [_BoundLayer(cell, layer, B, spec.dtype) for layer in layers]
+        super().__init__(bound, by_numpy=cell.norm is not None or any(layer.residual for layer in layers))
 
 
 class _BoundLayer:
@@ -53,15 +53,19 @@ class _BoundLayer:
         both = [tuple(np.empty((B, n), dtype) for n in sizes) for _ in range(2)]
         for s, s0 in zip(both[0], binding.state or self.fresh, strict=True):
             s[...] = s0
-        self._turns = [self._table(table, *pair) for pair in (both, both[::-1])]
+        self._now, self._next = [self._table(table, *pair) for pair in (both[::-1], both)]
         self._x = code.at["x" if self._a is None else "a"]
         assert code.prepare is not None
-        code.prepare(self._turns[0][0])
-        self._turn, self.now = 0, both[0]
+        code.prepare(self._next[1])
 
-    def _table(self, table: "array[int]", before: States, after: States) -> tuple[Any, States]:
-        """Return a table, and the states that its call writes."""
-        at, filled = self._code.at, (ctypes.c_int64 * len(table))(*table)
+    @property
+    def now(self) -> States:
+        """The states after the last step."""
+        return self._now[2]
+
+    def _table(self, table: "array[int]", before: States, after: States) -> "tuple[array[int], int, States]":
+        """Return a table, its address, and the states that its call writes."""
+        at, filled = self._code.at, table[:]
         for name, x in self._objects.items():
             if name in at:
                 filled[at[name]] = id(x)
@@ -69,21 +73,23 @@ class _BoundLayer:
                     filled[at[name] + STEP], filled[at[name] + ROW] = 0, x.shape[-1] if x.shape[1] > 1 else 0
         for k, (s, t) in enumerate(zip(before, after, strict=True)):
             filled[at[f"prev{k}"]], filled[at[f"state{k}"]] = id(s), id(t)
-            filled[at[f"state{k}"] + 1] = 0
-        return filled, after
+            filled[at[f"state{k}"] + OFFSET] = 0
+        return filled, filled.buffer_info()[0], after
 
     def run(self, x: Any) -> Any:
         """Run a step on x (B, I); return the layer's own h, or h + x."""
-        x = ready(x)
-        table, self.now = self._turns[self._turn]
-        self._turn = 1 - self._turn
+        if type(x) is not np.ndarray or not (flags := x.flags).c_contiguous or not flags.aligned:
+            x = ready(x)
+        run = self._next
+        self._now, self._next = run, self._now
+        table, address, states = run
         if self._a is None:
             table[self._x] = id(x)
         else:  # a normalised input map
             self._a[0] = input_map.forward(self._cell, self._p, x, xpx.NUMPY)[0]
             table[self._x] = id(self._a)
-        self._code.function(table)
-        return np.add(self.now[0], x) if self._residual else self.now[0]
+        self._code.function(address)
+        return np.add(states[0], x) if self._residual else states[0]
 
 
 @lru_cache(maxsize=256)
