@@ -9,7 +9,7 @@ from typing import NamedTuple
 from xprnn.trace import Node
 from xprnn.trace.arrays import MatrixView
 
-__all__ = ["Loop", "Place", "Product", "Program", "Stage", "Write"]
+__all__ = ["Loop", "Place", "Product", "Program", "Stage", "Write", "described"]
 
 
 class Place(NamedTuple):
@@ -84,3 +84,18 @@ class Program(NamedTuple):
     def value(self, node: Node) -> Node:
         """Return the node that holds the value of one."""
         return self.values.get(node, node)
+
+
+def described(program: Program) -> str:
+    """Describe a program: equal texts are equal programs, in any process."""
+    nodes: dict[int, Node] = {}
+    loops = [loop for stage in program.stages for loop in stage.loops]
+    waiting = [*program.values, *program.values.values()]
+    for loop in loops:
+        waiting += [*loop.nodes, *loop.loads, *[write.node for write in (*loop.writes, *loop.sums)]]
+    while waiting:
+        node = waiting.pop()
+        if node.number not in nodes:
+            nodes[node.number] = node
+            waiting += node.args
+    return f"{program} of {[nodes[k] for k in sorted(nodes)]}"

@@ -12,9 +12,9 @@ from xprnn.kernels.derived.native.affine import Affine
 from xprnn.kernels.derived.native.compile import compiled
 from xprnn.kernels.derived.native.machine import host
 from xprnn.kernels.derived.native.passes import Pass
-from xprnn.kernels.derived.native.table import FUNCTIONS, OFFSET, ROW, STEP, Kind
+from xprnn.kernels.derived.native.table import FUNCTIONS, OFFSET, ROW, STEP, Kind, table_of
 from xprnn.kernels.derived.native.vectors import FLOAT32, FLOAT64
-from xprnn.kernels.derived.program import Program
+from xprnn.kernels.derived.program import Program, described
 
 LINE = 64
 """Bytes at whose multiples memory begins that is of a step alone."""
@@ -34,18 +34,20 @@ class PassCode:
     """
 
     def __init__(self, program: Program, kind: Kind, dtype: np.dtype, *, stream: bool = False) -> None:
-        machine, number_type = host(), _number_type(dtype)
-        module = ir.Module("xprnn")
-        module.triple = machine.triple
-        products = Affine(module, number_type, machine)
-        names = {"pass": "run"} if not stream else {"prepare": "prepare", "step": "run"}
-        for what, name in names.items():
-            self.at = Pass(module, name, program, kind, products, what).table
-        self.arrays, self.itemsize, self.emitted = program.arrays, dtype.itemsize, products
-        self.kind, self.products = kind, [product for stage in program.stages for product in stage.products]
-        code = compiled(str(module), machine)
+        machine, names = host(), {"prepare": "prepare", "step": "run"} if stream else {"pass": "run"}
+
+        def text() -> str:
+            module, products = _module(dtype)
+            for what, name in names.items():
+                Pass(module, name, program, kind, products, what)
+            return str(module)
+
+        code = compiled(text, machine, f"{names} {kind} {dtype} {described(program)}")
         self.function = code.function("run")
         self.prepare = code.function("prepare") if stream else None
+        self.at, self.emitted = table_of(program, kind), sizes_of(dtype)
+        self.arrays, self.itemsize = program.arrays, dtype.itemsize
+        self.kind, self.products = kind, [product for stage in program.stages for product in stage.products]
         scratch = ("active", "operand", "result", "spill", "packed", "numbers")
         self.of_tile = ["R", *[name for name in self.at if name.startswith(scratch)]]
         self.parameters = [(name.removeprefix("p_"), k) for name, k in self.at.items() if name.startswith("p_")]
@@ -128,26 +130,34 @@ def _number_type(dtype: np.dtype) -> ir.Type:
     return FLOAT32 if dtype == np.float32 else FLOAT64
 
 
+def _module(dtype: np.dtype) -> tuple[ir.Module, Affine]:
+    """Return a new module, and what emits functions into it."""
+    module = ir.Module("xprnn")
+    module.triple = host().triple
+    return module, Affine(module, _number_type(dtype), host())
+
+
 @cache
 def sizes_of(dtype: np.dtype) -> Affine:
     """Return what tells how much memory the functions of a dtype need."""
-    return Affine(ir.Module("sizes"), _number_type(dtype), host())
+    return _module(dtype)[1]
 
 
 @cache
 def shared_functions(dtype: np.dtype) -> dict[str, Any]:
     """Compile the functions that all passes of a dtype call."""
-    machine = host()
-    module = ir.Module("xprnn")
-    module.triple = machine.triple
-    products = Affine(module, _number_type(dtype), machine)
-    for name in FUNCTIONS:
-        inner = getattr(products, name)
-        outer = ir.Function(module, inner.function_type, f"xprnn_{name}")
-        b = ir.IRBuilder(outer.append_basic_block())
-        b.call(inner, outer.args)
-        b.ret_void()
-    code = compiled(str(module), machine)
+
+    def text() -> str:
+        module, products = _module(dtype)
+        for name in FUNCTIONS:
+            inner = getattr(products, name)
+            outer = ir.Function(module, inner.function_type, f"xprnn_{name}")
+            b = ir.IRBuilder(outer.append_basic_block())
+            b.call(inner, outer.args)
+            b.ret_void()
+        return str(module)
+
+    code = compiled(text, host(), f"shared functions {dtype}")
     return {name: code.function(f"xprnn_{name}") for name in FUNCTIONS}
 
 
