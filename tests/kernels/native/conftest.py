@@ -1,9 +1,12 @@
+import os
+
 import pytest
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _a_cache_of_its_own(tmp_path_factory):
-    """Compile into a folder of the tests, not into the user's."""
+    """Compile into a folder of the tests, not into the user's, unless there is one for the tests already."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XPRNN_CACHE_DIR", str(tmp_path_factory.mktemp("code")))
+        if "XPRNN_CACHE_DIR" not in os.environ:
+            patch.setenv("XPRNN_CACHE_DIR", str(tmp_path_factory.mktemp("code")))
         yield
