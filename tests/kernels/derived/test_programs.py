@@ -1,12 +1,18 @@
 """Programs of traced cells, run by the interpreter, are the reference: states and every gradient."""
 
+import numpy as np
 import pytest
 
 from tests.support.close import assert_close
 from tests.support.derived_cells import CELLS, draw
 from tests.support.scans import draw_around, gradients_of, subsets, weights
 from xprnn import scan, tree
+from xprnn.cells import LSTM
+from xprnn.kernels import derived
 from xprnn.kernels.derived import interpreter
+from xprnn.kernels.derived.program import listing
+from xprnn.kernels.derived.schedule import schedule
+from xprnn.kernels.derived.step_trace import Effects, trace_step
 
 
 def options_of(cell):
@@ -37,3 +43,20 @@ def test_a_program_is_the_reference(name, on, rng):
     expected = both_passes(scan, cell, arguments, around, weight, want)
     found = both_passes(interpreter, cell, arguments, around, weight, want)
     assert_close(dict(tree.items(found)), dict(tree.items(expected)))
+
+
+def test_the_program_in_the_documentation_is_that_of_a_plain_lstm():
+    cell = LSTM()
+    trace = trace_step(cell, ("W_hh", "b_hh"), np.float64)
+    printed = listing(schedule(trace.graph, trace.forward, arrays=trace.arrays))
+    example = [line.split("  #")[0][4:] for line in derived.__doc__.splitlines() if line.startswith("    ")]
+    assert "\n".join(example) == printed
+
+
+def test_a_listing_tells_sums_and_running_sums_apart():
+    cell = next(cell for cell in CELLS.values() if cell.norm is not None)
+    keys = tuple(cell.parameters(8, bias=True))
+    trace = trace_step(cell, keys, np.float64, Effects(reset=True, fresh=True), want=("fresh",))
+    backward = listing(schedule(trace.graph, trace.backward, trace.available, trace.arrays))
+    assert "= sum of v" in backward
+    assert "dfresh0[0] += v" in backward

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from xprnn.trace import Node
 from xprnn.trace.arrays import MatrixView
 
-__all__ = ["Loop", "Place", "Product", "Program", "Stage", "Write", "described"]
+__all__ = ["Loop", "Place", "Product", "Program", "Stage", "Write", "described", "listing"]
 
 
 class Place(NamedTuple):
@@ -99,3 +99,34 @@ def described(program: Program) -> str:
             nodes[node.number] = node
             waiting += node.args
     return f"{program} of {[nodes[k] for k in sorted(nodes)]}"
+
+
+def listing(program: Program) -> str:
+    """Print what a step does to a row, a line per value: `v12` is a value, `a[2]` the third segment of an array."""
+    lines, names = [], _Names(program)
+    for stage in program.stages:
+        for loop in stage.loops:
+            lines.append("once:" if loop.width == "1" else f"for each of {loop.width} units:")
+            lines += [f"    {names.of(node)} = {place.array}[{place.segment}]" for node, place in loop.loads.items()]
+            for node in loop.nodes:
+                if node not in loop.loads and node.op != "const":
+                    lines.append(f"    {names.of(node)} = {node.op}({', '.join(map(names.of, node.args))})")
+            for write in (*loop.writes, *loop.sums):
+                sign = "+=" if write.adds else "= sum of" if write in loop.sums else "="
+                lines.append(f"    {write.place.array}[{write.place.segment}] {sign} {names.of(write.node)}")
+        for product in stage.products:
+            matrix = f"{product.matrix.name}.T" if product.matrix.transposed else product.matrix.name
+            lines.append(f"{product.result} += {product.operand} @ {matrix}")
+    return "\n".join(lines)
+
+
+class _Names:
+    """The names of values, in the order in which they are asked for."""
+
+    def __init__(self, program: Program) -> None:
+        self._program, self._numbers = program, dict[Node, int]()
+
+    def of(self, node: Node) -> str:
+        """Return the name of a value, or a constant as it is."""
+        node = self._program.value(node)
+        return f"{node.value:g}" if node.op == "const" else f"v{self._numbers.setdefault(node, len(self._numbers))}"
