@@ -1,20 +1,41 @@
 """What the tests of native code share: functions of the emitters as functions on NumPy arrays, for every width."""
 
 import ctypes
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 from llvmlite import ir
 
+from xprnn.kernels.derived.native import code, layer, linear, machine, scan, stepper
 from xprnn.kernels.derived.native import compile as native_compile
-from xprnn.kernels.derived.native import machine
 from xprnn.kernels.derived.native.vectors import FLOAT32, FLOAT64, I64, Lanes, integer, loop
+from xprnn.kernels.select import remembered
 
 TYPES = {np.float32: FLOAT32, np.float64: FLOAT64}
 HOSTS = [machine.host(width) for width in machine.widths()]
 
 every_machine = pytest.mark.parametrize("host", HOSTS, ids=[f"{host.vector_bytes} bytes" for host in HOSTS])
 every_dtype = pytest.mark.parametrize("dtype", TYPES)
+
+
+def forget():
+    """Forget all code that was emitted: what is asked for next is emitted anew."""
+    for cached in (
+        scan._forward_code, scan._backward_code, layer._forward_code, layer._backward_code, stepper._code,
+        code.shared_functions, code.sizes_of, linear._functions, remembered,
+    ):  # fmt: skip
+        cached.cache_clear()
+
+
+@pytest.fixture
+def nothing_compiled(tmp_path, monkeypatch):
+    """Emit and compile all code anew, and leave none of it to other tests."""
+    monkeypatch.setenv("XPRNN_CACHE_DIR", str(tmp_path / "code"))
+    monkeypatch.setattr(native_compile, "_codes", OrderedDict())
+    forget()
+    yield
+    forget()
 
 
 def module_of(host):

@@ -1,6 +1,10 @@
+import contextlib
 import os
 
 import pytest
+
+with contextlib.suppress(ImportError):  # without llvmlite every file of this folder is skipped
+    from tests.support.native import nothing_compiled  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="package", autouse=True)

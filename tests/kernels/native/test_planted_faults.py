@@ -1,7 +1,5 @@
 """Faults that are planted into each stage from a traced cell to machine code: a plain comparison finds each of them."""
 
-from collections import OrderedDict
-
 import numpy as np
 import pytest
 
@@ -9,38 +7,17 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install '
 
 from tests.support.close import assert_close
 from tests.support.derived_cells import CELLS
+from tests.support.native import forget
 from tests.support.native_scans import arguments, assert_equals_the_reference
 from xprnn import GRU, LSTM, tree
 from xprnn.cells import LSTM as LSTMCell
-from xprnn.kernels.derived.native import code, layer, linear, loops, scan, small_layer, vectors
 from xprnn.kernels.derived.native import compile as native_compile
+from xprnn.kernels.derived.native import layer, loops, scan, small_layer, vectors
 from xprnn.kernels.derived.native.loops import Rows
 from xprnn.kernels.derived.native.passes import Pass
 from xprnn.kernels.derived.native.table import ROW
 from xprnn.kernels.derived.native.vectors import Lanes
 from xprnn.kernels.derived.step_trace import _Tracer
-from xprnn.kernels.select import remembered
-
-MADE_ONCE = [
-    scan._forward_code, scan._backward_code, layer._forward_code, layer._backward_code, code.shared_functions,
-    code.sizes_of, linear._functions, remembered,
-]  # fmt: skip
-
-
-@pytest.fixture
-def nothing_compiled(tmp_path, monkeypatch):
-    """Emit and compile all code anew, and leave none of it to other tests: its key is that of the right code."""
-    monkeypatch.setenv("XPRNN_CACHE_DIR", str(tmp_path / "code"))
-    monkeypatch.setattr(native_compile, "_codes", OrderedDict())
-    forget()
-    yield
-    forget()
-
-
-def forget():
-    for cached in MADE_ONCE:
-        cached.cache_clear()
-
 
 # -- the faults -------------------------------------------------------------------------------------------------------
 
