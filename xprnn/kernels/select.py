@@ -124,7 +124,7 @@ def _plan(*arguments: Any) -> Plan:
     return Plan(upcast, f"{why}; {xpx.dtype_name(question.dtype)} is upcast to float32")
 
 
-remembered = lru_cache(maxsize=1024)(_plan)
+remembered = lru_cache(maxsize=256)(_plan)
 """Cache of plans by their questions. What is installed is assumed not to change within a process."""
 
 

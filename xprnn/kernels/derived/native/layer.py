@@ -245,7 +245,7 @@ class FusedLayer:
         return Frame(code, biased, table, at["x"], at["memory"], size, places, used, written, (), pairs)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _forward_code(question: Question, biased: bool, keep: bool) -> Code:
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
     stores = [store for store in trace.forward if keep or store.array.startswith("state")]
@@ -255,7 +255,7 @@ def _forward_code(question: Question, biased: bool, keep: bool) -> Code:
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("cache", "new"))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _backward_code(question: Question, biased: bool, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Code:
     effects = question.effects
     trace = trace_step(question.cell, question.keys, question.dtype, effects, dstates=dstates, want=want)

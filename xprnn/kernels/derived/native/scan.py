@@ -61,7 +61,7 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
     return refusal(cell, dtype) or disproof(cell, np.dtype(dtype), scan, scan_backward)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _forward_code(question: Question, keep: bool) -> Code:
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
     stores = [store for store in trace.forward if keep or store.array.startswith("state")]
@@ -70,7 +70,7 @@ def _forward_code(question: Question, keep: bool) -> Code:
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("cache", "new"))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Code:
     effects = question.effects
     trace = trace_step(question.cell, question.keys, question.dtype, effects, dstates=dstates, want=want)

@@ -92,7 +92,7 @@ class _BoundLayer:
         return np.add(states[0], x) if self._residual else states[0]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _code(cell: Cell, keys: tuple[str, ...], dtype: np.dtype, effects: Effects, biased: bool) -> PassCode:
     trace = trace_step(cell, keys, dtype, effects)
     stores = [store for store in trace.forward if store.array.startswith("state")]
