@@ -1,6 +1,6 @@
 """Measure what `Segmented` saves: peak memory with tracemalloc, and time beside the plain layer's, in one run.
 
-    python scripts/benchmarks/memory.py                 # the README's table
+    python scripts/benchmarks/memory.py                 # the table of docs/long-sequences.md
     python scripts/benchmarks/memory.py --cell gru --steps 5000 --batch 4 --hidden 32
 
 Peak is cache and transient arrays of forward and backward; arguments, y and the gradients are not counted. Times are
@@ -30,6 +30,7 @@ def training_step(layer, params, x, dy):
 
 def peak(run):
     """Return the peak bytes of a run, what it returns not counted."""
+    run()  # kernels are derived and compiled once, in some megabytes that are no memory of a training step
     tracemalloc.start()
     returned = run()
     most = tracemalloc.get_traced_memory()[1]
