@@ -1,6 +1,6 @@
 """Check the gradients of every configuration and print the report.
 
-    python scripts/gradcheck.py                    # NumPy, every kernel
+    python scripts/gradcheck.py                    # NumPy, every kernel: the table of docs/gradients.md
     python scripts/gradcheck.py --backend torch
     python scripts/gradcheck.py --all              # one line per configuration, not per group
     python scripts/gradcheck.py --every 3          # a third of the configurations
