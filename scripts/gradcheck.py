@@ -131,6 +131,21 @@ def time_options(time, rng):
     return flags
 
 
+def clear_of_kinks(layer, time, number, like, kernel):
+    """Return the worst error, where it is, and the arguments, which are the same for every kernel.
+
+    A finite difference is wrong if a kink lies within its step. So a layer with kinks that fails is drawn anew, at most
+    twice; a wrong gradient fails whatever is drawn.
+    """
+    for attempt in range(3 if kinked(layer) else 1):
+        rng = np.random.default_rng((number, attempt))
+        arguments = draw(layer, rng), time_options(time, rng)
+        error, where = against_derivative(layer, *arguments, like, kernel)
+        if error <= LIMIT:
+            break
+    return error, where, arguments
+
+
 def against_derivative(layer, host, options, like, kernel):
     """Return the worst error against finite differences, its array and its call."""
     there = {key: xprnn.backends.move(value, like=like) for key, value in host.items()}
@@ -148,7 +163,7 @@ def against_derivative(layer, host, options, like, kernel):
             **flags,
         )
     except xprnn.testing.GradientError as error:
-        print(f"{layer}\n{error}")
+        print(f"{layer}, {kernel}\n{error}")
         return float("inf"), "see above"
     return report.worst.error, f"{report.worst.name} in {report.worst.call}"
 
@@ -283,15 +298,13 @@ def main(argv=None):
     like = xp.zeros(1, dtype=xp.float64)
     kernels = {"numpy": ON_NUMPY}.get(args.backend, ("auto",))
     judged = importlib.util.find_spec("torch") is not None
-    rng = np.random.default_rng(0)
     groups = {}
-    for (name, layer, time), kernel in itertools.islice(
-        itertools.product(configurations(), kernels), 0, None, args.every
+    for (number, (name, layer, time)), kernel in itertools.islice(
+        itertools.product(enumerate(configurations()), kernels), 0, None, args.every
     ):
         if kernel in ("native", "numpy") and not taken(layer, kernel):
             continue  # the twin leaves it to the reference
-        host, options = draw(layer, rng), time_options(time, rng)
-        error, where = against_derivative(layer, host, options, like, kernel)
+        error, where, (host, options) = clear_of_kinks(layer, time, number, like, kernel)
         autograd = against_autograd(layer, host, options, like, kernel) if judged else None
         groups.setdefault((name, kernel), []).append((error, autograd))
         if args.all:
