@@ -5,10 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from xprnn import activations, backends, cells, kernels, random, tree
 from xprnn.activations import Activation, Custom
-from xprnn.layers import Dropout, Last, Linear
-from xprnn.layers.embedding import Embedding
-from xprnn.layers.residual import Residual
-from xprnn.layers.sequential import Sequential
+from xprnn.layers import Dropout, Last, Linear, Sequential
 from xprnn.recurrent import GRU, LSTM, RNN, Recurrent
 
 if TYPE_CHECKING:
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
         testing,
         train,
     )
-    from xprnn.layers import Segmented, Truncated
+    from xprnn.layers import Embedding, Residual, Segmented, Truncated
     from xprnn.simple import SimpleRNN
     from xprnn.train import evaluate, fit, generate
     from xprnn.train.data import Stream
@@ -76,10 +73,12 @@ __all__ = [
 ]
 
 _LATER = {
-    "Segmented": "layers.segmented",
+    "Embedding": "layers",
+    "Residual": "layers",
+    "Segmented": "layers",
     "SimpleRNN": "simple",
     "Stream": "train.data",
-    "Truncated": "layers.truncated",
+    "Truncated": "layers",
     "evaluate": "train",
     "fit": "train",
     "generate": "train",
