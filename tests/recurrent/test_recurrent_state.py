@@ -192,6 +192,8 @@ def test_configurations_are_frozen_and_equal_by_value(name):
     assert layer == LAYERS[name](I, H, 2, bias="input")
     assert hash(layer) == hash(LAYERS[name](I, H, 2, bias="input"))
     assert layer != LAYERS[name](I, H, 2)
+    assert layer != LAYERS[name](I, H, 2, bias="input", clip=1.0)  # an option of the class's own
+    assert [layer == other(I, H, 2, bias="input") for other in LAYERS.values()].count(True) == 1
     with pytest.raises(AttributeError):
         layer.hidden_size = 7
 

@@ -23,7 +23,7 @@ from xprnn.recurrent.state import State
 from xprnn.recurrent.step import Stepper
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Recurrent(Configuration):
     """Base class of recurrent layers, built in or with a cell of your own; see `RNN`, `GRU` or `LSTM`."""
 

@@ -4,8 +4,10 @@ Axes: I input, H hidden units, P projection, D directions. A level is one layer 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +17,12 @@ from xprnn._array import checks
 from xprnn.cells import OPTIONS, Cell, Parameter
 from xprnn.recurrent.constraints import fixed_shapes
 from xprnn.recurrent.options import Options, logit
+
+
+@lru_cache(maxsize=64)
+def _options_of(kind: type["Configuration"]) -> Callable[["Configuration"], tuple[Any, ...]]:
+    """Return what reads all fields of a layer that count when two are compared."""
+    return attrgetter(*(f.name for f in fields(kind) if f.compare))
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)  # the three layers make their own
@@ -80,6 +88,18 @@ class Configuration(Options, ABC):
         rest = [f for f in fields(self) if f.name not in ("input_size", "hidden_size")]
         options = [f"{f.name}={value!r}" for f in rest if (value := getattr(self, f.name)) != f.default]
         return f"{type(self).__name__}({', '.join(sizes + options)})"
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both are of one class and have the same options.
+
+        A dataclass would write and compile this for each class of some forty fields, in every import.
+        """
+        if not isinstance(other, Configuration) or type(other) is not type(self):
+            return NotImplemented
+        return _options_of(type(self))(self) == _options_of(type(self))(other)
+
+    def __hash__(self) -> int:
+        return hash(_options_of(type(self))(self))
 
     @property
     @abstractmethod

@@ -17,7 +17,7 @@ def _check_bound(layer: Recurrent, name: str) -> None:
         checks.field(layer, name, checks.positive)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class RNN(Recurrent):
     """Elman's recurrent layer: h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh).
 
@@ -118,7 +118,7 @@ class RNN(Recurrent):
         return cells.Elman(activations.read("nonlinearity", self.nonlinearity, self.clip), self._norm)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class GRU(Recurrent):
     """Gated recurrent units, gates in the order r, z, n; the equations are in `xprnn.cells.gru`.
 
@@ -157,7 +157,7 @@ class GRU(Recurrent):
         )
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LSTM(Recurrent):
     """Long short-term memory, gates in the order i, f, g, o; the equations are in `xprnn.cells.lstm`.
 
