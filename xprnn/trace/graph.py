@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["BOOLEAN", "Graph", "Node", "TraceError"]
+__all__ = ["BOOLEAN", "CHEAP", "Graph", "Node", "TraceError"]
 
 
 class TraceError(TypeError):
@@ -21,6 +21,9 @@ BOOLEAN = frozenset(("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"))
 
 LOGIC = frozenset(("and", "or", "not"))
 """Operations on what is True or False; to all others that is 1 or 0."""
+
+CHEAP = BOOLEAN | {"add", "sub", "mul", "neg", "select"}
+"""Operations that cost less than to store their result and to load it again."""
 
 COMMUTATIVE = frozenset(("add", "mul", "and", "or", "eq", "ne"))
 """Operations whose operands are sorted; of `max` and `min` they are not, as these tell NaN from a number."""

@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from xprnn.kernels.derived.program import Loop, Place, Product, Program, Stage, Write
-from xprnn.kernels.derived.step_trace import CHEAP, Store
+from xprnn.kernels.derived.step_trace import Store
 from xprnn.trace import Graph, Node
+from xprnn.trace.graph import CHEAP
 
 __all__ = ["schedule"]
 

@@ -10,14 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn import scan
-from xprnn.cells import Cell, Parameter
-from xprnn.trace import Gradient, Graph, Matrix, Node, Rows, Size, TraceError, namespace
-from xprnn.trace.arrays import MatrixView
+from xprnn.cells import Cell
+from xprnn.trace import Gradient, Graph, Node, Rows, TraceError, namespace
+from xprnn.trace.graph import CHEAP
+from xprnn.trace.leaves import check_states, parameters, rows, widths_of_states
 
 __all__ = ["Effects", "StepTrace", "Store", "effects_of", "trace_step"]
-
-CHEAP = frozenset(("add", "sub", "mul", "neg", "select", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"))
-"""Operations that cost less than to store their result and to load it again."""
 
 
 class Effects(NamedTuple):
@@ -122,9 +120,10 @@ class _Tracer:
     def __init__(self, cell: Cell, keys: tuple[str, ...], dtype: np.dtype, effects: Effects) -> None:
         self.cell, self.dtype, self.effects, self.graph = cell, dtype, effects, Graph()
         self.arrays: dict[str, tuple[str, ...]] = {}
-        H = Size({"H": 1})
-        self.p = {key: self._parameter(key, shape) for key, shape in _shapes(cell, H, keys).items()}
-        self.widths = tuple(_segment(n, "a state") for n in cell.widths(H))  # type: ignore[arg-type]
+        self.p = parameters(self.graph, self.dtype, cell, keys)
+        vectors = {f"p_{key}": x.segments for key, x in self.p.items() if isinstance(x, Rows)}
+        self.arrays |= {name: tuple(node.width for node in segments) for name, segments in vectors.items()}
+        self.widths = widths_of_states(cell)
         self.prev_state = self._states("prev")
         fresh = self._states("fresh") if effects.fresh else None
         reset = self._rows("reset", "1") if effects.reset else None
@@ -139,10 +138,9 @@ class _Tracer:
 
     # -- leaves -----------------------------------------------------------------------------------------------------
 
-    def _rows(self, array: str, *widths: str, leading: int = 1) -> Rows:
+    def _rows(self, array: str, *widths: str) -> Rows:
         self.arrays[array] = widths
-        segments = [self.graph.leaf(array, k, width) for k, width in enumerate(widths)]
-        return Rows(self.graph, self.dtype, segments, leading)
+        return rows(self.graph, self.dtype, array, *widths)
 
     def _states(self, array: str) -> tuple[Rows, ...]:
         return tuple(self._rows(f"{array}{k}", width) for k, width in enumerate(self.widths))
@@ -153,14 +151,6 @@ class _Tracer:
         pairs = zip(present, self._states(array), strict=True)
         return tuple(rows if there else None for there, rows in pairs)
 
-    def _parameter(self, name: str, shape: tuple[Any, ...]) -> Any:
-        axes = [tuple((n if isinstance(n, Size) else Size({}, n)).segments()) for n in shape]
-        if len(axes) == 1:
-            return self._rows(f"p_{name}", *axes[0], leading=0)
-        if len(axes) == 2:
-            return Matrix(self.graph, self.dtype, MatrixView(name, (), axes[0], axes[1], transposed=False))
-        raise TraceError(f"the parameter {name} of {len(axes)} axes")
-
     # -- passes -----------------------------------------------------------------------------------------------------
 
     def forward(self) -> list[Store]:
@@ -169,7 +159,8 @@ class _Tracer:
         a = self._rows("a", *["H"] * self.cell.gates)
         effects = (self.reset, None, self.gate, self.noise, self.drop)
         s, new, self.cell_cache = scan.forward_step(step, self.fresh, self.prev_state, a, *effects, xp=namespace)
-        self._check_states("forward", s, new)
+        check_states("forward", self.cell, s)
+        check_states("forward", self.cell, new)
         self.new = new
         stores = [Store(f"state{k}", 0, x.segments[0]) for k, x in enumerate(s)]
         if self.gate is not None or self.noise is not None:
@@ -199,7 +190,8 @@ class _Tracer:
         given = tuple(rows if there else None for there, rows in zip(dstates, self._states("dstates"), strict=True))
         effects = (given, self.reset, None, self.gate)
         end, out, ds, dprev = scan.backward_step(back, carry, *effects, factors, xp=namespace)
-        self._check_states("backward", end, dprev)
+        check_states("backward", self.cell, end)
+        check_states("backward", self.cell, dprev)
         stores = [Store("da", k, node) for k, node in enumerate(out[0].segments)]
         stores += [Store(f"next{k}", 0, x.segments[0]) for k, x in enumerate(end)]
         stores += self._wanted(want, ds, dprev)
@@ -246,35 +238,6 @@ class _Tracer:
             names.setdefault(array, []).append(node)
         names |= {f"prev{k}": [x.segments[0]] for k, x in enumerate(self.prev_state)}
         return {tuple(nodes): name for name, nodes in reversed(names.items())}
-
-    def _check_states(self, method: str, *states: Any) -> None:
-        """Raise unless a pass returns its states."""
-        for each in states:
-            found = [getattr(x, "segments", (None,)) for x in each]
-            if any(node is not None and node.is_boolean for segments in found for node in segments):
-                raise TraceError(f"`{method}` of states that are True and False")
-            if [tuple(getattr(s, "width", None) for s in x) for x in found] != [(width,) for width in self.widths]:
-                raise TraceError(f"`{method}` of states that do not have the shapes of {self.cell.states}")
-
-
-def _shapes(cell: Cell, H: Any, keys: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
-    """Return the symbolic shapes of the parameters that there are."""
-    declared: dict[str, Parameter] = {}
-    for bias in (True, False):
-        declared = dict(cell.parameters(H, bias=bias))
-        if declared.keys() == set(keys):
-            break
-    if declared.keys() != set(keys):
-        raise TraceError(f"parameters {sorted(keys)} where the cell declares {sorted(declared)}")
-    return {key: declared[key].shape for key in keys}
-
-
-def _segment(n: Any, what: str) -> str:
-    """Return the one segment of a length."""
-    segments = list((n if isinstance(n, Size) else Size({}, n)).segments())
-    if len(segments) != 1:
-        raise TraceError(f"{what} of the length {n}")
-    return segments[0]
 
 
 def _arrays(nest: Any) -> Iterator[Rows]:
