@@ -87,7 +87,7 @@ def scan(
     gate whose slope its output does not tell, H more; with layer normalisation G*H + 1 (LSTM G*H + H + 2, GRU G*H + 2).
     """
     xp = xpx.namespace(a)
-    step = cell.forward(p, xp, around.inner)
+    step = (cell.bind if keep else cell.forward)(p, xp, around.inner)
     apart = around.gate is not None or around.noise is not None  # candidates differ from states
     beside = around.reset, around.mask, around.gate, around.noise, around.drop
     off = around is NOTHING or all(effect is None for effect in beside)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import xprnn
+from tests.support import forward_cells, own_cells
 from tests.support.close import assert_close
-from tests.support.own_cells import LAYERS, MGU, IndRNN, Memory
+from tests.support.own_cells import MGU, IndRNN, Memory
 from tests.support.scans import ON_NUMPY
 from xprnn import tree
 from xprnn.cells import OPTIONS, Cell
@@ -37,6 +38,7 @@ OF_THE_CELL = {
     "layer_norm": True,
 }
 
+LAYERS = own_cells.LAYERS | forward_cells.LAYERS
 own = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 
 
@@ -54,8 +56,10 @@ def check(layer, rng, **options):
 @own
 @pytest.mark.parametrize("options", AROUND.values(), ids=AROUND)
 def test_gradients_are_derivatives_with_every_option_around_a_step(make, options, rng):
-    if make is Memory and (options.get("learn_tau") or isinstance(options.get("tau"), tuple)):
-        with pytest.raises(ValueError, match="has no meaning for Memory: it is given per hidden unit, and there are 2"):
+    if "m" in make.cell.states and (options.get("learn_tau") or isinstance(options.get("tau"), tuple)):
+        with pytest.raises(
+            ValueError, match=r"has no meaning for .*Memory: it is given per hidden unit, and there are 2"
+        ):
             make(I, H, **options)
         options = {"tau": 3.0, "noise": 0.2, "noise_on": "state"}
     check(make(I, H, **options), rng, **flags(rng))
@@ -217,8 +221,10 @@ def test_what_a_cell_declares_is_what_a_layer_has(rng):
     _, (h, m) = layer(params, rng.standard_normal((T, B, I)))
     assert h.shape == (2, B, H)
     assert m.shape == (2, B, 2)
-    trace = MGU(I, H).trace(MGU(I, H).init(0), rng.standard_normal((T, B, I)))
+    x = rng.standard_normal((T, B, I))
+    trace = MGU(I, H).trace(MGU(I, H).init(0), x)
     assert list(trace["l0"]) == ["h", "f", "n"]
+    assert_close(forward_cells.ForwardMGU(I, H).trace(MGU(I, H).init(0), x), trace)
     with pytest.raises(ValueError, match=r"`params\['l0'\]` lacks the key 'u'"):
         IndRNN(I, H)({"l0": {"W_ih": np.zeros((H, I)), "b_ih": np.zeros(H)}}, np.zeros((T, B, I)))
 

@@ -8,7 +8,7 @@ pre-activations, W_ih x_t + b_ih, of `input_map.py`. Axes: T time, B batch, G ga
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from xprnn._array.namespace import Array, Namespace
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from xprnn.cells.layer_norm import Norm
+
+_BACKWARD = ("slopes", "backward", "gradients")
+"""The methods that follow from `forward` where a cell has none of them."""
 
 __all__ = ["OPTIONS", "RECURRENT_WEIGHT_OPTIONS", "Cell", "Parameter", "Params", "States", "Step"]
 
@@ -45,10 +48,15 @@ class Parameter(NamedTuple):
 class Cell(ABC):
     """Base class of recurrent cells: the equations of one step and their derivatives.
 
-    A subclass is a frozen dataclass. It must have `forward`, `slopes`, `backward` and `gradients`; where it is another
-    cell than the default of one state h of H units, one gate, and no parameters, it says so by the attributes below.
-    What passes between the four methods is the cell's own; give it names by a `NamedTuple`, whose fields are arrays,
-    tuples of arrays or None.
+    A subclass is a frozen dataclass. It must have `forward`; where it is another cell than the default of one state h
+    of H units, one gate, and no parameters, it says so by the attributes below.
+
+    The backward pass follows: the forward step is traced with symbolic arrays and transposed (`xprnn.trace.transpose`,
+    which says what it does at kinks). That takes elementwise operations, products with a parameter, and sums and means
+    of a row. A cell whose step does more, such as a branch on a value, writes `slopes`, `backward` and `gradients`, and
+    `cache_size`, or is good for inference alone. What passes between the four methods is then the cell's own; give it
+    names by a `NamedTuple`, whose fields are arrays, tuples of arrays or None. Where they are left out, the cache that
+    `forward` returns is for `trace` alone, and may be ().
 
     Attributes
     ----------
@@ -75,15 +83,6 @@ class Cell(ABC):
     ...
     ...     def forward(self, p, xp, inner=None):
     ...         return lambda a_t, prev, drop_t=None: ((p["decay"] * prev[0] + a_t,), ())
-    ...
-    ...     def slopes(self, cache, prev, new, p, drop=None):
-    ...         return ()
-    ...
-    ...     def backward(self, p, xp, inner=None):
-    ...         return lambda dnew, factors: ((dnew[0],), (p["decay"] * dnew[0],))
-    ...
-    ...     def gradients(self, out, cache, prev, new, p, inner=None):
-    ...         return {"decay": (out[0] * prev[0]).sum(axis=(0, 1))}
     >>> class Leaky(xprnn.Recurrent):
     ...     cell = Integrator()
     >>> layer = Leaky(3, 4)
@@ -95,11 +94,24 @@ class Cell(ABC):
     states: ClassVar[tuple[str, ...]] = ("h",)
     options: ClassVar[tuple[str, ...]] = ()
     norm: float | None = None
+    derives_backward: ClassVar[bool] = True
+    """Whether the backward pass follows from `forward`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Give every subclass the hash of this class, which a dataclass then leaves as it is."""
+        """Give every subclass the hash of this class, which a dataclass then leaves as it is; check what it writes."""
         super().__init_subclass__(**options)
         cls.__hash__ = Cell.__hash__  # type: ignore[method-assign]
+        lacking = [name for name in _BACKWARD if getattr(cls, name) is getattr(Cell, name)]
+        cls.derives_backward = len(lacking) == len(_BACKWARD)
+        if cls.forward is Cell.forward:  # a base of cells
+            return
+        if lacking and not cls.derives_backward:
+            written = [name for name in _BACKWARD if name not in lacking]
+            raise TypeError(
+                f"{cls.__name__} has {_listed(written)} and no {_listed(lacking)}: write all three, or none"
+            )
+        if cls.derives_backward and cls.cache_size is not Cell.cache_size:
+            raise TypeError(f"`cache_size` of {cls.__name__} has no meaning without {_listed(_BACKWARD)}: leave it out")
 
     # -- what a layer must know -----------------------------------------------------------------------------------
 
@@ -132,7 +144,7 @@ class Cell(ABC):
 
     def cache_size(self, H: int) -> int:
         """Return how many numbers `forward` leaves for the backward pass, per step and row; the states not counted."""
-        return 0
+        return int(_derived().sizes(self, H).cache) if self.derives_backward else 0
 
     def input_norm(self, H: int) -> "Norm | None":
         """Return the normalisation of the input map, None without."""
@@ -156,18 +168,25 @@ class Cell(ABC):
         -------
         callable
             ``step(a_t, prev, drop_t=None) -> (new, cache)``: the states, and what `slopes` and `gradients` need beside
-            them. `drop_t` (B, H) is the factor on the candidate, of the option `candidate_dropout`.
+            them, where the cell has these. `drop_t` (B, H) is the factor on the candidate, of the option
+            `candidate_dropout`.
         """
 
-    @abstractmethod
+    def bind(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
+        """Bind the forward step, with a cache that `slopes` and `gradients` take; parameters as of `forward`."""
+        bind: Callable[..., Step] = self.forward
+        if self.derives_backward:
+            bind = partial(_derived().forward, self)
+        return bind(p, xp, inner)
+
     def slopes(self, cache: Any, prev: States, new: States, p: Params, drop: Array | None = None) -> Any:
         """Return the factors of the backward step.
 
         Only elementwise operations and those along the last axis: the arrays are of a step (B, ·), of a block of steps
         or of a whole sequence (T, B, ·).
         """
+        return _derived().slopes(self, cache, prev, new, p, drop)
 
-    @abstractmethod
     def backward(self, p: Params, xp: Namespace, inner: Array | None = None) -> Step:
         """Bind the backward step, which is linear in the gradient at the states.
 
@@ -177,16 +196,23 @@ class Cell(ABC):
             ``back(dnew, factors_t) -> (out, dprev)``, where ``out[0]`` is the gradient at a_t, and `out` what
             `gradients` needs.
         """
+        back: Step = _derived().backward(self, p, xp, inner)
+        return back
 
-    @abstractmethod
     def gradients(
         self, out: Any, cache: Any, prev: States, new: States, p: Params, inner: Array | None = None
     ) -> dict[str, Array]:
         """Return the gradients of all parameters of `p`, from whole sequences (T, B, ·)."""
+        found: dict[str, Array] = _derived().gradients(self, out, cache, prev, new, p, inner)
+        return found
 
     def trace(self, cache: Any) -> dict[str, Array]:
-        """Return the gates of every step by their letters, {} without."""
+        """Return the gates of every step by their letters, {} without, from the cache that `forward` returned."""
         return {}
+
+    def own_cache(self, cache: Any) -> Any:
+        """Return what `forward` returned as cache, of what a scan has as cache."""
+        return cache.own if self.derives_backward else cache
 
     # -- a key of dictionaries ------------------------------------------------------------------------------------
 
@@ -210,3 +236,14 @@ class Cell(ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Return the choices alone: a hash of strings is another in another process."""
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+
+def _derived() -> Any:
+    """Import what derives a backward pass, when a cell needs it."""
+    from xprnn.cells import derived_backward
+
+    return derived_backward
+
+
+def _listed(names: Any) -> str:
+    return " and ".join(f"`{name}`" for name in names)

@@ -32,8 +32,12 @@ class Memory(NamedTuple):
 
 def reference_memory(cell: Cell, H: int) -> Memory:
     """Return the transient memory of the reference: gradients, stacks of steps, and slopes."""
-    G, options = cell.gates, not is_standard(cell)
-    return Memory((3 * (G + 1) + 2 * G * options) * H, (G + len(cell.states) + 1) * H, 3000)
+    G, options, sequence, block = cell.gates, not is_standard(cell), 0, 0
+    if cell.derives_backward:
+        from xprnn.cells.derived_backward import sizes
+
+        _, sequence, block = sizes(cell, H)
+    return Memory((3 * (G + 1) + 2 * G * options) * H + sequence, (G + len(cell.states) + 1) * H + block, 3000)
 
 
 def is_standard(cell: Cell) -> bool:

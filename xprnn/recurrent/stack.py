@@ -69,7 +69,8 @@ def trace(layer: Configuration, params: Params, call: Call) -> dict[str, dict[st
     for (_, names), of_level in zip(layer._levels, cache.levels, strict=True):
         for d, name in enumerate(names):
             scan = of_level.caches[d].scan
-            gates = {key: select(scan.around.mask, a, xp) for key, a in layer.cell.trace(scan.cell_cache).items()}
+            own = layer.cell.own_cache(scan.cell_cache)
+            gates = {key: select(scan.around.mask, a, xp) for key, a in layer.cell.trace(own).items()}
             inside = dict(zip(layer.cell.states, scan.states, strict=True)) | gates
             inside = tree.map(lambda a: xpx.cast(a, form.spec.dtype), inside)  # the scan of half types is in float32
             traces[name] = {key: form.outward(flip(a, xp) if d else a) for key, a in inside.items()}

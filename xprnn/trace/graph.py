@@ -131,11 +131,13 @@ class Graph:
         return args[1] if op == "select" and args[1] is args[2] else None
 
     def _known(self, op: str, args: tuple[Node, ...]) -> Node | None:
-        """Return σ(x) of ½ + ½ tanh(½ x), and log(1 + eˣ) of log1p(exp(x)): kernels have functions for these."""
+        """Return σ(x) of ½ + ½ tanh(½ x), and log(1 + eˣ) of either form: kernels have functions for these."""
         if op == "add" and (halves := [a for a in args if a.op == "mul"]) and any(_is(a, 0.5) for a in args):
             tanh = _beside(halves[0], 0.5)
             x = _beside(tanh.args[0], 0.5) if tanh is not None and tanh.op == "tanh" else None
             return None if x is None else self.apply("sigmoid", x)
+        if op == "add" and (x := _softplus(*args)) is not None:
+            return self.apply("log1pexp", x)
         if op == "log1p" and args[0].op == "exp":
             return self.apply("log1pexp", args[0].args[0])
         return None
@@ -151,3 +153,12 @@ def _beside(node: Node, value: float) -> Node | None:
     if node.op != "mul" or not any(_is(a, value) for a in node.args):
         return None
     return next((a for a in node.args if not _is(a, value)), None)
+
+
+def _softplus(x: Node, y: Node) -> Node | None:
+    """Return z of max(z, 0) + log1p(exp(-|z|)): as a sum of functions with a kink at 0 it would have no slope there."""
+    peak, rest = (x, y) if x.op == "max" else (y, x)
+    if peak.op != "max" or not any(_is(a, 0.0) for a in peak.args) or rest.op != "log1pexp" or rest.args[0].op != "neg":
+        return None
+    distance = rest.args[0].args[0]
+    return distance.args[0] if distance.op == "abs" and distance.args[0] in peak.args else None

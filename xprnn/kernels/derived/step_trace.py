@@ -155,7 +155,7 @@ class _Tracer:
 
     def forward(self) -> list[Store]:
         """Trace the forward step."""
-        step = self.cell.forward(self.p, namespace, self.inner)
+        step = self.cell.bind(self.p, namespace, self.inner)
         a = self._rows("a", *["H"] * self.cell.gates)
         effects = (self.reset, None, self.gate, self.noise, self.drop)
         s, new, self.cell_cache = scan.forward_step(step, self.fresh, self.prev_state, a, *effects, xp=namespace)

@@ -27,7 +27,7 @@ def _why_untraceable(cell: Cell, dtype: np.dtype) -> str | None:
     try:
         trace_step(cell, tuple(cell.parameters(8, bias=True)), dtype)
     except TraceError as error:
-        return f"it cannot trace {error}"
+        return f"it cannot trace {getattr(error, 'reason', error)}"
     except (TypeError, ValueError, AttributeError) as error:  # what a user's own cell makes of symbolic arrays
         return f"it cannot trace {type(cell).__name__}: {error}"
     return None
