@@ -9,6 +9,7 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array, ArraySpec, Namespace
+from xprnn._array.packing import Packing, prefix_lengths
 
 
 class Sequence(NamedTuple):
@@ -110,6 +111,36 @@ def read_sequence(
     return Sequence(select(valid, form.inward(x), form.spec.xp), valid, begins, form)
 
 
+class Ragged(NamedTuple):
+    """A batch as the recurrent layers read it: `Sequence`, but where a packing says which steps are valid.
+
+    Then there is no mask, and x holds at invalid steps whatever stands there.
+    """
+
+    x: Array
+    mask: Array | None
+    packing: Packing | None
+    reset: Array | None
+    form: "Form"
+
+
+def read_ragged(
+    x: Any, width: int | None, batch_first: bool, lengths: Any = None, mask: Any = None, reset: Any = None
+) -> Ragged:
+    """Do what `read_sequence` does; of NumPy arrays whose valid steps are the first of each row, return the packing."""
+    form = form_of(x, width, batch_first)
+    valid = begins = host = None
+    if mask is None and reset is None and form.spec.is_numpy:
+        host = _lengths_on_host(lengths, form)
+    if host is None:
+        valid, begins = flags(form, lengths, mask, reset)
+        host = prefix_lengths(valid, begins) if form.spec.is_numpy and valid is not None else None
+    x = form.inward(x)
+    if host is None:
+        return Ragged(select(valid, x, form.spec.xp), valid, None, begins, form)
+    return Ragged(x, None, None if host.size == 0 or host.min() == form.T else Packing.of(host, form.T), begins, form)
+
+
 def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float", instead: str = "") -> Form:
     """Return the form of x, checked; of kind "integer", x (T, B), (B, T) or (T,) holds numbers without an axis I.
 
@@ -132,10 +163,7 @@ def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None
     if lengths is None and mask is None and reset is None and form.rows is None:
         return None, None
     xp = form.spec.xp
-    if form.rows is not None:
-        if lengths is not None:
-            raise ValueError("`lengths` must be None where `x` is a list: its arrays have lengths of their own")
-        lengths = form.rows
+    lengths = _lengths_of(lengths, form)
     valid = _mask_of_lengths(lengths, form) if lengths is not None else None
     if reset is not None:
         reset = _flags("reset", reset, form)
@@ -144,6 +172,22 @@ def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None
         mask = _flags("mask", mask, form)
         valid = mask if valid is None else xp.logical_and(mask, valid)
     return valid, reset
+
+
+def _lengths_of(lengths: Any, form: Form) -> Any:
+    """Return the lengths of a call, which a list has of its own."""
+    if form.rows is None:
+        return lengths
+    if lengths is not None:
+        raise ValueError("`lengths` must be None where `x` is a list: its arrays have lengths of their own")
+    return form.rows
+
+
+def _lengths_on_host(lengths: Any, form: Form) -> np.ndarray | None:
+    """Return the lengths of a call (B,), checked, or None where there are none or they are no numbers of the host."""
+    lengths = _lengths_of(lengths, form)
+    on_host = isinstance(lengths, np.ndarray) or not xpx.is_array(lengths)
+    return _host_lengths(lengths, form) if on_host and lengths is not None else None
 
 
 def _form_of_list(x: Any, width: int | None, kind: str, instead: str) -> Form:
@@ -260,7 +304,7 @@ def _host_lengths(lengths: Any, form: Form) -> np.ndarray:
     if host.shape != ((form.B,) if form.batched else ()):
         raise ValueError(_lengths_shape(form, host.shape))
     host = host.reshape(form.B)
-    for b, n in enumerate(host):
+    for b, n in enumerate(host.tolist()):  # quicker than to iterate over the array
         if not 0 <= n <= form.T:
             raise ValueError(f"`lengths` must lie in 0 … T = {form.T}, got {short_repr(int(n))} for row {b}")
     return np.asarray(host, np.int64)

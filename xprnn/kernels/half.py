@@ -53,7 +53,8 @@ def upcast_kernel(kernel: Kernel, dtype: Any) -> Kernel:
 
 
 def _upcast_forward(a: Array, state0: States, p: Params, around: Around) -> tuple[Any, ...]:
-    return (*tree.map(xpx.upcast, (a, state0, p)), Around(*tree.map(xpx.upcast, tuple(around))))
+    effects = Around(*tree.map(xpx.upcast, around[:-1]))._replace(packing=around.packing)
+    return (*tree.map(xpx.upcast, (a, state0, p)), effects)
 
 
 def _upcast_backward(dstates: Any, dfinal: Any, cache: Any, p: Params) -> tuple[Any, ...]:

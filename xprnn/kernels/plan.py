@@ -4,13 +4,14 @@ Axes: T time, B batch, I input, G gates, H hidden units. A level is one layer of
 array here is in the time of its run, which is reversed for the reverse direction.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from xprnn._array import namespace as xpx
 from xprnn._array import products as array_products
 from xprnn._array.namespace import Array
+from xprnn._array.packing import Packing
 from xprnn.cells import Cell, Params, States, input_map
 from xprnn.cells.layer_norm import NormCache
 from xprnn.kernels.fused import Fused, Gradients
@@ -33,12 +34,36 @@ class Direction(NamedTuple):
         """The cell's parameters, which are what its scan is given."""
         return {key: self.params[key] for key in self.cell_keys}
 
+    def packed(self) -> "Direction":
+        """Return the direction of the packed batch: every array in the order of `Around.packing`."""
+        around, packing = self.around, self.around.packing
+        assert packing is not None
+        x = packing.pack(self.x)
+        if any(field is not None for field in around[:-1]):
+            around = around._replace(
+                reset=None if around.reset is None else packing.pack(around.reset),
+                fresh=packing.sort(around.fresh),
+                gate=packing.pack_effects(around.gate),
+                noise=packing.pack_effects(around.noise),
+                drop=None if around.drop is None else packing.pack_effects((around.drop,))[0],
+                inner=None if around.inner is None else packing.sort((around.inner,))[0],
+            )
+        noise = None if self.noise is None else packing.pack(self.noise)
+        return self._replace(x=x, state0=packing.sort(self.state0), around=around, noise=noise)
+
 
 class DirectionCache(NamedTuple):
     """Cache of one direction for its backward pass."""
 
     scan: Any  # of the kernel
     norm: NormCache | None  # of the input map
+
+
+class PackedCache(NamedTuple):
+    """Cache of one packed direction."""
+
+    inner: Any  # of the kernel, or of the scan between products
+    x: Array  # (S, I), packed
 
 
 class Plan(NamedTuple):
@@ -51,14 +76,16 @@ class Plan(NamedTuple):
     kernel: Kernel
     why: str
     fused: Fused | None = None  # None: the scan stands between products of its own
+    packs: bool = False  # whether the valid steps of a ragged batch run alone
 
     @property
     def how(self) -> str:
         """One phrase for `explain`: which calls a direction is."""
+        rows = "; where rows have lengths, of their valid steps alone" if self.packs else ""
         if self.fused is not None:
-            return "input map, scan and gradients in one call"
+            return f"input map, scan and gradients in one call{rows}"
         owner = "the array library" if self.kernel.products is array_products else self.kernel.name
-        return f"a scan between products of {owner}"
+        return f"a scan between products of {owner}{rows}"
 
     def forward(
         self, cell: Cell, directions: Sequence[Direction], *, keep: bool
@@ -68,11 +95,22 @@ class Plan(NamedTuple):
         Returns
         -------
         states : list of states (T, B, n)
-            Per direction, in the time of its run.
+            Per direction, in the time of its run; h alone and 0 at invalid steps where the batch is packed.
         finals : list of states (B, n)
         caches : list
             For `backward`; without meaning where `keep` is False.
         """
+        if not self.packs:
+            return self._forward(cell, directions, keep=keep)
+        packings = [d.around.packing for d in directions]
+        packed = [d.packed() for d in directions]
+        states, finals, caches = self._forward(cell, packed, keep=keep)
+        finals = [packing.unsort(final) for packing, final in zip(packings, finals, strict=True)]
+        return states, finals, [PackedCache(cache, d.x) for cache, d in zip(caches, packed, strict=True)]
+
+    def _forward(
+        self, cell: Cell, directions: Sequence[Direction], *, keep: bool
+    ) -> tuple[list[States], list[States], list[Any]]:
         if self.fused is not None:
             run = self.fused.forward
             done = [run(x, state0, p, around, keep=keep) for x, p, _, state0, around, _ in directions]
@@ -91,7 +129,8 @@ class Plan(NamedTuple):
         a, norm = input_map.forward(cell, params, x, xpx.namespace(x), self.kernel.products_at(around.mask))
         norms.append(norm)
         if state0 is None:
-            state0 = tuple([xpx.zeros((x.shape[1], n), a) for n in cell.widths(a.shape[-1] // cell.gates)])
+            B = x.shape[1] if around.packing is None else len(around.packing.order)
+            state0 = tuple([xpx.zeros((B, n), a) for n in cell.widths(a.shape[-1] // cell.gates)])
         return a if noise is None else a + noise, state0, direction.cell_params, around
 
     def backward(
@@ -105,6 +144,27 @@ class Plan(NamedTuple):
         want: tuple[str, ...],
     ) -> Iterator[Gradients]:
         """Run every direction backward; yield its gradients before the next one begins."""
+        if not self.packs:
+            return self._backward(cell, directions, caches, dstates, dfinals, want=want)
+        packings = [d.around.packing for d in directions]
+        packed = [d._replace(x=cache.x) for d, cache in zip(directions, caches, strict=True)]
+        of_steps = (
+            tuple([None if d is None else p.pack(d) for d in each]) for p, each in zip(packings, dstates, strict=True)
+        )
+        of_ends = (p.sort(each) for p, each in zip(packings, dfinals, strict=True))
+        found = self._backward(cell, packed, [cache.inner for cache in caches], of_steps, of_ends, want=want)
+        return map(partial(_unpacked, want), packings, found)
+
+    def _backward(
+        self,
+        cell: Cell,
+        directions: Iterable[Direction],
+        caches: Iterable[Any],
+        dstates: Iterable[tuple[Array | None, ...]],
+        dfinals: Iterable[tuple[Array | None, ...]],
+        *,
+        want: tuple[str, ...],
+    ) -> Iterator[Gradients]:
         each = zip(directions, caches, dstates, dfinals, strict=True)
         if self.fused is not None:
             run = self.fused.backward
@@ -119,6 +179,19 @@ class Plan(NamedTuple):
         products = self.kernel.products_at(d.around.mask)
         dp_input, dx = input_map.backward(cell, d.params, da, d.x, cache.norm, xpx.namespace(da), products)
         return Gradients({**dp, **dp_input}, dx, dstate0, daround, da)
+
+
+def _unpacked(want: tuple[str, ...], packing: Packing, found: Gradients) -> Gradients:
+    """Return the gradients of a packed direction in the order of its batch."""
+    around = found.around
+    if want:
+        around = Around(
+            fresh=packing.unsort(around.fresh),
+            gate=around.gate and tuple([None if d is None else packing.unpack(d) for d in around.gate]),
+            noise=around.noise and tuple([packing.unpack(d) for d in around.noise]),
+        )
+    a = packing.unpack(found.a) if "gate" in want else found.a
+    return Gradients(found.params, packing.unpack(found.x), packing.unsort(found.state0), around, a)
 
 
 def _columns(rows: list[tuple[Any, Any, Any]]) -> tuple[list[Any], list[Any], list[Any]]:

@@ -70,6 +70,8 @@ class Kernel(NamedTuple):
         `affine_time` and `affine_gradients`, the products of all steps outside of the scan.
     fused : callable, optional
         ``fused(cell, shape, H, dtype, around)`` makes a `Fused` in place of products and scan for x (T, B, I), or None.
+    packs : bool
+        Whether it takes ragged batches packed, with `Around.packing`; any other is given their mask.
     memory : callable
         ``memory(cell, H)`` returns the transient `Memory` of a training step.
     """
@@ -84,6 +86,7 @@ class Kernel(NamedTuple):
     takes_half: bool = False
     products: Any = array_products
     fused: Callable[..., Fused | None] | None = None
+    packs: bool = False
     memory: Callable[[Cell, int], "Memory"] = lambda cell, H: reference_memory(cell, H)
 
     def products_at(self, mask: Any | None) -> Any:
@@ -147,6 +150,7 @@ def _numpy() -> Kernel:
         numpy_scan.takes,
         numpy_stepper.Bound,
         why_slower=_numpy_why_slower,
+        packs=True,
         memory=_numpy_memory,
     )
 
@@ -163,6 +167,7 @@ def _native() -> Kernel:
         stepper.Bound,
         products=linear.PRODUCTS,
         fused=layer.fused,
+        packs=True,
         memory=_native_memory,
     )
 

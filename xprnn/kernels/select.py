@@ -113,15 +113,16 @@ def _plan(*arguments: Any) -> Plan:
     question = Question(*arguments)
     check_name(question.kernel)
     kernel, why = _choose(question)
+    packs = kernel.packs and question.around.packing is not None
     if not xpx.is_half(question.dtype):
         T, B, I, H = question.shape
         make = None if question.noise else kernel.fused
         fused = make and make(question.cell, (T, B, I), H, question.dtype, question.around)
-        return Plan(kernel, why, fused)
+        return Plan(kernel, why, fused, packs and fused is None)
     upcast = upcast_kernel(kernel, question.dtype)
     if kernel.takes_half:
-        return Plan(kernel._replace(bind=upcast.bind), why)
-    return Plan(upcast, f"{why}; {xpx.dtype_name(question.dtype)} is upcast to float32")
+        return Plan(kernel._replace(bind=upcast.bind), why, packs=packs)
+    return Plan(upcast, f"{why}; {xpx.dtype_name(question.dtype)} is upcast to float32", packs=packs)
 
 
 remembered = lru_cache(maxsize=256)(_plan)

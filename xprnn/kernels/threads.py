@@ -97,14 +97,14 @@ def rows(B: int) -> np.ndarray:
     return np.arange(B) if len(FIRST_ROWS) < B else FIRST_ROWS[:B]
 
 
-def tiles(B: int, work: int, mask: Any | None) -> list[np.ndarray]:
+def tiles(B: int, work: int, lengths: Any | None) -> list[np.ndarray]:
     """Return the rows of each tile, for so many multiply-adds; longer rows are spread over the tiles."""
     n = min(_pool.n, B, work // WORTH)
     if n <= 1:
         return [rows(B)]
-    if mask is None:
+    if lengths is None:
         return np.array_split(rows(B), n)
-    order = np.argsort(-np.count_nonzero(mask[..., 0], axis=0), kind="stable")
+    order = np.argsort(-lengths, kind="stable")
     dealt = np.concatenate([order[k : k + n][:: (-1) ** (k // n)] for k in range(0, B, n)])
     return [np.sort(dealt[k::n]) for k in range(n)]
 

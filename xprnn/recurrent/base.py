@@ -253,6 +253,7 @@ class Recurrent(Configuration):
     ) -> list[Plan]:
         """Return the plan of every level, as a call of this shape makes it; `xprnn.kernels.explain` prints them."""
         around, noise = presence(self, training=training, mask=mask, reset=reset)
+        around = around._replace(packing=around.mask) if spec.is_numpy and mask else around
         shapes = [(T, B, self.widths[1] if k else self.input_size, self.hidden_size) for k in range(self.num_layers)]
         options: dict[str, Any] = {"directions": self._directions, "noise": noise}
         return [kernels.select(self.cell, around, spec, shape, kernel, **options) for shape in shapes]

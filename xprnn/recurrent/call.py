@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from xprnn import kernels, random, tree
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.layout import Form, read_sequence, select
+from xprnn._array.layout import Form, read_ragged, select
 from xprnn._array.namespace import Array, ArraySpec
+from xprnn._array.packing import Packing
 from xprnn.cells import States
 from xprnn.random import Key
 from xprnn.recurrent import parameters
@@ -23,12 +24,18 @@ class Call(NamedTuple):
     """Checked arguments of a call, in the form in which a layer computes."""
 
     form: Form
-    x: Array  # (T, B, I), 0 at invalid steps
-    mask: Array | None  # (T, B, 1) bool
+    x: Array  # (T, B, I), 0 where the mask is False
+    mask: Array | None  # (T, B, 1) bool; None also of a packing
+    packing: Packing | None  # of a ragged batch whose valid steps are the first of each row
     reset: Array | None  # (T, B, 1) bool
     state0: list[States | None]  # per layer and direction
     key: Key | None  # None: evaluation
     kernel: str
+
+    @property
+    def valid(self) -> Array | None:
+        """Which steps are valid, (T, B, 1) bool, or None where all are."""
+        return self.mask if self.packing is None else self.packing.mask()
 
 
 class Cache(NamedTuple):
@@ -54,10 +61,10 @@ def read_forward(
     """Check the arguments of `forward`."""
     kernels.check_name(kernel)
     key = random.key(rng)
-    x, mask, reset, form = read_sequence(x, layer.input_size, layer.batch_first, lengths, mask, reset)
+    x, mask, packing, reset, form = read_ragged(x, layer.input_size, layer.batch_first, lengths, mask, reset)
     parameters.check(layer, params, form.spec)
     initial = states_of.read("state0", state0, layer._sizes, form.spec, form.B if form.batched else None)
-    return Call(form, x, mask, reset, initial, key, kernel)
+    return Call(form, x, mask, packing, reset, initial, key, kernel)
 
 
 def read_step(layer: Configuration, params: Params, x_t: Array, state: State) -> Call:
@@ -71,7 +78,7 @@ def read_step(layer: Configuration, params: Params, x_t: Array, state: State) ->
     batched = len(shape) == 2
     form = Form(spec, 1, shape[0] if batched else 1, batched, batch_first=False)
     states = states_of.read("state", state, layer._sizes, spec, form.B if batched else None, like="x_t")
-    return Call(form, form.inward(x_t[None, ...]), None, None, states, None, "auto")
+    return Call(form, form.inward(x_t[None, ...]), None, None, None, states, None, "auto")
 
 
 def read_binding(

@@ -15,6 +15,7 @@ from xprnn.cells import States
 from xprnn.kernels.fused import Gradients
 from xprnn.kernels.plan import Direction, Plan
 from xprnn.kernels.reference_stepper import LayerBinding
+from xprnn.kernels.select import PRESENT
 from xprnn.recurrent.around import OFF, Effects, leak_gradient, make_effects
 from xprnn.recurrent.call import Call
 from xprnn.recurrent.config import Configuration
@@ -26,6 +27,7 @@ class LevelCache(NamedTuple):
     """Cache of a level for its backward pass; sequences have an entry per direction."""
 
     plan: Plan
+    mask: Array | None  # (T, B, 1), where dh is still to be set to 0
     x: Array  # (T, B, I)
     drop: Array | None  # the factor on the output of the level below, which made it x
     arounds: Sequence[Around]
@@ -62,25 +64,40 @@ def forward(
         Per direction.
     cache : LevelCache or None
     """
-    form, D, xp = call.form, len(names), call.form.spec.xp
-    x = below if drop is None else below * drop
+    D, xp = len(names), call.form.spec.xp
     effects = _effects(layer, names, params, call)
+    plan = _plan(layer, effects[0], below.shape[-1], call, D)
+    mask = None if plan.packs else call.valid
+    x = below if plan.packs or call.packing is None else select(mask, below, xp)
+    x = x if drop is None else x * drop
     directions = [
-        _direction(layer, params[name], x, state0[d], effects[d], call, reverse=d > 0) for d, name in enumerate(names)
+        _direction(layer, params[name], x, state0[d], effects[d], call, mask, reverse=d > 0)
+        for d, name in enumerate(names)
     ]
-    around, noisy = directions[0].around, directions[0].noise is not None
-    shape = form.T, form.B, x.shape[-1], layer.hidden_size
-    plan = kernels.select(layer.cell, around, form.spec, shape, call.kernel, directions=D, noise=noisy)
     states, finals, caches = plan.forward(layer.cell, directions, keep=keep)
-    h = select(call.mask, states[0][0], xp)
+    h = select(mask, states[0][0], xp)
     if D > 1:
-        h = xp.concat([h, select(call.mask, flip(states[1][0], xp), xp)], axis=-1)
+        h = xp.concat([h, select(mask, flip(states[1][0], xp), xp)], axis=-1)
     if not keep:
         return h, finals, None
     arounds = [direction.around for direction in directions]
     effects = [effect.lasting(layer) for effect in effects] if layer.surrounded else effects
     learned = [layer.learn_state and state is None for state in state0]
-    return h, finals, LevelCache(plan, x, drop, arounds, caches, effects, learned)
+    return (
+        h,
+        finals,
+        LevelCache(plan, None if call.packing is None else mask, x, drop, arounds, caches, effects, learned),
+    )
+
+
+def _plan(layer: Configuration, effects: Effects, width: int, call: Call, directions: int) -> Plan:
+    """Choose the plan of a level."""
+    around, shape = effects.around, (call.form.T, call.form.B, width, layer.hidden_size)
+    if not (call.mask is None and call.reset is None and call.packing is None):
+        fresh = PRESENT if call.reset is not None and layer.learn_state else None
+        around = around._replace(mask=call.mask, reset=call.reset, fresh=fresh, packing=call.packing)
+    noisy = effects.noise is not None
+    return kernels.select(layer.cell, around, call.form.spec, shape, call.kernel, directions=directions, noise=noisy)
 
 
 def _effects(layer: Configuration, names: Sequence[str], params: Params, call: Call) -> Sequence[Effects]:
@@ -91,16 +108,25 @@ def _effects(layer: Configuration, names: Sequence[str], params: Params, call: C
 
 
 def _direction(
-    layer: Configuration, p: Params, x: Array, state0: States | None, effects: Effects, call: Call, *, reverse: bool
+    layer: Configuration,
+    p: Params,
+    x: Array,
+    state0: States | None,
+    effects: Effects,
+    call: Call,
+    mask: Array | None,
+    *,
+    reverse: bool,
 ) -> Direction:
-    """Collect the arrays of a direction's forward pass, in the time of its run."""
-    around, mask, reset = effects.around, call.mask, call.reset
+    """Collect the arrays of a direction's forward pass, in the time of its run; without a mask they are packed."""
+    around, reset, packing = effects.around, call.reset, None if mask is not None else call.packing
     start = learned_state(layer, p, x) if layer.learn_state else None
     if reverse:
         xp = call.form.spec.xp
         x, mask, reset = flip(x, xp), flip(mask, xp), flip_reset(reset, xp)
-    if mask is not None or reset is not None:
-        around = around._replace(mask=mask, reset=reset, fresh=None if reset is None else start)
+        packing = packing and packing.reverse()
+    if not (mask is None and reset is None and packing is None):
+        around = around._replace(mask=mask, reset=reset, fresh=None if reset is None else start, packing=packing)
     return Direction(x, effective(p, effects), layer._cell_keys, state0 or start, around, effects.noise)
 
 
@@ -124,6 +150,7 @@ def backward(
         Per direction.
     """
     xp, nothing = xpx.namespace(cache.x), layer._no_states
+    dh = dh if dh is None or cache.mask is None else select(cache.mask, dh, xp)
     directions = [_direction_backward(layer, params[name], cache, d) for d, name in enumerate(names)]
     dhs = [dh] * len(names) if dh is None or len(names) == 1 else _split(dh, layer.state_sizes[0], xp)
     gradients = cache.plan.backward(
@@ -204,7 +231,7 @@ def effective(p: Params, effects: Effects) -> Params:
 
 def binding(layer: Configuration, p: Params, state: States | None, form: Form, *, residual: bool) -> LayerBinding:
     """Return the parameters and states that a `Stepper` binds."""
-    effects = make_effects(layer, p, Call(form, None, None, None, [], None, "auto"), "", reverse=False)
+    effects = make_effects(layer, p, Call(form, None, None, None, None, [], None, "auto"), "", reverse=False)
     used = effective(p, effects)
     params = {key: used[key] for key in used if key in (*INPUT, *layer._cell_keys)}
     like = xpx.zeros((form.B, 0), p["W_ih"])

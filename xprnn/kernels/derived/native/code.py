@@ -63,6 +63,8 @@ class PassCode:
         """Return a table for some sizes, without the array objects, and the bytes of its memory."""
         table, at = array("q", bytes(8 * self.at[""])), self.at
         table[at["T"]], table[at["R"]] = T, R
+        if self.kind.packed:
+            table[at["B"]] = B
         for name, function in self._functions.items():
             table[at[name]] = ctypes.cast(function, ctypes.c_void_p).value or 0
         for name, size in (("H", H), ("I", I)):
@@ -81,7 +83,7 @@ class PassCode:
         at = self.at[name]
         if name.startswith(("operand", "result", "spill")) or (name == "a" and self.kind.layer):
             return
-        table[at + STEP], table[at + ROW] = B * n, n
+        table[at + STEP], table[at + ROW] = n if self.kind.packed else B * n, n
         if name.startswith(("state", "next")):  # they share an object with the states before, and with the carry
             table[at + OFFSET] = B * n
 
@@ -162,10 +164,11 @@ def shared_functions(dtype: np.dtype) -> dict[str, Any]:
 
 
 def add_strided(table: "array[int]", k: int, x: Any) -> None:
-    """Set an array (T or 1, B or 1, n) in a table: an axis of length 1 serves all steps or rows."""
+    """Set an array (T or 1, B or 1, n), or packed (S, n), in a table: an axis of length 1 serves all steps or rows."""
+    strides = x.strides if x.ndim == 3 else (x.strides[0], *x.strides)
     table[k] = id(x)
-    table[k + STEP] = x.strides[0] // x.itemsize if len(x) > 1 else 0
-    table[k + ROW] = x.strides[1] // x.itemsize if x.shape[1] > 1 else 0
+    table[k + STEP] = strides[0] // x.itemsize if len(x) > 1 else 0
+    table[k + ROW] = strides[1] // x.itemsize if x.shape[-2] > 1 else 0
 
 
 def ready(x: Any) -> Any:

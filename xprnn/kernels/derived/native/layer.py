@@ -13,8 +13,16 @@ import numpy as np
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import threads
 from xprnn.kernels.derived.native.code import LINE, PassCode, add_strided, length_of, ready
-from xprnn.kernels.derived.native.scan import Code, Question, around_gradients, code_of, inputs_of
-from xprnn.kernels.derived.native.table import OFFSET, Kind, SmallLayer
+from xprnn.kernels.derived.native.scan import (
+    Code,
+    Question,
+    around_gradients,
+    code_of,
+    inputs_of,
+    kind_of,
+    stores_of,
+)
+from xprnn.kernels.derived.native.table import OFFSET, SmallLayer
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.step_trace import Effects, effects_of, trace_step
 from xprnn.kernels.fused import Gradients
@@ -211,7 +219,7 @@ class FusedLayer:
     def _forward_frame(self, key: tuple[Any, ...]) -> Frame:
         keys, effects, masked, keep = key
         of_cell = tuple(name for name in self.cell.parameters(8, bias=True) if name in keys)
-        question, biased = Question(self.cell, of_cell, self.dtype, effects, masked), "b_ih" in keys
+        question, biased = Question(self.cell, of_cell, self.dtype, effects, masked, False), "b_ih" in keys
         return self._frames.setdefault(key, self._frame(_forward_code(question, biased, keep), biased))
 
     def _backward_frame(self, key: tuple[Any, ...]) -> Frame:
@@ -248,20 +256,15 @@ class FusedLayer:
 @lru_cache(maxsize=128)
 def _forward_code(question: Question, biased: bool, keep: bool) -> Code:
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
-    stores = [store for store in trace.forward if keep or store.array.startswith("state")]
-    small = SmallLayer(question.cell.gates, biased)
-    kind = Kind(False, question.masked, question.effects.reset, question.effects.fresh, trace.widths, layer=small)
-    program = schedule(trace.graph, stores, arrays=trace.arrays)
+    kind = kind_of(question, trace, layer=SmallLayer(question.cell.gates, biased))
+    program = schedule(trace.graph, stores_of(question, trace, keep=keep), arrays=trace.arrays)
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("cache", "new"))
 
 
 @lru_cache(maxsize=128)
 def _backward_code(question: Question, biased: bool, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Code:
-    effects = question.effects
-    trace = trace_step(question.cell, question.keys, question.dtype, effects, dstates=dstates, want=want)
-    small = SmallLayer(
-        question.cell.gates, biased, tuple((key, tuple(terms)) for key, terms in trace.gradients.items())
-    )
-    kind = Kind(True, question.masked, effects.reset, effects.fresh, trace.widths, dstates, small)
+    trace = trace_step(question.cell, question.keys, question.dtype, question.effects, dstates=dstates, want=want)
+    gradients = tuple((key, tuple(terms)) for key, terms in trace.gradients.items())
+    kind = kind_of(question, trace, dstates, SmallLayer(question.cell.gates, biased, gradients))
     program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("da", "grad", "dgate", "dnoise"))

@@ -16,6 +16,7 @@ from xprnn.kernels.derived.native.table import (
     DATA,
     FUNCTIONS,
     OFFSET,
+    PACKED,
     ROW,
     SCRATCH,
     STEP,
@@ -84,7 +85,8 @@ class Pass:
             if not name.startswith(SCRATCH) and name not in found:
                 start = b.inttoptr(self._address(name), self._element(name).as_pointer())
                 found[name] = b.gep(start, [self.entry(name, OFFSET)])
-        found["rows"] = b.inttoptr(self._address("rows"), I64.as_pointer())
+        for name in ("rows", *(PACKED if self.kind.packed else ())):
+            found[name] = b.inttoptr(self._address(name), I64.as_pointer())
         return found
 
     def _address(self, name: str) -> ir.Value:
@@ -139,6 +141,8 @@ class Pass:
         """Emit a step."""
         b, R = self.builder, self.entry("R")
         rows = self.pointers["rows"]
+        if self.kind.packed:
+            R = self._integer("counts", t)
         if self.kind.masked:
             active = self.pointers["active"]
             with turns(b, integer(0), R, 1, [integer(0)]) as turn:
@@ -186,7 +190,22 @@ class Pass:
             width = self.padded(self.widths["a"])
             return b.gep(start, [b.mul(b.add(b.mul(t, self.entry("R")), r), width)])
         row = b.mul(r, self.entry(name, ROW))
-        return b.gep(start, [row if name in carries else b.add(b.mul(t, self.entry(name, STEP)), row)])
+        if name in carries:
+            return b.gep(start, [row])
+        step = self._first(name, t) if self.kind.packed else t
+        if name == "h" and self.kind.packed:
+            return b.gep(start, [b.mul(self._integer("steps", b.add(step, r)), self.entry(name, ROW))])
+        return b.gep(start, [b.add(b.mul(step, self.entry(name, STEP)), row)])
+
+    def _first(self, name: str, t: ir.Value) -> ir.Value:
+        """Return where the rows of a step begin in a packed array; the states before it begin later, in a track."""
+        if name.startswith("prev") and not self.kind.backward:
+            return self._integer("starts", t)
+        return self.builder.sub(self._integer("starts", self.builder.add(t, integer(1))), self.entry("B"))
+
+    def _integer(self, name: str, k: ir.Value) -> ir.Value:
+        """Return an entry of an array of integers."""
+        return self.builder.load(self.builder.gep(self.pointers[name], [k]))
 
     # -- rows that skip a step -------------------------------------------------------------------------------------
 

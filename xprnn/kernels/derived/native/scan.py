@@ -4,6 +4,8 @@ What a call needs is made once per cell, parameters, dtype, effects and wanted g
 machine code. A call fills a table with sizes and addresses per pass and runs it for tiles of the batch on threads.
 """
 
+import math
+from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,10 +18,11 @@ from xprnn.cells import Cell, Params, States
 from xprnn.kernels import threads
 from xprnn.kernels.derived.native.code import PassCode, add_strided, length_of, ready
 from xprnn.kernels.derived.native.linear import PRODUCTS
-from xprnn.kernels.derived.native.table import Kind
+from xprnn.kernels.derived.native.table import PACKED, Kind, SmallLayer
 from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.schedule import schedule
-from xprnn.kernels.derived.step_trace import Effects, StepTrace, effects_of, trace_step
+from xprnn.kernels.derived.shape import Shape
+from xprnn.kernels.derived.step_trace import Effects, StepTrace, Store, effects_of, trace_step
 from xprnn.kernels.derived.traceable import refusal
 from xprnn.scan import NOTHING, Around
 
@@ -34,6 +37,7 @@ class Question(NamedTuple):
     dtype: np.dtype
     effects: Effects
     masked: bool
+    packed: bool
 
 
 class Code(NamedTuple):
@@ -50,6 +54,7 @@ class Cache(NamedTuple):
 
     around: Around
     question: Question
+    shape: Shape
     H: int
     track: States  # per state (T+1, B, n): the state before the first step, then after each
     arrays: dict[str, Any]  # (T, B, ·)
@@ -64,49 +69,62 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
 @lru_cache(maxsize=128)
 def _forward_code(question: Question, keep: bool) -> Code:
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
-    stores = [store for store in trace.forward if keep or store.array.startswith("state")]
-    kind = Kind(False, question.masked, question.effects.reset, question.effects.fresh, trace.widths)
+    stores = stores_of(question, trace, keep=keep)
+    kind = kind_of(question, trace)
     program = schedule(trace.graph, stores, arrays=trace.arrays)
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("cache", "new"))
 
 
 @lru_cache(maxsize=128)
 def _backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Code:
-    effects = question.effects
-    trace = trace_step(question.cell, question.keys, question.dtype, effects, dstates=dstates, want=want)
-    kind = Kind(True, question.masked, effects.reset, effects.fresh, trace.widths, dstates)
+    trace = trace_step(question.cell, question.keys, question.dtype, question.effects, dstates=dstates, want=want)
+    kind = kind_of(question, trace, dstates)
     program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("da", "grad", "dgate", "dnoise"))
 
 
+def question_of(cell: Cell, keys: tuple[str, ...], dtype: np.dtype, around: Around) -> Question:
+    """Return what the code of a scan depends on."""
+    return Question(cell, keys, dtype, effects_of(around), around.mask is not None, around.packing is not None)
+
+
+def kind_of(
+    question: Question, trace: StepTrace, dstates: tuple[bool, ...] | None = None, layer: SmallLayer | None = None
+) -> Kind:
+    """Return what of a pass is not in its program; a backward one has `dstates`."""
+    _, _, _, effects, masked, packed = question
+    backward = dstates is not None
+    return Kind(backward, masked, effects.reset, effects.fresh, trace.widths, dstates or (), layer, packed)
+
+
+def stores_of(question: Question, trace: StepTrace, *, keep: bool) -> list[Store]:
+    """Return what a forward pass stores: of a packed batch h once more, where its rows stand in the batch."""
+    stores = [store for store in trace.forward if keep or store.array.startswith("state")]
+    return stores + [store._replace(array="h") for store in stores if question.packed and store.array == "state0"]
+
+
 def code_of(question: Question, run: PassCode, trace: StepTrace, outputs: tuple[str, ...]) -> Code:
     """Return the code of a pass whose own arrays have names that begin like this."""
-    return Code(
-        question, run, trace, tuple((name, widths) for name, widths in run.arrays.items() if name.startswith(outputs))
-    )
+    arrays = tuple((name, widths) for name, widths in run.arrays.items() if name.startswith(outputs))
+    return Code(question, run, trace, arrays)
 
 
 def scan(
     cell: Cell, a: Any, state0: States, p: Params, around: Around = NOTHING, *, keep: bool = True
 ) -> tuple[States, States, Cache | None]:
     """Run a cell over time: `xprnn.scan.scan`, in machine code."""
-    (T, B, G), dtype = a.shape, a.dtype
-    H, masked = G // cell.gates, around.mask is not None
-    question = Question(cell, tuple(p), dtype, effects_of(around), masked)
-    code = _forward_code(question, keep)
-    inputs = inputs_of(around, [s.shape[-1] for s in state0], B, H)
-    call = Call(code, T, B, H)
+    H, dtype = a.shape[-1] // cell.gates, a.dtype
+    question = question_of(cell, tuple(p), dtype, around)
+    code, widths, shape = _forward_code(question, keep), [s.shape[-1] for s in state0], Shape.of(a, around.packing)
+    inputs = inputs_of(around, widths, shape.B, H)
+    call = Call(code, shape, H)
     call.add("a", ready(a))
     call.add_inputs(p, inputs)
-    track = tuple([np.empty((T + 1, *s.shape), dtype) for s in state0])
-    for k, (s, s0) in enumerate(zip(track, state0, strict=True)):
-        s[0] = s0
-        call.add(f"prev{k}", s)
-        call.add(f"state{k}", s)
-    arrays = call.add_outputs(dtype, zeros=masked)
+    track = call.make_track(widths, state0, dtype)
+    arrays, states = call.add_outputs(dtype, zeros=question.masked), call.add_states(track)
     call.run(around.mask)
-    states, final = tuple([s[1:] for s in track]), tuple([s[T].copy() for s in track])
-    return states, final, Cache(around, question, H, track, arrays, inputs) if keep else None
+    cache = Cache(around, question, shape, H, track, arrays, inputs) if keep else None
+    return states, shape.final(track), cache
 
 
 def scan_backward(
@@ -119,28 +137,37 @@ def scan_backward(
     want: tuple[str, ...] = (),
 ) -> tuple[Any, States, dict[str, Any], Around]:
     """Run the backward pass: `xprnn.scan.scan_backward`, in machine code."""
-    around, question, H, track, stored, inputs = cache
-    code = _backward_code(question, tuple([d is not None for d in dstates]), want)
-    T, B, dtype = len(track[0]) - 1, track[0].shape[1], question.dtype
-    call = Call(code, T, B, H)
+    around, question, shape, H, track, stored, inputs = cache
+    code, dtype = _backward_code(question, tuple([d is not None for d in dstates]), want), question.dtype
+    call = Call(code, shape, H)
     call.add_inputs(p, inputs)
-    carries = call.add_track(track, stored, dstates, dfinal)
+    prev = shape.before(track)
+    carries = call.add_track(prev, track, stored, dstates, dfinal)
     arrays = call.add_outputs(dtype, zeros=question.masked)
     sums = call.add_sums(want)
     call.run(around.mask)
-    dp = gradients(code.trace, {**stored, **arrays}, track, around.mask)
-    dstate0 = tuple([carry[T % 2] for carry in carries])
+    dp = gradients(code.trace, {**stored, **arrays}, prev, shape.states(track), around.mask)
+    dstate0 = tuple([carry[shape.T % 2] for carry in carries])
     return arrays["da"], dstate0, dp, around_gradients(want, arrays, sums, len(track), dtype)
 
 
 class Call:
     """A call of a pass: its table, and the arrays that must outlive it."""
 
-    def __init__(self, code: Code, T: int, B: int, H: int, I: int = 0) -> None:
-        self.code, self.T, self.B, self.H = code, T, B, H
-        table, self.bytes = code.run.layout(T, B, B, H, I)
-        self.table = table[:]
+    def __init__(self, code: Code, shape: Shape, H: int) -> None:
+        self.code, self.shape, self.H = code, shape, H
+        self.table, self.bytes = self._layout(shape.B)
         self.arrays: list[Any] = []  # whose addresses the machine code reads
+        if shape.packing is not None:
+            for name in PACKED:
+                self.add(name, getattr(shape.packing, name))
+
+    def _layout(self, R: int) -> tuple["array[int]", int]:
+        """Return a table for some rows of the batch, and the bytes of its memory."""
+        table, size = self.code.run.layout(0, self.shape.B, R, self.H)  # which is the same for any T
+        table = table[:]
+        table[self.code.run.at["T"]] = self.shape.T
+        return table, size
 
     def add(self, name: str, x: Any) -> None:
         """Add an array in one piece, if the pass needs it."""
@@ -165,14 +192,34 @@ class Call:
         for name, x in inputs.items():
             self.add_strided(name, x)
 
+    def make_track(self, widths: Sequence[int], state0: States | None, dtype: Any) -> States:
+        """Make and add the arrays of the states, which begin in `state0` or in zeros."""
+        track = tuple([self.shape.track(n, dtype) for n in widths])
+        for k, s in enumerate(track):
+            self.shape.first(s)[...] = 0.0 if state0 is None else state0[k]
+            self.add(f"prev{k}", s)
+            self.add(f"state{k}", s)
+        return track
+
+    def add_states(self, track: States) -> States:
+        """Return the states after each step; of a packed batch make and add h (T, B, n)."""
+        packing = self.shape.packing
+        if packing is None:
+            return self.shape.states(track)
+        h = np.zeros((packing.T, self.shape.B, track[0].shape[-1]), track[0].dtype)
+        self.add("h", h)
+        return (h,)
+
     def add_track(
-        self, track: States, stored: dict[str, Any], dstates: tuple[Any, ...], dfinal: tuple[Any, ...]
+        self, before: States, track: States, stored: dict[str, Any], dstates: tuple[Any, ...], dfinal: tuple[Any, ...]
     ) -> list[Any]:
         """Add what the forward pass has left, and the gradients at the states; return those on their way, (2, B, n)."""
-        carries = [np.empty((2, *s.shape[1:]), s.dtype) for s in track]
-        for k, (s, d, end, carry) in enumerate(zip(track, dstates, dfinal, carries, strict=True)):
-            carry[0] = 0.0 if end is None else end
-            for name, x in (("carry", carry), ("next", carry), ("prev", s), ("state", s)):
+        carries = [np.empty((2, self.shape.B, s.shape[-1]), s.dtype) for s in track]
+        each = zip(before, track, dstates, dfinal, carries, strict=True)
+        for k, (prev, s, d, end, carry) in enumerate(each):
+            # in either turn: a packed row begins in the step that is its last
+            carry[: 1 if self.shape.packing is None else 2] = 0.0 if end is None else end
+            for name, x in (("carry", carry), ("next", carry), ("prev", prev), ("state", s)):
                 self.add(f"{name}{k}", x)
             if d is not None:
                 self.add(f"dstates{k}", ready(d))
@@ -185,7 +232,7 @@ class Call:
         names = [name for name in self.code.run.at if name.startswith("dfresh")] if "fresh" in want else []
         widths = self.code.trace.widths
         sizes = [length_of(w, self.H) for w in widths]
-        found = {name: np.zeros((self.B, sizes[int(name[-1])])) for name in sorted(names)}
+        found = {name: np.zeros((self.shape.B, sizes[int(name[-1])])) for name in sorted(names)}
         for name, x in found.items():
             self.add_strided(name, x[None])
         return found
@@ -195,14 +242,16 @@ class Call:
         make, found = np.zeros if zeros else np.empty, {}
         for name, widths in self.code.outputs:
             n = sum([length_of(width, self.H) for width in widths])
-            found[name] = make((self.T, self.B, n), dtype)
+            found[name] = make((*self.shape.leading, n), dtype)
             self.add(name, found[name])
         return found
 
     def run(self, mask: Any) -> None:
         """Run all rows, in tiles."""
-        run = self.code.run
-        tiles = threads.tiles(self.B, self.T * self.B * self.H**2 * max(1, len(run.products)), mask)
+        products, (_, B, packing, leading) = max(1, len(self.code.run.products)), self.shape
+        lengths = None if mask is None else np.count_nonzero(mask[..., 0], axis=0)
+        lengths = lengths if packing is None else np.arange(B, 0, -1)  # in this order
+        tiles = threads.tiles(B, math.prod(leading) * self.H**2 * products, lengths)
         if len(tiles) == 1:
             self.run_alone()
         else:
@@ -210,18 +259,21 @@ class Call:
 
     def run_alone(self) -> None:
         """Run all rows on this thread."""
-        rows, memory, at = threads.rows(self.B), np.empty(self.bytes, np.uint8), self.code.run.at
+        rows, memory, at = threads.rows(self.shape.B), np.empty(self.bytes, np.uint8), self.code.run.at
         self.table[at["rows"]], self.table[at["memory"]] = id(rows), id(memory)
         self.code.run.run(self.table)
 
     def _run_tile(self, rows: Any) -> None:
         """Run some rows, in a memory of their own."""
-        run = self.code.run
-        of_tile, size = run.layout(self.T, self.B, len(rows), self.H)
+        run, packing = self.code.run, self.shape.packing
+        of_tile, size = self._layout(len(rows))
         memory, table = np.empty(size, np.uint8), self.table[:]
         for name in run.of_tile:
             table[run.at[name]] = of_tile[run.at[name]]
         table[run.at["rows"]], table[run.at["memory"]] = id(rows), id(memory)
+        if packing is not None:
+            counts = rows.searchsorted(packing.counts)
+            table[run.at["counts"]] = id(counts)
         run.run(table)
 
 
@@ -251,11 +303,11 @@ def _spread(x: Any, n: int) -> Any:
     return ready(x if x.shape[-1] == n else np.broadcast_to(x, (*x.shape[:-1], n)))
 
 
-def gradients(trace: StepTrace, arrays: dict[str, Any], track: States, mask: Any) -> dict[str, Any]:
+def gradients(trace: StepTrace, arrays: dict[str, Any], before: States, after: States, mask: Any) -> dict[str, Any]:
     """Return the gradients of the parameters: sums and products over all steps and rows."""
     outer_time = (PRODUCTS if mask is None else PRODUCTS.at(mask)).outer_time
-    for k, s in enumerate(track):
-        arrays |= {f"prev{k}": s[:-1], f"state{k}": s[1:]}
+    for k, (prev, state) in enumerate(zip(before, after, strict=True)):
+        arrays |= {f"prev{k}": prev, f"state{k}": state}
     found = {}
     for key, terms in trace.gradients.items():
         each = [sum_time(arrays[x], NUMPY) if y is None else outer_time(arrays[x], arrays[y]) for x, y in terms]

@@ -54,6 +54,8 @@ class Kind(NamedTuple):
         Of the states.
     dstates : tuple of bool
         Backward: which states have a gradient of their own at every step.
+    packed : bool
+        Whether arrays are of the valid steps of a ragged batch alone, as in `xprnn._array.packing`.
     """
 
     backward: bool
@@ -63,7 +65,11 @@ class Kind(NamedTuple):
     widths: tuple[str, ...]
     dstates: tuple[bool, ...] = ()
     layer: "SmallLayer | None" = None
+    packed: bool = False
 
+
+PACKED = ("counts", "starts", "steps")
+"""The arrays of integers of a packed batch."""
 
 FIELDS = 4
 """Integers of an array in the table: the array object, and in numbers where it begins in the object, and the distances
@@ -78,7 +84,7 @@ of its binary interface. Python takes 20 times as long to ask for an address."""
 
 def table_of(program: Program, kind: Kind) -> dict[str, int]:
     """Return where sizes and arrays stand in the table of a pass; its length is under ""."""
-    sizes = ("I",) if kind.layer else ()
+    sizes = (*(("I",) if kind.layer else ()), *(("B", *PACKED) if kind.packed else ()))
     found = {name: k for k, name in enumerate(("T", "R", "rows", "memory", *FUNCTIONS, *lengths_of(program), *sizes))}
     scratch = ["active", *[name for name in sorted(program.arrays) if name.startswith(SCRATCH)]]
     scratch += ["packed_input", "numbers", *(() if kind.backward else ("a",))] if kind.layer else []

@@ -30,6 +30,12 @@ class Question(NamedTuple):
     effects: Effects
     masked: bool
     reset: bool
+    packed: bool = False
+
+    @property
+    def once(self) -> tuple[str, ...]:
+        """The arrays beside parameters that are the same in all steps: those of a packed batch have fewer rows each."""
+        return () if self.packed else ("inner",)
 
 
 class Code(NamedTuple):
@@ -51,6 +57,21 @@ def _split(x: np.ndarray, count: int) -> np.ndarray:
     return x.reshape(*x.shape[:-1], count, x.shape[-1] // count)
 
 
+def _cut(x: np.ndarray, bounds: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Return the rows of each step of a packed array."""
+    return [x[start:stop] for start, stop in bounds]
+
+
+def _first(x: np.ndarray, counts: list[int]) -> list[np.ndarray]:
+    """Return for each step its first rows of what serves all steps."""
+    return [x[:m] for m in counts]
+
+
+def _in_turns(pair: np.ndarray, k: int, counts: list[int]) -> list[np.ndarray]:
+    """Return for each step its first rows of two arrays in turns, from the one with the number k on."""
+    return [pair[(k + turn) % 2, :m] for turn, m in enumerate(counts)]
+
+
 def _number(value: float, dtype: np.dtype) -> np.ndarray:
     """Return a number as an array without axes: beside small arrays that halves the time of an operation."""
     return np.array(value, dtype)
@@ -63,7 +84,9 @@ def _vector(values: tuple[float, ...], n: int, dtype: np.dtype) -> np.ndarray:
 
 NAMES = {name: getattr(np, name) for name in (
     *FUNCTIONS.values(), "copyto", "where", "matmul", "empty", "array", "ascontiguousarray", "inf", "nan",
-)} | {"reduce": np.add.reduce, "split": _split, "number": _number, "vector": _vector, "cycle": cycle}  # fmt: skip
+)}  # fmt: skip
+NAMES |= {"reduce": np.add.reduce, "cycle": cycle}
+NAMES |= {"split": _split, "number": _number, "vector": _vector, "cut": _cut, "first": _first, "in_turns": _in_turns}
 """What the text of a pass may name."""
 
 
@@ -131,8 +154,8 @@ def forward_code(question: Question, keep: bool, *, stream: bool = False) -> Cod
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
     stores = [store for store in trace.forward if keep or store.array.startswith("state")]
     outputs = {name: widths for name, widths in _widths(stores).items() if not name.startswith(SOFT)}
-    plan = Plan(Lowering(stores, {}, "prev"), _arguments(trace, question), outputs, SOFT, {}, late=False)
-    text = Text(plan, backward=False)
+    plan = Plan(Lowering(stores, {}, "prev", question.once), _arguments(trace, question), outputs, SOFT, {}, late=False)
+    text = Text(plan, backward=False, packed=question.packed)
     n = len(trace.widths)
     source = forward_text(text, n, masked=question.masked, reset=question.reset, stream=stream)
     buffers = {name: buffer.widths for name, buffer in plan.buffers.items() if buffer.lasts}
@@ -150,9 +173,9 @@ def backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[str
     n = range(len(trace.widths))
     states = {f"{name}{k}": (trace.widths[k],) for k in n for name in ("prev", "state", "new", "carry")}
     arguments = {**_arguments(trace, question), **states, **cached.buffers}
-    lowering = Lowering(stores, trace.available, "carry")
+    lowering = Lowering(stores, trace.available, "carry", question.once)
     plan = Plan(lowering, arguments, outputs, (), cached.layout, late=True)
-    text = Text(plan, backward=True)
+    text = Text(plan, backward=True, packed=question.packed)
     source = backward_text(text, len(n), masked=question.masked, reset=question.reset)
     arrays = {name: widths for name, widths in outputs.items() if not name.startswith("next")}
     return Code(_compiled(source), source, trace, arrays, cached.layout, cached.buffers, da, late, views)

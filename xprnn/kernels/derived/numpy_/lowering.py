@@ -33,6 +33,8 @@ class Lowering:
         Nodes that are loaded, and from which segment of which array.
     recurrent : str
         How the names of the arrays begin that one step hands to the next.
+    once : tuple of str
+        The arrays beside parameters that are the same in all steps.
 
     Attributes
     ----------
@@ -40,8 +42,14 @@ class Lowering:
         Of nodes of the new graph.
     """
 
-    def __init__(self, stores: list[Store], available: Mapping[Node, tuple[str, int]], recurrent: str) -> None:
-        self.graph, self.available, self.recurrent = Graph(), available, recurrent
+    def __init__(
+        self,
+        stores: list[Store],
+        available: Mapping[Node, tuple[str, int]],
+        recurrent: str,
+        once: tuple[str, ...] = ("inner",),
+    ) -> None:
+        self.graph, self.available, self.recurrent, self.once = Graph(), available, recurrent, once
         self.uses = Counter(a for node in reached([s.node for s in stores], available) for a in set(node.args))
         self.uses.update(store.node for store in stores)
         self.rewritten: dict[Node, Node] = {}
@@ -60,7 +68,7 @@ class Lowering:
             array = node.value[0]
             if array.startswith(self.recurrent):
                 return Phase.STEP
-            return Phase.SCAN if array.startswith("p_") or array == "inner" else Phase.BLOCK
+            return Phase.SCAN if array.startswith("p_") or array in self.once else Phase.BLOCK
         found = max(map(self.phase, node.args), default=Phase.SCAN)
         return max(found, Phase.BLOCK) if node.op in ("product", "rowsum") else found
 

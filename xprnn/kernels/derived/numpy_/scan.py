@@ -14,6 +14,7 @@ from xprnn._array.sums import sum_time
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels.derived.numpy_.compile import Code, Question, backward_code, forward_code
 from xprnn.kernels.derived.proof import disproof
+from xprnn.kernels.derived.shape import Shape
 from xprnn.kernels.derived.step_trace import effects_of
 from xprnn.kernels.derived.traceable import refusal
 from xprnn.scan import BLOCK, NOTHING, Around
@@ -26,6 +27,7 @@ class Cache(NamedTuple):
 
     around: Around
     question: Question
+    shape: Shape
     H: int
     track: States  # per state (T+1, B, n): the state before the first step, then after each
     arrays: dict[str, Any]  # the buffers that the forward pass leaves
@@ -41,26 +43,27 @@ def scan(
     cell: Cell, a: Any, state0: States, p: Params, around: Around = NOTHING, *, keep: bool = True
 ) -> tuple[States, States, Cache | None]:
     """Run a cell over time: `xprnn.scan.scan`."""
-    (T, B, G), dtype = a.shape, a.dtype
-    H, masked, reset = G // cell.gates, around.mask is not None, around.reset is not None
+    dtype, shape, H = a.dtype, Shape.of(a, around.packing), a.shape[-1] // cell.gates
+    masked, reset, packed = around.mask is not None, around.reset is not None, around.packing is not None
     effects = effects_of(around)._replace(reset=False, fresh=False)  # masks and resets are no operations of a step
-    question = Question(cell, tuple(p), dtype, effects, masked, reset)
-    inputs = inputs_of(around, [s.shape[-1] for s in state0], (T, B, H))
-    track = tuple([np.empty((T + 1, *s.shape), dtype) for s in state0])
-    arrays = {"a": a, **inputs, **{f"p_{key}": x for key, x in p.items()}}
-    for k, (s, s0) in enumerate(zip(track, state0, strict=True)):
-        s[0] = s0
-        arrays[f"prev{k}"], arrays[f"state{k}"] = s[0], s[1:]
+    question, widths = Question(cell, tuple(p), dtype, effects, masked, reset, packed), [s.shape[-1] for s in state0]
+    inputs = packed_inputs(around, widths, H) if packed else inputs_of(around, widths, (shape.T, shape.B, H))
+    track = tuple([shape.track(n, dtype) for n in widths])
+    arrays = {"a": a, "blocks": shape.blocks(), **inputs, **{f"p_{key}": x for key, x in p.items()}}
+    for k, (s, s0, after) in enumerate(zip(track, state0, shape.states(track), strict=True)):
+        arrays[f"prev{k}"], arrays[f"state{k}"] = shape.first(s), after
+        arrays[f"prev{k}"][...] = s0
 
     def restart(reset: Any, state: States) -> States:
-        return restarted(reset, around.fresh, state)
+        return restarted(reset, first_rows(around.fresh, len(reset)), state)
 
-    n = min(T, BLOCK)
-    flags = steps_with(around.reset), steps_with(around.mask, holes=True)
+    flags = steps_with(shape.steps(around.reset)), steps_with(around.mask, holes=True)
     run = forward_code(question, keep).run
-    lasting = run(arrays, T, B, H, n, dtype, *flags, restart, over_hole)
-    states, final = tuple([s[1:] for s in track]), tuple([s[T].copy() for s in track])
-    return states, final, Cache(around, question, H, track, lasting, inputs) if keep else None
+    lasting = run(arrays, shape.T, shape.B, H, min(shape.T, BLOCK), dtype, *flags, restart, over_hole)
+    cache = Cache(around, question, shape, H, track, lasting, inputs) if keep else None
+    h = shape.states(track[:1])[0]
+    states = (around.packing.unpack(h),) if packed else shape.states(track)
+    return states, shape.final(track), cache
 
 
 def scan_backward(
@@ -73,29 +76,35 @@ def scan_backward(
     want: tuple[str, ...] = (),
 ) -> tuple[Any, States, dict[str, Any], Around]:
     """Run the backward pass: `xprnn.scan.scan_backward`."""
-    around, question, H, track, lasting, inputs = cache
-    dtype, (T, B) = question.dtype, (len(track[0]) - 1, track[0].shape[1])
+    around, question, shape, H, track, lasting, inputs = cache
+    dtype, T, B = question.dtype, shape.T, shape.B
     code = backward_code(question, tuple([d is not None for d in dstates]), tuple([w for w in want if w != "fresh"]))
-    prev = tuple([s[:-1] for s in track])
+    prev = shape.before(track)
     if around.reset is not None:
-        prev = restarted(around.reset, around.fresh, prev)
-    found = {name: np.empty((T, B, length(widths, H)), dtype) for name, widths in code.outputs.items()}
-    arrays = {**lasting, **inputs, **found, **{f"p_{key}": x for key, x in p.items()}}
-    carries = [np.empty((2, *s.shape[1:]), dtype) for s in track]
-    for k, (s, d, end, carry) in enumerate(zip(track, dstates, dfinal, carries, strict=True)):
-        carry[0] = 0.0 if end is None else end
-        arrays |= {f"prev{k}": prev[k], f"state{k}": s[1:], f"dstates{k}": d, f"carry{k}": carry}
+        prev = restarted(around.reset, shape.at_steps(around.fresh), prev)
+    found = {name: np.empty((*shape.leading, length(widths, H)), dtype) for name, widths in code.outputs.items()}
+    arrays = {
+        "blocks": shape.blocks(backward=True),
+        **lasting,
+        **inputs,
+        **found,
+        **{f"p_{key}": x for key, x in p.items()},
+    }
+    carries = [np.empty((2, B, s.shape[-1]), dtype) for s in track]
+    for k, (s, d, end, carry) in enumerate(zip(shape.states(track), dstates, dfinal, carries, strict=True)):
+        carry[...] = 0.0 if end is None else end  # in either turn: a packed row begins in the step that is its last
+        arrays |= {f"prev{k}": prev[k], f"state{k}": s, f"dstates{k}": d, f"carry{k}": carry}
     dfresh = (
-        tuple([np.zeros(s.shape[1:]) for s in track]) if "fresh" in want else ()
+        tuple([np.zeros((B, s.shape[-1])) for s in track]) if "fresh" in want else ()
     )  # float64: a running sum over time
 
     def restart(reset: Any, carry: States) -> None:
-        restart_backward(reset, carry, dfresh)
+        restart_backward(reset, carry, first_rows(dfresh, len(reset)))
 
     def before_hole(t: int, carry: States) -> list[Any]:
         return [c.copy() if d is None else c + d[t] for c, d in zip(carry, dstates, strict=True)]
 
-    flags = steps_with(around.reset), steps_with(around.mask, holes=True)
+    flags = steps_with(shape.steps(around.reset)), steps_with(around.mask, holes=True)
     code.run(arrays, T, B, H, min(T, BLOCK), dtype, *flags, restart, over_hole, before_hole)
     if around.mask is not None:
         zero_holes(around.mask, found)
@@ -126,15 +135,43 @@ def inputs_of(around: Around, widths: list[int], shape: tuple[int, int, int]) ->
     return found
 
 
+def packed_inputs(around: Around, widths: list[int], H: int) -> dict[str, Any]:
+    """Return the effects as packed arrays (S, n)."""
+    assert around.packing is not None
+    rows, found = around.packing.rows(), dict[str, Any]()
+
+    def add(name: str, x: Any, n: int) -> None:
+        if x.ndim == 3:  # the same at all steps
+            x = np.broadcast_to(x[0], (len(rows), x.shape[-1])) if x.shape[1] == 1 else x[0].take(rows, axis=0)
+        found[name] = _spread(x, (len(rows), n))
+
+    if around.drop is not None:
+        add("drop", around.drop, H)
+    if around.inner is not None:
+        add("inner", around.inner[None], widths[0])
+    for name in ("gate", "noise"):
+        for k, x in enumerate(getattr(around, name) or ()):
+            if x is not None:
+                add(f"{name}{k}", x, widths[k])
+    return found
+
+
+def first_rows(states: States | None, m: int) -> States | None:
+    """Return the first rows of states; those of a batch that is not packed are as many."""
+    return states and tuple([s[:m] for s in states])
+
+
 def _spread(x: Any, shape: tuple[int, ...]) -> Any:
     """Return an array in its full shape, without a copy."""
     return x if x.shape == shape else np.broadcast_to(x, shape)
 
 
-def steps_with(flags: Any | None, *, holes: bool = False) -> dict[int, Any]:
+def steps_with(flags: Any, *, holes: bool = False) -> dict[int, Any]:
     """Return the steps in which any row is flagged, each with its flags (B, 1)."""
     if flags is None:
         return {}
+    if isinstance(flags, list):
+        return {t: each for t, each in enumerate(flags) if each.any()}
     flags = ~flags if holes else flags
     return {int(t): flags[t] for t in np.flatnonzero(flags.any(axis=(1, 2)))}
 
@@ -151,9 +188,9 @@ def over_hole(hole: Any, before: Any, after: Any) -> None:
         np.copyto(x, s, where=hole)
 
 
-def restart_backward(reset: Any, carry: States, dfresh: States) -> None:
+def restart_backward(reset: Any, carry: States, dfresh: States | None) -> None:
     """Cut the gradient where a segment begins; what it carried belongs to `fresh`."""
-    for c, d in zip(carry, dfresh, strict=False):
+    for c, d in zip(carry, dfresh or (), strict=False):
         np.add(d, c, out=d, where=reset)
     for c in carry:
         np.copyto(c, 0.0, where=reset)

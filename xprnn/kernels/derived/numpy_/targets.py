@@ -47,7 +47,7 @@ class Targets:
         self.buffers: dict[str, Buffer] = {}
         for name, widths in arguments.items():
             span = "step" if name.startswith(lowering.recurrent) else "argument"
-            span = "scan" if name.startswith(("p_", "inner")) else span
+            span = "scan" if name.startswith(("p_", *lowering.once)) else span
             self.buffers[name] = Buffer(name, widths, span, writable=name.startswith("carry"))
         for name, widths in outputs.items():
             span = "step" if name.startswith("next") else "argument"

@@ -34,10 +34,12 @@ class Text:
     ----------
     plan : Plan
     backward : bool
+    packed : bool
+        Whether arrays are of the valid steps of a ragged batch alone, and each step is of the first m rows.
     """
 
-    def __init__(self, plan: Plan, *, backward: bool) -> None:
-        self.plan, self.backward = plan, backward
+    def __init__(self, plan: Plan, *, backward: bool, packed: bool = False) -> None:
+        self.plan, self.backward, self.packed = plan, backward, packed
         self.lines: dict[Phase, list[str]] = {phase: [] for phase in Phase}
         self.views: dict[tuple[Phase, Buffer | str, int, int, str], str] = {}
         self.iterated: dict[str, str] = {}  # per variable of a step what it runs over
@@ -61,14 +63,24 @@ class Text:
         if buffer.span == "step":
             return self._of_step(buffer, form)
         if buffer.span == "scan" or self._is_scratch(buffer):
-            return self._bound(Phase.SCAN, lanes, form)
+            bound = self._bound(Phase.SCAN, lanes, form)
+            if buffer.span == "scan" or not self.packed:
+                return bound
+            return self._iterated(bound, f"first({bound}, counts)")
         if phase != Phase.STEP:
             return self._bound(Phase.BLOCK, lanes, form)
+        if self.packed:
+            block = self._bound(Phase.BLOCK, lanes, form)
+            return self._iterated(block, f"cut({block}, bounds)")
         if buffer.span == "rows" and not buffer.lasts:
             return self._of_block(lanes, form)
         block = self._bound(Phase.BLOCK, lanes, form)
-        self.iterated.setdefault(f"{block}_t", f"{block}[::-1]" if self.backward else block)
-        return f"{block}_t"
+        return self._iterated(block, f"{block}[::-1]" if self.backward else block)
+
+    def _iterated(self, name: str, over: str) -> str:
+        """Return the name that an array, or what is listed of it, has in a step."""
+        self.iterated.setdefault(f"{name}_t", over)
+        return f"{name}_t"
 
     def _of_block(self, lanes: Lanes, form: str) -> str:
         """Return the name of lanes in a step, of a buffer that serves all blocks: their views are listed once."""
@@ -110,9 +122,11 @@ class Text:
             self.arguments[buffer.name] = None
         text = self._viewed(lanes, form)
         if phase == Phase.BLOCK:
-            steps = "start:stop" if buffer.span == "argument" or buffer.lasts else ":stop - start"
+            first_step, last = ("lo", "hi") if self.packed else ("start", "stop")
+            lies = buffer.span == "argument" or buffer.lasts
+            steps = f"{first_step}:{last}" if lies else f":{last} - {first_step}"
             if count < len(buffer.widths):
-                text = text.replace("[...,", f"[{steps}, :,", 1)
+                text = text.replace("[...,", f"[{steps}," if self.packed else f"[{steps}, :,", 1)
             else:
                 text = text.replace(buffer.name, f"{buffer.name}[{steps}]", 1)
         return text if text == buffer.name else self._name(phase, (phase, buffer, first, count, form), text)
@@ -217,8 +231,9 @@ class Text:
         for buffer in self.plan.buffers.values():
             if buffer.span == "rows" and self._is_used(buffer):
                 steps = "T, " if buffer.lasts else "n, " if buffer.steps else ""
+                rows = ("S" if buffer.lasts else steps.replace(", ", "*") + "B") if self.packed else f"{steps}B"
                 dtype = "bool" if buffer.boolean else "dtype"
-                found.append(f"{buffer.name} = empty(({steps}B, {length(buffer.widths)}), {dtype})")
+                found.append(f"{buffer.name} = empty(({rows}, {length(buffer.widths)}), {dtype})")
         return found
 
     def _is_used(self, buffer: Buffer) -> bool:
@@ -230,20 +245,30 @@ class Text:
         names = [b.name for b in self.plan.buffers.values() if b.span == "rows" and b.lasts]
         return "{" + ", ".join(f"{name!r}: {name}" for name in names) + "}"
 
+    def blocks(self) -> list[str]:
+        """Return the head of the loop over blocks of steps."""
+        if self.packed:
+            return ["for start, stop, lo, hi, counts, bounds in blocks:"]
+        starts = "range(0, T, n)"
+        return [f"for start in {f'reversed({starts})' if self.backward else starts}:", "    stop = min(start + n, T)"]
+
     def unpacked(self) -> list[str]:
         """Return the lines that name the arguments."""
         own = {b.name for b in self.plan.buffers.values() if b.name.startswith(self.plan.prefix)}
-        return [f"{name} = arrays[{name!r}]" for name in self.arguments if name not in own]
+        lines = ["S, blocks = arrays['blocks']"] if self.packed else []
+        return [*lines, *[f"{name} = arrays[{name!r}]" for name in self.arguments if name not in own]]
 
 
 def _indented(lines: list[str], depth: int) -> list[str]:
     return ["    " * depth + line for line in lines]
 
 
-def _in_turns(name: str, state: str) -> str:
+def _in_turns(name: str, state: str, *, packed: bool) -> str:
     """Return two arrays in turns without end, one of which a step reads and the other one writes."""
     first, form = int(state.startswith("next")), "" if name == state else "[..., None, :]"
     array = "carry" + state.removeprefix("carry").removeprefix("next")
+    if packed:
+        return f"in_turns(arrays[{array!r}]{form}, T - stop + {first}, counts)"
     return f"cycle((arrays[{array!r}][{first}]{form}, arrays[{array!r}][{1 - first}]{form}))"
 
 
@@ -257,8 +282,10 @@ def forward_text(text: Text, states: int, *, masked: bool, reset: bool, stream: 
     sources = ", ".join(text.iterated.values())
     before = [f"if t in restarts: {', '.join(prev)}, = restart(restarts[t], ({', '.join(prev)},))"] if reset else []
     after = [f"if t in holes: over_hole(holes[t], ({', '.join(prev)},), ({', '.join(state)},))"] if masked else []
+    before = [*[f"{p} = {p}[:m]" for p in prev if text.packed], *before]
     after += [f"{p} = {s}" for p, s in zip(prev, state, strict=True)]
     names, sources = (f"t, {names}", f"range(start, stop), {sources}") if masked or reset else (names, sources)
+    names, sources = (f"m, {names}", f"counts, {sources}") if text.packed else (names, sources)
     lines = [
         "def run(arrays, T, B, H, n, dtype, restarts, holes, restart, over_hole):",
         *_indented(
@@ -267,8 +294,7 @@ def forward_text(text: Text, states: int, *, masked: bool, reset: bool, stream: 
                 *[f"{p} = arrays[{p!r}]" for p in prev],
                 *text.own_buffers(),
                 *text.lines[Phase.SCAN],
-                "for start in cycle(range(T)):" if stream else "for start in range(0, T, n):",
-                "    stop = min(start + n, T)",
+                *(["for start in cycle(range(T)):", "    stop = min(start + n, T)"] if stream else text.blocks()),
                 *_indented(text.lines[Phase.BLOCK], 1),
                 f"    for {names}, in zip({sources}):",
                 *_indented([*before, *text.lines[Phase.STEP], *after], 2),
@@ -294,17 +320,17 @@ def backward_text(text: Text, states: int, *, masked: bool, reset: bool) -> str:
         after = [f"if t in holes: over_hole(holes[t], skipped, ({end},))"]
     if reset:
         after += [f"if t in restarts: restart(restarts[t], ({end},))"]
+    cycles = [f"{name}s = {_in_turns(name, state, packed=text.packed)}" for name, state in turns.items()]
     lines = [
         "def run(arrays, T, B, H, n, dtype, restarts, holes, restart, over_hole, before_hole):",
         *_indented(
             [
                 *text.unpacked(),
-                *[f"{name}s = {_in_turns(name, state)}" for name, state in turns.items()],
+                *([] if text.packed else cycles),
                 *text.own_buffers(),
                 *text.lines[Phase.SCAN],
-                "for start in reversed(range(0, T, n)):",
-                "    stop = min(start + n, T)",
-                *_indented(text.lines[Phase.BLOCK], 1),
+                *text.blocks(),
+                *_indented([*text.lines[Phase.BLOCK], *(cycles if text.packed else [])], 1),
                 f"    for {', '.join(names)}, in zip({', '.join(sources)}):",
                 *_indented([*before, *text.lines[Phase.STEP], *after], 2),
                 *_indented(text.lines[Phase.AFTER], 1),

@@ -1,0 +1,116 @@
+"""Pack ragged batches: their valid steps alone, step after step, rows in the order of their lengths.
+
+What PyTorch calls a packed sequence. In step t run the first `counts[t]` rows, which lie side by side. A track of
+states (B + S, n) has the B initial states in front of those after each of the S valid steps.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Packing(NamedTuple):
+    """Where the valid steps of a ragged batch (T, B, ·) stand in packed arrays (S, ·).
+
+    Attributes
+    ----------
+    T : int
+    order : ints (B,)
+        The rows, the longest first.
+    counts : ints (L,)
+        The rows of every step, as far as the longest goes.
+    starts : ints (L+1,)
+        Where in a track the states before each step begin, and those after the last.
+    last : ints (B,)
+        Where in a track the last state of each sorted row is.
+    steps : ints (S,)
+        Where each packed step is among all steps and rows of the batch (T*B,).
+    """
+
+    T: int
+    order: np.ndarray
+    counts: np.ndarray
+    starts: np.ndarray
+    last: np.ndarray
+    steps: np.ndarray
+
+    @classmethod
+    def of(cls, lengths: np.ndarray, T: int) -> "Packing":
+        """Pack rows of some lengths, int64, whose valid steps are their first."""
+        B, order = len(lengths), (-lengths).argsort(kind="stable")
+        by_length = lengths.take(order)
+        rows, steps = np.arange(B), np.arange(by_length[0])
+        counts = B - by_length[::-1].searchsorted(steps, side="right")
+        starts = np.zeros(len(steps) + 1, np.int64)
+        starts[1:2], starts[2:] = B, counts[:-1]
+        starts.cumsum(out=starts)
+        steps = steps[:, None]
+        return cls(T, order, counts, starts, starts.take(by_length) + rows, (steps * B + order)[steps < by_length])
+
+    def reverse(self) -> "Packing":
+        """Return the packing of the reversed batch, whose rows begin where they end here."""
+        lengths = np.add.reduce(self.counts[:, None] > np.arange(len(self.order)), axis=0)
+        skipped = (self.T - lengths) * len(self.order)
+        return self._replace(steps=self.steps + skipped[self.rows()])
+
+    def rows(self) -> Any:
+        """Return which of the sorted rows each packed step is of, (S,)."""
+        B, S = len(self.order), len(self.steps)
+        return np.arange(B, B + S) - np.repeat(self.starts[1:], self.counts)
+
+    def before(self) -> Any:
+        """Return where in a track the state is that each packed step began from, (S,)."""
+        return self.rows() + np.repeat(self.starts[:-1], self.counts)
+
+    def mask(self) -> Any:
+        """Return which steps are valid, (T, B, 1)."""
+        valid = np.zeros(self.T * len(self.order), np.bool_)
+        valid[self.steps] = True
+        return valid.reshape(self.T, -1, 1)
+
+    def pack(self, x: Any) -> Any:
+        """Return the valid steps (S, n) of x (T, B, n)."""
+        if x.flags.c_contiguous:
+            return x.reshape(-1, x.shape[-1]).take(self.steps, axis=0)
+        return x[np.divmod(self.steps, len(self.order))]
+
+    def pack_effects(self, effects: Any) -> Any:
+        """Return effects (T or 1, B or 1, n) packed; one that is the same at all steps stays so, its rows sorted."""
+        return effects and tuple([None if x is None else self._effect(x) for x in effects])
+
+    def _effect(self, x: Any) -> Any:
+        T, B, n = x.shape
+        if T == 1:
+            return x if B == 1 else x.take(self.order, axis=1)
+        return self.pack(np.broadcast_to(x, (T, len(self.order), n)))
+
+    def unpack(self, x: Any) -> Any:
+        """Return packed steps (S, n) where they stand in the batch, (T, B, n), and 0 at all others."""
+        rows, n = len(self.order), x.shape[-1]
+        y = np.zeros((self.T * rows, n), x.dtype)
+        y[self.steps] = x
+        return y.reshape(self.T, rows, n)
+
+    def sort(self, states: Any) -> Any:
+        """Return arrays (B or 1, n) in the order of the rows' lengths; None stays."""
+        return (
+            None
+            if states is None
+            else tuple([None if s is None else s if len(s) == 1 else s.take(self.order, axis=0) for s in states])
+        )
+
+    def unsort(self, states: Any) -> Any:
+        """Return arrays (B, n) in the order of the batch."""
+        return None if states is None else tuple([self._unsorted(s) for s in states])
+
+    def _unsorted(self, s: Any) -> Any:
+        out = np.empty_like(s)
+        out[self.order] = s
+        return out
+
+
+def prefix_lengths(mask: np.ndarray, reset: np.ndarray | None) -> Any:
+    """Return how long rows are whose valid steps, by a mask (T, B, 1), are their first; None where that says less."""
+    if (mask[1:] > mask[:-1]).any() or (reset is not None and (reset > mask).any()):
+        return None
+    return np.count_nonzero(mask[..., 0], axis=0)
