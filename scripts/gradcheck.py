@@ -142,12 +142,14 @@ def clear_of_kinks(layer, time, number, like, kernel):
         arguments = draw(layer, rng), time_options(time, rng)
         error, where = against_derivative(layer, *arguments, like, kernel)
         if error <= LIMIT:
-            break
+            return error, where, arguments
+    where, report = where.split("\n", 1)
+    print(f"{layer}, {kernel}\n{report}")
     return error, where, arguments
 
 
 def against_derivative(layer, host, options, like, kernel):
-    """Return the worst error against finite differences, its array and its call."""
+    """Return the worst error against finite differences, its array and its call; or ∞ and the report."""
     there = {key: xprnn.backends.move(value, like=like) for key, value in host.items()}
     flags = {k: v if k == "lengths" else xprnn.backends.move(v, like=like) for k, v in options.items()}
     try:
@@ -163,8 +165,7 @@ def against_derivative(layer, host, options, like, kernel):
             **flags,
         )
     except xprnn.testing.GradientError as error:
-        print(f"{layer}, {kernel}\n{error}")
-        return float("inf"), "see above"
+        return float("inf"), f"see above\n{error}"
     return report.worst.error, f"{report.worst.name} in {report.worst.call}"
 
 
