@@ -26,7 +26,10 @@ BLOCKS = {
 
 
 class Operands(NamedTuple):
-    """What a block runs on: A, W and C where it begins, and how far apart their rows, numbers or panels are."""
+    """What a block runs on: A, W and C where it begins, and how far apart their rows, numbers or panels are.
+
+    With every row of a panel a block asks for what lies `of_ahead` numbers further, from `ahead` behind W on.
+    """
 
     A: ir.Value
     of_row: ir.Value
@@ -36,6 +39,8 @@ class Operands(NamedTuple):
     C: ir.Value
     ldc: ir.Value
     depth: ir.Value
+    ahead: ir.Value = integer(0)
+    of_ahead: ir.Value = integer(0)
 
 
 class Products:
@@ -128,21 +133,33 @@ class Products:
         function, b = self.function("product", "pippiiii")
         A, lda, W, C, ldc, M, K, N = function.args
         N = multiple(b, N, self.width)
-        last = b.sub(M, b.srem(M, integer(self.rows)))
-        with loop(b, integer(0), K, DEPTH) as k:
+        last, of_panel = b.sub(M, b.srem(M, integer(self.rows))), b.mul(K, integer(self.width))
+
+        def begin(k: ir.Value) -> Operands:
             depth, of_W = minimum(b, b.sub(K, k), integer(DEPTH)), at(b, W, b.mul(k, integer(self.width)))
-            begin = Operands(at(b, A, k), lda, integer(1), of_W, b.mul(K, integer(self.width)), C, ldc, depth)
-            self.rows_of_blocks(b, begin, lda, last, K, N)
-            self._last_rows(b, begin, last, b.sub(M, last), N, K)
+            return Operands(at(b, A, k), lda, integer(1), of_W, of_panel, C, ldc, depth)
+
+        some = b.icmp_signed(">", last, integer(0))
+        with b.if_then(some), loop(b, integer(0), N, self.width) as n, loop(b, integer(0), K, DEPTH) as k:
+            self.rows_of_blocks(b, begin(k), lda, last, n, K)
+        with loop(b, integer(0), K, DEPTH) as k:
+            self._last_rows(b, begin(k), last, b.sub(M, last), N, K)
         b.ret_void()
         return function
 
     def rows_of_blocks(
-        self, b: ir.IRBuilder, begin: Operands, step: ir.Value, M: ir.Value, K: ir.Value, N: ir.Value
+        self, b: ir.IRBuilder, begin: Operands, step: ir.Value, M: ir.Value, n: ir.Value, K: ir.Value
     ) -> None:
-        """Emit blocks of `rows` rows; where those of row r begin A is `step` r numbers on."""
-        with loop(b, integer(0), N, self.width) as n, loop(b, integer(0), M, self.rows) as r:
-            self._call(b, (self.rows, 1), begin, step, r, n, K)
+        """Emit blocks of `rows` rows with the panel of column n; where those of row r begin A is `step` r numbers on.
+
+        The panel is in the first cache for all of them. What is read next lies behind it, perhaps far from this core:
+        each block asks for as much of it as its share of the time.
+        """
+        of_ahead = b.sdiv(b.add(M, integer(self.rows * self.width - 1)), M)
+        with turns(b, integer(0), M, self.rows, [b.mul(begin.depth, integer(self.width))]) as turn:
+            of = begin._replace(ahead=turn.values[0], of_ahead=of_ahead)
+            self._call(b, (self.rows, 1), of, step, turn.index, n, K)
+            turn.hand_on([b.add(turn.values[0], b.mul(of_ahead, begin.depth))])
 
     def _last_rows(
         self, b: ir.IRBuilder, begin: Operands, row: ir.Value, left: ir.Value, N: ir.Value, K: ir.Value
@@ -183,23 +200,29 @@ class Products:
         return self.blocks[rows, panels]
 
     def _block(self, rows: int, panels: int) -> ir.Function:
-        function, b = self.function(f"block_{rows}_{panels}", "piipipii")
+        function, b = self.function(f"block_{rows}_{panels}", "piipipiiii")
         of = Operands(*function.args)
         vector = self.vector(b)
         starts = [at(b, of.A, b.mul(of.of_row, integer(i))) for i in range(rows)]
         columns = [(p, v * self.lanes) for p in range(panels) for v in range(self.vectors)]
         of_W = [b.add(b.mul(of.of_panel, integer(p)), integer(v)) for p, v in columns]
         zeros = [vector.constant(0.0)] * (rows * len(columns))
-        with turns(b, integer(0), of.depth, 1, [integer(0), integer(0), *zeros]) as turn:
-            k, w, *sums = turn.values
-            if rows == self.rows:
-                self._prefetch(b, at(b, of.W, b.add(w, of.of_panel)))
+        asks = rows == self.rows
+        if asks:
+            for i in range(rows):
+                for v in range(0, self.width, 64 // size_of(self.number_type)):
+                    self._prefetch(b, at(b, of.C, b.add(b.mul(of.ldc, integer(i)), integer(v))), 1)
+        with turns(b, integer(0), of.depth, 1, [integer(0), integer(0), of.ahead, *zeros]) as turn:
+            k, w, ahead, *sums = turn.values
+            if asks:
+                self._prefetch(b, at(b, of.W, ahead), 2)
             sums = self._add_products(
                 vector, [at(b, x, k) for x in starts], [at(b, of.W, b.add(w, v)) for v in of_W], sums
             )
-            turn.hand_on([b.add(k, of.of_depth), b.add(w, integer(self.width)), *sums])
+            steps = of.of_depth, integer(self.width), of.of_ahead
+            turn.hand_on([*[b.add(x, step) for x, step in zip((k, w, ahead), steps, strict=True)], *sums])
         for i in range(rows):
-            row, totals = at(b, of.C, b.mul(of.ldc, integer(i))), turn.values[2 + i * len(columns) :]
+            row, totals = at(b, of.C, b.mul(of.ldc, integer(i))), turn.values[3 + i * len(columns) :]
             for (p, v), total in zip(columns, totals, strict=False):
                 there = integer(p * self.width + v)
                 vector.store(vector.add(vector.load(row, there), total), row, there)
@@ -225,15 +248,13 @@ class Products:
             sums = [*sums[:k], vector.fma(xs[i], weights[v], sums[k]), *sums[k + 1 :]]
         return sums
 
-    def _prefetch(self, b: ir.IRBuilder, there: ir.Value) -> None:
-        """Ask for a row of the next panel in the second cache."""
+    def _prefetch(self, b: ir.IRBuilder, there: ir.Value, cache: int) -> None:
+        """Ask for a line in the first or the second cache."""
         name, address = "llvm.prefetch.p0", I8.as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [address, I32, I32, I32])
         function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
-        line = 64 // size_of(self.number_type)
-        for k in range(0, self.width, line):
-            pointer = b.bitcast(at(b, there, integer(k)), address)
-            b.call(function, [pointer, ir.Constant(I32, 0), ir.Constant(I32, 2), ir.Constant(I32, 1)])
+        read, level, of_numbers = (ir.Constant(I32, n) for n in (0, 4 - cache, 1))
+        b.call(function, [b.bitcast(there, address), read, level, of_numbers])
 
 
 def at(b: ir.IRBuilder, base: ir.Value, offset: ir.Value) -> ir.Value:

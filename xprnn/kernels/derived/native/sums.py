@@ -66,7 +66,8 @@ class Sums(Products):
             columns, of_panel = minimum(b, b.sub(N, n), integer(COLUMNS)), b.mul(depth, integer(self.width))
             b.call(self.turn, [at(b, A, n), lda, depth, columns, room])
             begin = Operands(room, integer(1), rows, of_B, of_panel, at(b, C, b.mul(n, ld)), ld, depth)
-            self.rows_of_blocks(b, begin, depth, multiple(b, columns, self.rows), depth, ld)
+            with loop(b, integer(0), ld, self.width) as column:
+                self.rows_of_blocks(b, begin, depth, multiple(b, columns, self.rows), column, depth)
 
     @cached_property
     def turn(self) -> ir.Function:
