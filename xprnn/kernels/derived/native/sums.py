@@ -17,8 +17,11 @@ GROUP = 64
 ROWS = 64
 """Rows of a block in a sum over rows."""
 
-COLUMNS = 480
-"""Columns of A in an outer product at a time, a multiple of the rows of all blocks: they stay in the second cache."""
+COLUMNS = 384
+"""Columns of A in an outer product at a time, a multiple of `PANELS` of all blocks: they stay in the second cache."""
+
+PANELS = 8
+"""Panels that are turned at a time: rows lie far apart, and of each several lines are read at once."""
 
 
 class Sums(Products):
@@ -74,23 +77,35 @@ class Sums(Products):
         """`turn(A, lda, R, N, out)`: A (R, N) in panels of as many columns as a block has rows, 0 beyond the last."""
         function, b = self.function("turn", "piiip")
         A, lda, R, N, out = function.args
-        several = Lanes(b, self.number_type, self.rows & -self.rows)  # a power of two
-        number = self.number(b)
-        with loop(b, integer(0), N, self.rows) as n:
-            source, panel, left = at(b, A, n), at(b, out, b.mul(n, R)), minimum(b, b.sub(N, n), integer(self.rows))
-            with loop(b, integer(0), R) as r:
-                row, into = at(b, source, b.mul(r, lda)), at(b, panel, b.mul(r, integer(self.rows)))
-                with b.if_else(b.icmp_signed("==", left, integer(self.rows))) as (then, otherwise):
-                    with then:
-                        for k in range(0, self.rows, several.count):
-                            several.store(several.load(row, integer(k)), into, integer(k))
-                    with otherwise:
-                        with loop(b, integer(0), left) as k:
-                            number.store(number.load(row, k), into, k)
-                        with loop(b, left, integer(self.rows)) as k:
-                            number.store(number.constant(0.0), into, k)
+        start = integer(0)
+        for panels in (PANELS, 1):
+            columns = panels * self.rows
+            stop = b.sub(N, b.srem(N, integer(columns)))
+            with loop(b, start, stop, columns) as n:
+                self._turn_panels(b, (at(b, A, n), lda), R, at(b, out, b.mul(n, R)), panels)
+            start = stop
+        number, left, panel = self.number(b), b.sub(N, start), at(b, out, b.mul(start, R))
+        with b.if_then(b.icmp_signed(">", left, integer(0))), loop(b, integer(0), R) as r:
+            row, into = at(b, A, b.add(start, b.mul(r, lda))), at(b, panel, b.mul(r, integer(self.rows)))
+            with loop(b, integer(0), left) as k:
+                number.store(number.load(row, k), into, k)
+            with loop(b, left, integer(self.rows)) as k:
+                number.store(number.constant(0.0), into, k)
         b.ret_void()
         return function
+
+    def _turn_panels(
+        self, b: ir.IRBuilder, source: tuple[ir.Value, ir.Value], R: ir.Value, into: ir.Value, panels: int
+    ) -> None:
+        """Copy whole panels, row by row."""
+        several = Lanes(b, self.number_type, self.rows & -self.rows)  # a power of two
+        of_panel = b.mul(R, integer(self.rows))
+        with loop(b, integer(0), R) as r:
+            row, target = at(b, source[0], b.mul(r, source[1])), at(b, into, b.mul(r, integer(self.rows)))
+            for p in range(panels):
+                panel = at(b, target, b.mul(of_panel, integer(p)))
+                for k in range(0, self.rows, several.count):
+                    several.store(several.load(row, integer(p * self.rows + k)), panel, integer(k))
 
     @cached_property
     def sum_rows(self) -> ir.Function:
