@@ -7,14 +7,14 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install '
 
 from tests.support.native import TYPES, aligned, called, every_dtype, every_machine, guarded, module_of, of_table
 from xprnn.kernels.derived.native import compile as native_compile
-from xprnn.kernels.derived.native.sums import Sums
+from xprnn.kernels.derived.native.affine import Affine
 
 KINDS = {
     "pack": "piiiip",
     "product": "pippiiii",
     "outer": "pipipiiiip",
     "sum_rows": "pipiip",
-    "fill_rows": "ppiii",
+    "affine": "pipppiiiip",
 }
 TOLERANCE = {np.float32: 1e-6, np.float64: 2e-15}
 """Of a sum, over the sum of what is added without its signs: ten roundings."""
@@ -29,7 +29,7 @@ def functions():
         key = host, dtype, vectors
         if key not in emitted:
             module = module_of(host)
-            sums = Sums(module, TYPES[dtype], host, vectors)
+            sums = Affine(module, TYPES[dtype], host, vectors)
             for name, kinds in KINDS.items():
                 b, entries = of_table(module, name, [TYPES[dtype] if kind == "p" else None for kind in kinds])
                 b.call(getattr(sums, name), entries)
@@ -142,15 +142,23 @@ def test_a_million_rows_of_one_sign_are_summed_as_exactly_as_a_few(host, functio
 
 @every_machine
 @every_dtype
-def test_rows_are_filled(dtype, host, functions, rng):
-    _, code = functions(host, dtype)
-    for M, N in ((0, 5), (3, 0), (3, 1), (2, 37)):
-        C0 = rng.standard_normal((M, N + 5)).astype(dtype)
-        x, (C, check) = rng.standard_normal(N).astype(dtype), guarded(C0, rng)
-        called(code, "fill_rows", x, C, N + 5, M, N)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("R", [0, 1, 7, 64, 131])
+def test_an_affine_map_is_that_of_numpy_in_float64(R, biased, dtype, host, functions, rng):
+    sums, code = functions(host, dtype)
+    for K, N in ((1, 1), (7, 2 * sums.width), (300, sums.width + 1), (521, 37)):
+        x, W = rng.standard_normal((R, K + 2)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
+        bias, before = rng.standard_normal(N).astype(dtype), rng.standard_normal((R, N + 5)).astype(dtype)
+        (b, check_bias), (out, check) = guarded(bias, rng), guarded(before, rng)
+        scratch = aligned(sums.affine_scratch(N) + 16, dtype)  # NaN
+        scratch[-16:] = 7
+        weights = packed(sums, code, W, dtype)
+        called(code, "affine", x, K + 2, weights, b if biased else 0, out, N + 5, R, K, N, scratch)
+        check_bias()
         check()
-        np.testing.assert_array_equal(C[:, :N], np.broadcast_to(x, (M, N)))
-        np.testing.assert_array_equal(C[:, N:], C0[:, N:])
+        assert np.all(scratch[-16:] == 7)
+        np.testing.assert_array_equal(out[:, N:], before[:, N:])
+        assert_a_sum(out[:, :N], np.broadcast_to(bias if biased else np.zeros(N, dtype), (R, N)), x[:, :K], W)
 
 
 def assert_a_sum(C, C0, x, y):

@@ -26,7 +26,7 @@ BLOCKS = {
 
 
 class Operands(NamedTuple):
-    """What a block runs on: A, W and C where it begins, and how far apart their rows, numbers or panels are.
+    """What a block runs on: A, W, C and D where it begins, and how far apart their rows, numbers or panels are.
 
     With every row of a panel a block asks for what lies `of_ahead` numbers further, from `ahead` behind W on.
     """
@@ -38,6 +38,8 @@ class Operands(NamedTuple):
     of_panel: ir.Value
     C: ir.Value
     ldc: ir.Value
+    D: ir.Value
+    ldd: ir.Value
     depth: ir.Value
     ahead: ir.Value = integer(0)
     of_ahead: ir.Value = integer(0)
@@ -132,12 +134,23 @@ class Products:
         """`product(A, lda, W_packed, C, ldc, M, K, N)`: C (M, N) += A (M, K) W; C has the columns of whole panels."""
         function, b = self.function("product", "pippiiii")
         A, lda, W, C, ldc, M, K, N = function.args
+        b.call(self.product_from, [A, lda, W, C, ldc, C, ldc, M, K, N])
+        b.ret_void()
+        return function
+
+    @cached_property
+    def product_from(self) -> ir.Function:
+        """`product_from(A, lda, W_packed, D, ldd, C, ldc, M, K, N)`: C = D + A W for K > 0, with D like C."""
+        function, b = self.function("product_from", "pippipiiii")
+        A, lda, W, D, ldd, C, ldc, M, K, N = function.args
         N = multiple(b, N, self.width)
         last, of_panel = b.sub(M, b.srem(M, integer(self.rows))), b.mul(K, integer(self.width))
 
         def begin(k: ir.Value) -> Operands:
             depth, of_W = minimum(b, b.sub(K, k), integer(DEPTH)), at(b, W, b.mul(k, integer(self.width)))
-            return Operands(at(b, A, k), lda, integer(1), of_W, of_panel, C, ldc, depth)
+            is_first = b.icmp_signed("==", k, integer(0))
+            before = b.select(is_first, D, C), b.select(is_first, ldd, ldc)
+            return Operands(at(b, A, k), lda, integer(1), of_W, of_panel, C, ldc, *before, depth)
 
         some = b.icmp_signed(">", last, integer(0))
         with b.if_then(some), loop(b, integer(0), N, self.width) as n, loop(b, integer(0), K, DEPTH) as k:
@@ -190,17 +203,17 @@ class Products:
     ) -> None:
         """Call the block of a size for C[r:, n:]."""
         A, W = at(b, begin.A, b.mul(r, step)), at(b, begin.W, b.mul(n, K))
-        C = at(b, begin.C, b.add(b.mul(r, begin.ldc), n))
-        b.call(self.block(*size), begin._replace(A=A, W=W, C=C))
+        C, D = at(b, begin.C, b.add(b.mul(r, begin.ldc), n)), at(b, begin.D, b.add(b.mul(r, begin.ldd), n))
+        b.call(self.block(*size), begin._replace(A=A, W=W, C=C, D=D))
 
     def block(self, rows: int, panels: int) -> ir.Function:
-        """Return the function of a block, of `Operands`: C += A W in registers throughout."""
+        """Return the function of a block, of `Operands`: C = D + A W, with A W in registers throughout."""
         if (rows, panels) not in self.blocks:
             self.blocks[rows, panels] = self._block(rows, panels)
         return self.blocks[rows, panels]
 
     def _block(self, rows: int, panels: int) -> ir.Function:
-        function, b = self.function(f"block_{rows}_{panels}", "piipipiiii")
+        function, b = self.function(f"block_{rows}_{panels}", "piipipipiiii")
         of = Operands(*function.args)
         vector = self.vector(b)
         starts = [at(b, of.A, b.mul(of.of_row, integer(i))) for i in range(rows)]
@@ -211,7 +224,7 @@ class Products:
         if asks:
             for i in range(rows):
                 for v in range(0, self.width, 64 // size_of(self.number_type)):
-                    self._prefetch(b, at(b, of.C, b.add(b.mul(of.ldc, integer(i)), integer(v))), 1)
+                    self._prefetch(b, at(b, of.D, b.add(b.mul(of.ldd, integer(i)), integer(v))), 1)
         with turns(b, integer(0), of.depth, 1, [integer(0), integer(0), of.ahead, *zeros]) as turn:
             k, w, ahead, *sums = turn.values
             if asks:
@@ -222,10 +235,10 @@ class Products:
             steps = of.of_depth, integer(self.width), of.of_ahead
             turn.hand_on([*[b.add(x, step) for x, step in zip((k, w, ahead), steps, strict=True)], *sums])
         for i in range(rows):
-            row, totals = at(b, of.C, b.mul(of.ldc, integer(i))), turn.values[3 + i * len(columns) :]
-            for (p, v), total in zip(columns, totals, strict=False):
+            row, before = at(b, of.C, b.mul(of.ldc, integer(i))), at(b, of.D, b.mul(of.ldd, integer(i)))
+            for (p, v), total in zip(columns, turn.values[3 + i * len(columns) :], strict=False):
                 there = integer(p * self.width + v)
-                vector.store(vector.add(vector.load(row, there), total), row, there)
+                vector.store(vector.add(vector.load(before, there), total), row, there)
         b.ret_void()
         return function
 

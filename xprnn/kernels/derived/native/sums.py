@@ -1,4 +1,4 @@
-"""Sums over many rows, as LLVM functions: gradients of weights and biases, and rows that begin as a bias.
+"""Sums over many rows, as LLVM functions: gradients of weights and biases.
 
 What is added up over R rows, up to millions, is no running sum, which in float32 would be off by 1e-3: it is a sum of
 sums of `GROUP` sums over a block of rows.
@@ -68,7 +68,8 @@ class Sums(Products):
         with loop(b, integer(0), N, COLUMNS) as n:
             columns, of_panel = minimum(b, b.sub(N, n), integer(COLUMNS)), b.mul(depth, integer(self.width))
             b.call(self.turn, [at(b, A, n), lda, depth, columns, room])
-            begin = Operands(room, integer(1), rows, of_B, of_panel, at(b, C, b.mul(n, ld)), ld, depth)
+            of_C = at(b, C, b.mul(n, ld)), ld
+            begin = Operands(room, integer(1), rows, of_B, of_panel, *of_C, *of_C, depth)
             with loop(b, integer(0), ld, self.width) as column:
                 self.rows_of_blocks(b, begin, depth, multiple(b, columns, self.rows), column, depth)
 
@@ -137,16 +138,6 @@ class Sums(Products):
             turn.hand_on([b.add(row, lda), *sums])
         for x, k in zip(turn.values[1:], offsets, strict=True):
             lanes.store(lanes.add(lanes.load(into, k), x), into, k)
-
-    @cached_property
-    def fill_rows(self) -> ir.Function:
-        """`fill_rows(x, C, ldc, M, N)`: every row of C (M, N) = x (N,), as an affine map begins with its bias."""
-        function, b = self.function("fill_rows", "ppiii")
-        x, C, ldc, M, N = function.args
-        with loop(b, integer(0), M) as r:
-            self.copy(b, x, at(b, C, b.mul(r, ldc)), N)
-        b.ret_void()
-        return function
 
     def copy(self, b: ir.IRBuilder, source: ir.Value | None, into: ir.Value, N: ir.Value) -> None:
         """Emit a copy of N numbers, 0 without a source."""
