@@ -224,11 +224,11 @@ class Products:
         if asks:
             for i in range(rows):
                 for v in range(0, self.width, 64 // size_of(self.number_type)):
-                    self._prefetch(b, at(b, of.D, b.add(b.mul(of.ldd, integer(i)), integer(v))), 1)
+                    self._prefetch(b, at(b, of.C, b.add(b.mul(of.ldc, integer(i)), integer(v))), 1, write=True)
         with turns(b, integer(0), of.depth, 1, [integer(0), integer(0), of.ahead, *zeros]) as turn:
             k, w, ahead, *sums = turn.values
             if asks:
-                self._prefetch(b, at(b, of.W, ahead), 2)
+                self._prefetch(b, at(b, of.W, ahead), 2, write=False)
             sums = self._add_products(
                 vector, [at(b, x, k) for x in starts], [at(b, of.W, b.add(w, v)) for v in of_W], sums
             )
@@ -261,13 +261,13 @@ class Products:
             sums = [*sums[:k], vector.fma(xs[i], weights[v], sums[k]), *sums[k + 1 :]]
         return sums
 
-    def _prefetch(self, b: ir.IRBuilder, there: ir.Value, cache: int) -> None:
-        """Ask for a line in the first or the second cache."""
+    def _prefetch(self, b: ir.IRBuilder, there: ir.Value, cache: int, *, write: bool) -> None:
+        """Ask for a line in the first or the second cache, to read it or to write to it."""
         name, address = "llvm.prefetch.p0", I8.as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [address, I32, I32, I32])
         function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
-        read, level, of_numbers = (ir.Constant(I32, n) for n in (0, 4 - cache, 1))
-        b.call(function, [b.bitcast(there, address), read, level, of_numbers])
+        options = [ir.Constant(I32, n) for n in (int(write), 4 - cache, 1)]  # the last one: no instructions lie there
+        b.call(function, [b.bitcast(there, address), *options])
 
 
 def at(b: ir.IRBuilder, base: ir.Value, offset: ir.Value) -> ir.Value:
