@@ -25,6 +25,10 @@ BLOCKS = {
 """Rows and panels whose sums fill so many registers, but for those of W; the first is for all rows but the last few."""
 
 
+MOST = 8
+"""Panels of a block at most."""
+
+
 class Operands(NamedTuple):
     """What a block runs on: A, W, C and D where it begins, and how far apart their rows, numbers or panels are.
 
@@ -152,11 +156,14 @@ class Products:
             before = b.select(is_first, D, C), b.select(is_first, ldd, ldc)
             return Operands(at(b, A, k), lda, integer(1), of_W, of_panel, C, ldc, *before, depth)
 
-        some = b.icmp_signed(">", last, integer(0))
-        with b.if_then(some), loop(b, integer(0), N, self.width) as n, loop(b, integer(0), K, DEPTH) as k:
-            self.rows_of_blocks(b, begin(k), lda, last, n, K)
-        with loop(b, integer(0), K, DEPTH) as k:
-            self._last_rows(b, begin(k), last, b.sub(M, last), N, K)
+        left = b.sub(M, last)
+        with b.if_else(b.icmp_signed(">", last, integer(0))) as (then, otherwise):
+            with then, loop(b, integer(0), N, self.width) as n, loop(b, integer(0), K, DEPTH) as k:
+                of = begin(k)
+                self.rows_of_blocks(b, of, lda, last, n, K)
+                self._last_rows(b, of, (last, left), (n, b.add(n, integer(self.width))), K, 1)
+            with otherwise, loop(b, integer(0), K, DEPTH) as k:
+                self._last_rows(b, begin(k), (last, left), (integer(0), N), K, MOST)
         b.ret_void()
         return function
 
@@ -175,20 +182,27 @@ class Products:
             turn.hand_on([b.add(turn.values[0], b.mul(of_ahead, begin.depth))])
 
     def _last_rows(
-        self, b: ir.IRBuilder, begin: Operands, row: ir.Value, left: ir.Value, N: ir.Value, K: ir.Value
+        self,
+        b: ir.IRBuilder,
+        begin: Operands,
+        rows_left: tuple[ir.Value, ir.Value],
+        columns: tuple[ir.Value, ir.Value],
+        K: ir.Value,
+        most: int,
     ) -> None:
-        """Emit blocks of 4, 2 and 1 rows: few rows leave registers for more panels."""
-        blocks = BLOCKS[self.machine.registers]
+        """Emit blocks of 4, 2 and 1 rows from a row on, with `most` panels: few rows leave registers for several."""
+        row, left = rows_left
         for rows in (4, 2, 1):
             is_there = b.icmp_signed("!=", b.and_(left, integer(rows)), integer(0))
             with b.if_then(is_there):
-                start = integer(0)
-                for panels in [panels for some, panels in blocks if some == rows]:
-                    columns = integer(panels * self.width)
-                    stop = b.sub(N, b.srem(N, columns))
-                    with loop(b, start, stop, panels * self.width) as n:
-                        self._call(b, (rows, panels), begin, begin.of_row, row, n, K)
-                    start = stop
+                start, end = columns
+                for panels in [panels for some, panels in BLOCKS[self.machine.registers] if some == rows]:
+                    if panels <= most:
+                        step = panels * self.width
+                        stop = b.sub(end, b.srem(b.sub(end, start), integer(step)))
+                        with loop(b, start, stop, step) as n:
+                            self._call(b, (rows, panels), begin, begin.of_row, row, n, K)
+                        start = stop
             row = b.add(row, b.and_(left, integer(rows)))
 
     def _call(
