@@ -3,20 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-from xprnn import tree
-from xprnn._array import checks, tree_checks
+from xprnn._array import checks
 from xprnn._array import namespace as xpx
-from xprnn._array.autograd import no_grad
 from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array
 from xprnn.optim import learning_rate
 from xprnn.optim.learning_rate import Schedule
-from xprnn.optim.optimizer import INSTEAD, check_update, zeros
-from xprnn.tree import Tree
+from xprnn.optim.optimizer import Elementwise
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Elementwise):
     """SGD, stochastic gradient descent, with momentum as in PyTorch: v = μ v + g, p = p − lr v.
 
     Parameters
@@ -54,32 +51,26 @@ class SGD:
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("`nesterov` must be False without momentum, got True and `momentum` 0.0")
 
-    @no_grad
-    def init(self, params: Tree) -> Tree:
-        """Initialise the state: the velocities, {} without momentum; with a schedule, the count of updates t."""
-        tree_checks.floats("params", params, INSTEAD)
-        velocity = {} if self.momentum == 0.0 else {"velocity": zeros(params)}
-        return learning_rate.clock(self.lr) | velocity
+    @property
+    def _moments(self) -> tuple[str, ...]:
+        return () if self.momentum == 0.0 else ("velocity",)
 
-    @no_grad
-    @xpx.no_underflow
-    def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        """Compute the updates of one step and the new state, as `Optimizer.update` says."""
-        grads, factor, after = _begin(self.lr, grads, state, ("velocity",) if self.momentum else (), params)
+    @property
+    def _decays(self) -> bool:
+        return self.weight_decay != 0.0
+
+    def _change(self, shared: float, g: Array, p: Any, *moments: Array) -> tuple[Array, ...]:
         if self.weight_decay:
-            grads = _decayed(grads, params, self.weight_decay)
-        if self.momentum == 0.0:
-            return tree.map(lambda g: factor * g, grads), after
+            g = g + self.weight_decay * p
+        if not moments:
+            return (shared * g,)
         μ = self.momentum
-        velocity = tree.map(lambda g, v: μ * v + g, grads, state["velocity"])
-        after["velocity"] = velocity
-        if self.nesterov:
-            return tree.map(lambda g, v: factor * (g + μ * v), grads, velocity), after
-        return tree.map(lambda v: factor * v, velocity), after
+        v = μ * moments[0] + g
+        return shared * (g + μ * v if self.nesterov else v), v
 
 
 @dataclass(frozen=True)
-class RMSprop:
+class RMSprop(Elementwise):
     """RMSprop: gradients over the root of their mean square, Hinton (2012), in PyTorch's form.
 
     v = α v + (1 − α) g², d = g / (√v + ε), p = p − lr d; with momentum u = μ u + d, p = p − lr u.
@@ -124,33 +115,28 @@ class RMSprop:
         checks.field(self, "momentum", checks.fraction)
         checks.flag("centered", self.centered)
 
-    def _names(self) -> tuple[str, ...]:
+    @property
+    def _moments(self) -> tuple[str, ...]:
         return ("v", *(("mean",) if self.centered else ()), *(("velocity",) if self.momentum else ()))
 
-    @no_grad
-    def init(self, params: Tree) -> Tree:
-        """Initialise the state: the mean squares v, and by option mean gradients, velocities and the count t."""
-        tree_checks.floats("params", params, INSTEAD)
-        return learning_rate.clock(self.lr) | {name: zeros(params) for name in self._names()}
-
-    @no_grad
-    @xpx.no_underflow
-    def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        """Compute the updates of one step and the new state, as `Optimizer.update` says."""
-        grads, factor, after = _begin(self.lr, grads, state, self._names(), params)
-        α, μ = self.alpha, self.momentum
-        spread = after["v"] = tree.map(lambda g, v: α * v + (1.0 - α) * g * g, grads, state["v"])
+    def _change(self, shared: float, g: Array, p: Any, *moments: Array) -> tuple[Array, ...]:
+        α, μ, xp = self.alpha, self.momentum, xpx.namespace(g)
+        spread = α * moments[0] + (1.0 - α) * g * g
+        after = [spread]
         if self.centered:
-            after["mean"] = tree.map(lambda g, m: α * m + (1.0 - α) * g, grads, state["mean"])
-            spread = tree.map(_variance, spread, after["mean"])
-        steps = tree.map(lambda g, v: g / (xpx.namespace(v).sqrt(v) + self.eps), grads, spread)
+            mean = α * moments[1] + (1.0 - α) * g
+            after.append(mean)
+            spread = spread - mean * mean
+            spread = xp.maximum(spread, xp.zeros_like(spread))  # not the -1e-17 that rounding may leave
+        step = g / (xp.sqrt(spread) + self.eps)
         if μ:
-            steps = after["velocity"] = tree.map(lambda d, u: μ * u + d, steps, state["velocity"])
-        return tree.map(lambda d: factor * d, steps), after
+            step = μ * moments[-1] + step
+            after.append(step)
+        return shared * step, *after
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(Elementwise):
     """Adam: Kingma & Ba (2015), arXiv:1412.6980, algorithm 1.
 
     A parameter whose gradient was once beyond 5e20 in float32, or 4e155 in float64, stands still from then on: its
@@ -183,30 +169,24 @@ class Adam:
         object.__setattr__(self, "betas", betas)
         checks.field(self, "eps", checks.positive)
 
-    @no_grad
-    def init(self, params: Tree) -> Tree:
-        """Initialise the state: the count of updates t, and the moments m and v."""
-        tree_checks.floats("params", params, INSTEAD)
-        return {"t": 0, "m": zeros(params), "v": zeros(params)}
+    @property
+    def _moments(self) -> tuple[str, ...]:
+        return "m", "v"
 
-    @no_grad
-    @xpx.no_underflow
-    def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        """Compute the updates of one step and the new state, as `Optimizer.update` says."""
-        grads = check_update(grads, state, ("t", "m", "v"), params)
-        return self._update(grads, state)
+    @property
+    def _counts(self) -> bool:
+        return True
 
-    def _update(self, grads: Tree, state: Tree) -> tuple[Tree, Tree]:
-        β1, β2 = self.betas
-        t = state["t"] + 1
-        m = tree.map(lambda g, m: β1 * m + (1.0 - β1) * g, grads, state["m"])
-        v = tree.map(lambda g, v: β2 * v + (1.0 - β2) * g * g, grads, state["v"])
-        m_scale, root_scale = -learning_rate.at(self.lr, t - 1) / (1.0 - β1**t), (1.0 - β2**t) ** -0.5
+    def _coefficients(self, t: Any) -> tuple[float, float, float]:
+        (β1, β2), rate = self.betas, learning_rate.at(self.lr, t)
+        return rate, -rate / (1.0 - β1 ** (t + 1)), (1.0 - β2 ** (t + 1)) ** -0.5
 
-        def update(m: Array, v: Array) -> Array:
-            return m * m_scale / (xpx.namespace(v).sqrt(v) * root_scale + self.eps)  # v̂ itself may be beyond float32
-
-        return tree.map(update, m, v), {"t": t, "m": m, "v": v}
+    def _change(self, shared: Any, g: Array, p: Any, *moments: Array) -> tuple[Array, ...]:
+        (β1, β2), (_, m_scale, root_scale), (m, v) = self.betas, shared, moments
+        m = β1 * m + (1.0 - β1) * g
+        v = β2 * v + (1.0 - β2) * g * g
+        step = m * m_scale / (xpx.namespace(v).sqrt(v) * root_scale + self.eps)  # v̂ itself may be beyond float32
+        return step, m, v
 
 
 @dataclass(frozen=True)
@@ -238,34 +218,12 @@ class AdamW(Adam):
         checks.field(self, "weight_decay", checks.not_negative)
         checks.flag("decoupled", self.decoupled)
 
-    @no_grad
-    @xpx.no_underflow
-    def update(self, grads: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
-        """Compute the updates of one step and the new state, as `Optimizer.update` says."""
-        grads = check_update(grads, state, ("t", "m", "v"), params)
+    @property
+    def _decays(self) -> bool:
+        return True
+
+    def _change(self, shared: Any, g: Array, p: Any, *moments: Array) -> tuple[Array, ...]:
         if not self.decoupled:
-            return self._update(_decayed(grads, params, self.weight_decay), state)
-        updates, after = self._update(grads, state)
-        rate = learning_rate.at(self.lr, state["t"])
-        return _decayed(updates, params, -rate * self.weight_decay), after
-
-
-def _begin(
-    lr: float | Schedule, grads: Tree, state: Tree, names: tuple[str, ...], params: Tree
-) -> tuple[Tree, float, dict[str, Any]]:
-    """Check an update; return the gradients, the factor of its step, and the next state's count of updates."""
-    if not callable(lr):
-        return check_update(grads, state, names, params), -lr, {}
-    grads = check_update(grads, state, ("t", *names), params)
-    return grads, -learning_rate.at(lr, state["t"]), {"t": state["t"] + 1}
-
-
-def _decayed(grads: Tree, params: Tree, decay: float) -> Tree:
-    """Return grads + decay · params."""
-    return tree.map(lambda g, p: g + decay * p, grads, params, constant="fixed")
-
-
-def _variance(v: Array, mean: Array) -> Array:
-    """Return v − mean², but not the -1e-17 that rounding leaves of gradients that are always the same."""
-    variance, xp = v - mean * mean, xpx.namespace(v)
-    return xp.maximum(variance, xp.zeros_like(variance))
+            return super()._change(shared, g + self.weight_decay * p, p, *moments)
+        step, *after = super()._change(shared, g, p, *moments)
+        return step + -shared[0] * self.weight_decay * p, *after
