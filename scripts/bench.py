@@ -11,9 +11,10 @@
     python scripts/bench.py --backend cupy --model # no device: what the cost model expects of an H100
 
 A training step is forward, half sum of squares, backward and an SGD update, through the public layers, with a linear
-readout; inference is the recurrent layer alone. Each side is at its best: PyTorch and ONNX Runtime on all cores or on
-one, ONNX Runtime with arrays bound or fed, JAX with the scan unrolled or not, whichever is faster here. Each side is a
-process of its own, stopped while another is timed; `benchmarks/rounds.py` says what a round is.
+readout; inference is the recurrent layer alone. Each side is at its best: ours by separate calls or by `train.Step`,
+PyTorch and ONNX Runtime on all cores or on one, ONNX Runtime with arrays bound or fed, JAX with the scan unrolled or
+not, whichever is faster here. Each side is a process of its own, stopped while another is timed;
+`benchmarks/rounds.py` says what a round is.
 """
 
 import argparse

@@ -1,5 +1,8 @@
 """`SimpleRNN`: the numbers of the class that this project grew from, and its meaning."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -53,3 +56,36 @@ def test_bad_sequences_name_the_argument():
         model.forward(np.zeros((7, 3), np.float32))
     with pytest.raises(ValueError, match=r"`y_true` must have shape \(T, O\) = \(7, 2\), got \(7, 1\)"):
         model.train_step(np.zeros((7, 3)), np.zeros((7, 1)))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_train_step_has_the_bits_of_unbound_scans(dtype, monkeypatch, rng):
+    """Whatever the length of the sequence, and when weights are set between steps."""
+    models = [xprnn.SimpleRNN(3, 5, 2, lr=0.1, rng=1, like=np.empty(0, dtype)) for _ in range(2)]
+    monkeypatch.setattr(models[1], "_bound_scan", lambda a, spec: None)
+    for k, T in enumerate((7, 7, 1, 7, 4, 4)):
+        x, y = rng.standard_normal((T, 3)).astype(dtype), rng.standard_normal((T, 2)).astype(dtype)
+        if k == 3:
+            for model in models:
+                model.W_hh = np.asfortranarray(model.W_hh + 0.5)
+        losses = [model.train_step(x, y) for model in models]
+        assert losses[0] == losses[1]
+        for name in ("W_xh", "W_hh", "W_hy", "b_h", "b_y"):
+            np.testing.assert_array_equal(*[getattr(model, name) for model in models])
+
+
+def test_a_model_that_was_trained_can_be_copied(rng):
+    model, x, y = xprnn.SimpleRNN(3, 5, 2, rng=1), rng.standard_normal((7, 3)), rng.standard_normal((7, 2))
+    model.train_step(x, y)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.train_step(x, y) == copy.copy(model).train_step(x, y)
+
+
+def test_weights_of_another_shape_or_dtype_are_named(rng):
+    model, x = xprnn.SimpleRNN(3, 5, 2, rng=1), rng.standard_normal((7, 3))
+    model.W_xh = np.zeros((3, 4))
+    with pytest.raises(ValueError, match=r"`weights\['W_xh'\]` must have shape \(I, H\) = \(3, 5\), got \(3, 4\)"):
+        model.forward(x)
+    model.W_xh = np.zeros((3, 5), np.float32)
+    with pytest.raises(TypeError, match=r"`weights\['W_xh'\]` must be float64 like `W_hh`, got float32"):
+        model.train_step(x, x[:, :2])

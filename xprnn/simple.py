@@ -88,6 +88,9 @@ class SimpleRNN:
         }
         for name, array in init.deliver(draws, spec).items():
             setattr(self, name, array)
+        letters = {"W_xh": "(I, H)", "W_hh": "(H, H)", "W_hy": "(H, O)", "b_h": "(H,)", "b_y": "(O,)"}
+        self._shapes = {name: (letters[name], drawn.shape) for name, drawn in draws.items()}
+        self._bound: Any = None  # the question, W_hh as the scan sees it, and a scan that is bound
 
     W_xh: Array
     W_hh: Array
@@ -105,7 +108,7 @@ class SimpleRNN:
             If x_seq has another shape, dtype, library or device than the weights.
         """
         spec = self._check("x_seq", x_seq, self.input_dim, "I")
-        h_seq, _ = self._scan(x_seq, spec, keep=False)
+        h_seq, _ = self._scan(self._inputs(x_seq), spec, keep=False)
         return h_seq, self._readout(h_seq, spec)
 
     def compute_loss(self, y_pred: Array, y_true: Array) -> Array:
@@ -147,13 +150,31 @@ class SimpleRNN:
         """Run forward, loss and backward once; return the loss before the step."""
         spec = self._check("x_seq", x_seq, self.input_dim, "I")
         checks.array("y_true", y_true, spec, "(T, O)", (x_seq.shape[0], self.output_dim), "x_seq")
-        h_seq, scanned = self._scan(x_seq, spec, keep=True)
+        a = self._inputs(x_seq)
+        bound: Any = self._bound_scan(a, spec)
+        h_seq, scanned = self._scan(a, spec, keep=True) if bound is None else (bound.forward(a)[:, 0, :], bound)
         loss, dy = half_sum_of_squares(self._readout(h_seq, spec), y_true)
         self._descend(x_seq, h_seq, dy, scanned, spec)
         return loss
 
+    def _bound_scan(self, a: Array, spec: ArraySpec) -> Any:
+        """Return a scan bound to the newest W_hh and to pre-activations like a, None where the kernel has none."""
+        if type(a) is not np.ndarray or (bind := (kernel := self._select(len(a), spec)).bind_scan) is None:
+            return None
+        if self._bound is None or self._bound[0] != (kernel, a.shape, a.dtype):
+            p = {"W_hh": np.array(self.W_hh.T, order="C")}
+            self._bound = (kernel, a.shape, a.dtype), p, bind(CELL, a, p)
+        _, p, bound = self._bound
+        p["W_hh"][...] = self.W_hh.T
+        return bound
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes without what is bound, which is made anew."""
+        return {**vars(self), "_bound": None}
+
     def _check(self, name: str, seq: Any, width: int, letter: str) -> ArraySpec:
         spec = xpx.spec_of(self.W_hh)
+        checks.parameters("weights", {key: getattr(self, key) for key in self._shapes}, self._shapes, spec, "W_hh")
         checks.beside(name, seq, spec, spec.dtype, "like")
         if len(seq.shape) != 2 or seq.shape[1] != width or seq.shape[0] == 0:
             raise ValueError(
@@ -162,26 +183,34 @@ class SimpleRNN:
             )
         return spec
 
-    def _scan(self, x_seq: Array, spec: ArraySpec, *, keep: bool) -> tuple[Array, tuple[kernels.Kernel, Any]]:
+    def _scan(self, a: Array, spec: ArraySpec, *, keep: bool) -> tuple[Array, tuple[kernels.Kernel, Any]]:
         """Return h_seq (T, H), and the kernel with its cache."""
         xp = spec.xp
-        a = (x_seq @ self.W_xh + self.b_h)[:, None, :]
         p = {"W_hh": xp.matrix_transpose(self.W_hh)}
-        kernel = kernels.select(CELL, NOTHING, spec, (a.shape[0], 1, self.input_dim, self.hidden_dim)).kernel
+        kernel = self._select(a.shape[0], spec)
         (h,), _, cache = kernel.scan(CELL, a, (xp.zeros_like(a[0, ...]),), p, keep=keep)
         return h[:, 0, :], (kernel, cache)
+
+    def _select(self, T: int, spec: ArraySpec) -> kernels.Kernel:
+        return kernels.select(CELL, NOTHING, spec, (T, 1, self.input_dim, self.hidden_dim)).kernel
+
+    def _inputs(self, x_seq: Array) -> Array:
+        """Return the inputs' share of the pre-activations, (T, 1, H)."""
+        return (x_seq @ self.W_xh + self.b_h)[:, None, :]
 
     def _readout(self, h_seq: Array, spec: ArraySpec) -> Array:
         return h_seq @ self.W_hy + self.b_y
 
-    def _descend(
-        self, x_seq: Array, h_seq: Array, dy: Array, scanned: tuple[kernels.Kernel, Any], spec: ArraySpec
-    ) -> None:
+    def _descend(self, x_seq: Array, h_seq: Array, dy: Array, scanned: Any, spec: ArraySpec) -> None:
+        """Take a step of gradient descent; `scanned` is a bound scan, or a kernel with its cache."""
         xp = spec.xp
-        kernel, cache = scanned
         dh = (dy @ xp.matrix_transpose(self.W_hy))[:, None, :]
-        p = {"W_hh": xp.matrix_transpose(self.W_hh)}
-        da, _, dp, _ = kernel.scan_backward(CELL, (dh,), (None,), cache, p)
+        if isinstance(scanned, tuple):
+            kernel, cache = scanned
+            p = {"W_hh": xp.matrix_transpose(self.W_hh)}
+            da, _, dp, _ = kernel.scan_backward(CELL, (dh,), (None,), cache, p)
+        else:
+            da, dp = scanned.backward(dh)
         lr = self.lr
         self.W_hy = self.W_hy - lr * (xp.matrix_transpose(h_seq) @ dy)
         self.b_y = self.b_y - lr * sum_time(dy, xp)

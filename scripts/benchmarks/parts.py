@@ -5,6 +5,7 @@ Sides of one part share a process here, and take turns; a record is as in `table
 
 import functools
 import importlib.util
+import itertools
 import time
 
 import numpy as np
@@ -13,8 +14,9 @@ import xprnn
 from benchmarks import import_time
 from benchmarks.goals import OPTION, RAGGED, WIDE
 from benchmarks.jobs import CELLS, Job, start_of
+from benchmarks.peers import of_jax
 from benchmarks.rounds import alternate
-from benchmarks.sides import training_step
+from benchmarks.sides import bound_step, training_step
 from xprnn.kernels import explain
 
 
@@ -65,22 +67,32 @@ def has(module):
 
 
 def small():
-    """Compare the Elman training step with the per-step loop."""
-    _, _, I, H, O = shape = (50, 1, 10, 16, 1)
-    model, params, x, target = start_of(Job("training", "RNN", shape, "float64"))
+    """Compare a training step of a tiny model: a per-step loop, layers, `SimpleRNN`, `train.Step`, JAX."""
+    shape, records = (50, 1, 10, 16, 1), []
+    print(f"training step, (T, B, I, H, O) = {shape}, in µs")
+    jax = has("jax")
+    for cell, dtype in itertools.product(CELLS, ("float64", "float32")):
+        job = Job("training", cell, shape, dtype)
+        model, params, x, target = start_of(job)
+        sides = {"layers": training_step(model, params, x, target), "Step": bound_step(model, params, x, target)}
+        if jax:
+            sides |= {f"JAX, {how}": candidate.run for how, candidate in of_jax(job).items()}
+        if (cell, dtype) == ("RNN", "float64"):
+            sides |= _loops(shape, x, target)
+        times = alternate(sides)
+        print(f"  {cell:5} {dtype}  " + "   ".join(f"{side} {1e6 * t:.0f}" for side, t in times.items()))
+        records.append(record("small", f"training step, {cell}, {dtype}", times))
+    return records
+
+
+def _loops(shape, x, target):
+    """Return the steps of `SimpleRNN`, and of what it grew from."""
+    _, _, I, H, O = shape
     loop, simple = PerStepRNN(I, H, O, 1e-6), xprnn.SimpleRNN(I, H, O, 1e-6, rng=0)
-    times = alternate(
-        {
-            "per-step loop": lambda: loop.train_step(x[:, 0], target[:, 0]),
-            "xprnn layers": training_step(model, params, x, target),
-            "xprnn SimpleRNN": lambda: simple.train_step(x[:, 0], target[:, 0]),
-        }
-    )
-    base = times["per-step loop"]
-    print(f"training step, Elman, float64, (T, B, I, H, O) = {shape}")
-    for name, seconds in times.items():
-        print(f"  {name:16} {1e3 * seconds:8.3f} ms   {base / seconds:5.2f} times as fast as the loop")
-    return [record("small", "training step, Elman", times)]
+    return {
+        "SimpleRNN": lambda: simple.train_step(x[:, 0], target[:, 0]),
+        "per-step loop": lambda: loop.train_step(x[:, 0], target[:, 0]),
+    }
 
 
 def fit():

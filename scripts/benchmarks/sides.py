@@ -4,6 +4,8 @@ A side turns a job into its candidates, {how: Candidate}: ways to do the same, o
 begin with the same numbers, from a seed; tests/scripts/test_bench.py sees that they also come to the same.
 """
 
+import contextlib
+
 import xprnn
 from benchmarks import jobs, peers
 from benchmarks.jobs import Candidate, Refused, start_of
@@ -26,8 +28,16 @@ def training_step(model, params, x, target, **options):
     return step
 
 
+def bound_step(model, params, x, target, **options):
+    """Return the same by `xprnn.train.Step`, or raise `Refused` where that binds nothing."""
+    step = xprnn.train.Step(model, xprnn.losses.half_sum_of_squares, xprnn.optim.SGD(lr=jobs.LR), params, **options)
+    if step.refusal:
+        raise Refused(step.refusal)
+    return lambda: step(x, target)
+
+
 def ours(job, kernel="auto"):
-    """Return xprnn's candidate, under the name of the kernel it takes; "auto" has no second side for the same one."""
+    """Return xprnn's candidates, under the name of the kernel they take; "auto" has no second side for the same one."""
     model, params, x, target = start_of(job)
     layer = model.layers[0]
     stepper = layer.stepper(params["0"], batch=x.shape[0]) if job.kind == "stream" else None
@@ -36,7 +46,10 @@ def ours(job, kernel="auto"):
         raise Refused("what xprnn takes here itself")
     name = taken if kernel == "auto" else kernel
     if job.kind == "training":
-        return {name: Candidate(training_step(model, params, x, target, kernel=kernel))}
+        found = {name: Candidate(training_step(model, params, x, target, kernel=kernel))}
+        with contextlib.suppress(Refused):
+            found[f"{name}, Step"] = Candidate(bound_step(model, params, x, target, kernel=kernel))
+        return found
     if job.kind == "inference":
         return {name: Candidate(lambda: layer(params["0"], x, kernel=kernel))}
     bound = layer.stepper(params["0"], batch=x.shape[0], kernel=kernel)

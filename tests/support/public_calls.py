@@ -220,6 +220,14 @@ CALLS = {
         "layer": LSTM, "params": LSTM.init(0), "x": X, "seed": 0, "tol": 1e-5, "step": 1e-5,
     }),
     "Sampling": (train.Sampling, {"rate": 0.5}),
+    "train.Step": (train.Step, {
+        "model": TRAINED, "loss": losses.mse, "optimizer": ADAM, "params": TRAINED.init(0), "clip_norm": 1.0,
+        "clip_value": 1.0, "kernel": "auto",
+    }),
+    "train.Step()": (
+        train.Step(TRAINED, losses.mse, ADAM, TRAINED.init(0)),
+        {"x": X, "y": X, "mask": MASK, "lengths": [6, 5, 4, 3], "rng": 0},
+    ),
     "Objective": (train.Objective, {
         "loss": losses.mse, "penalty": penalties.l2, "activity": {"0": penalties.firing_rate}, "sampling": 0.5,
     }),

@@ -1,12 +1,13 @@
 """The contract of a layer that runs in one call each way: input map, scan, and all gradients."""
 
+from abc import abstractmethod
 from typing import Any, NamedTuple, Protocol
 
 from xprnn._array.namespace import Array
 from xprnn.cells import Params, States
 from xprnn.scan import Around
 
-__all__ = ["Fused", "Gradients"]
+__all__ = ["BoundLayer", "Fused", "Gradients"]
 
 
 class Gradients(NamedTuple):
@@ -17,6 +18,18 @@ class Gradients(NamedTuple):
     state0: States  # (B, n) each
     around: Around
     a: Array | None  # (T, B, G*H), of the pre-activations; of a fused layer only where a gradient of `around` is wanted
+
+
+class BoundLayer(Protocol):
+    """Layer bound to parameters, the arrays of their gradients, and a shape, for many training steps."""
+
+    @abstractmethod
+    def forward(self, x: Array) -> Array:
+        """Return the output, into which the next call may write."""
+
+    @abstractmethod
+    def backward(self, dy: Array) -> Array:
+        """Add to the gradients of the parameters; return that of x, into which the next call may write."""
 
 
 class Fused(Protocol):
@@ -42,3 +55,6 @@ class Fused(Protocol):
         want: tuple[str, ...],
     ) -> Gradients:
         """Run backward."""
+
+    def bind(self, p: Params, dp: Params) -> BoundLayer:
+        """Bind it, with nothing around and from zeros, to parameters and the arrays of their gradients."""

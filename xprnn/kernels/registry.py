@@ -72,6 +72,9 @@ class Kernel(NamedTuple):
         ``fused(cell, shape, H, dtype, around)`` makes a `Fused` in place of products and scan for x (T, B, I), or None.
     packs : bool
         Whether it takes ragged batches packed, with `Around.packing`; any other is given their mask.
+    bind_scan : callable, optional
+        ``bind_scan(cell, a, p)`` binds a scan to parameters and the shape of a, for many training steps: `forward(a)`
+        returns h, and `backward(dh)` da and dp; the next call writes into h and da.
     memory : callable
         ``memory(cell, H)`` returns the transient `Memory` of a training step.
     """
@@ -86,6 +89,7 @@ class Kernel(NamedTuple):
     takes_half: bool = False
     products: Any = array_products
     fused: Callable[..., Fused | None] | None = None
+    bind_scan: Callable[..., Any] | None = None
     packs: bool = False
     memory: Callable[[Cell, int], "Memory"] = lambda cell, H: reference_memory(cell, H)
 
@@ -157,7 +161,7 @@ def _numpy() -> Kernel:
 
 @cache
 def _native() -> Kernel:
-    from xprnn.kernels.derived.native import layer, linear, scan, stepper
+    from xprnn.kernels.derived.native import bound_passes, layer, linear, scan, stepper
 
     return Kernel(
         "native",
@@ -167,6 +171,7 @@ def _native() -> Kernel:
         stepper.Bound,
         products=linear.PRODUCTS,
         fused=layer.fused,
+        bind_scan=bound_passes.BoundScan,
         packs=True,
         memory=_native_memory,
     )

@@ -1,4 +1,4 @@
-"""Training, evaluation and generation: `fit`, `evaluate`, `generate`.
+"""Training, evaluation and generation: `fit`, `evaluate`, `generate`; `Step` for a training loop of your own.
 
 `fit` is one loop over pure functions: a loss, an optimiser, a layer. It has no state outside of what it returns, and
 whatever it draws is a function of the seed and of how many updates there were, so a run is the same on every backend,
@@ -28,6 +28,7 @@ from xprnn.train.progress import ProgressBar
 from xprnn.train.resume import start_of
 from xprnn.train.sampling import Sampling
 from xprnn.train.state import At
+from xprnn.train.step import Step
 from xprnn.train.update_rule import UpdateRule
 from xprnn.train.user_values import function
 from xprnn.train.validation import Validation, check_metrics
@@ -39,6 +40,7 @@ __all__ = [
     "Objective",
     "ProgressBar",
     "Sampling",
+    "Step",
     "Stream",
     "UpdateRule",
     "Validation",

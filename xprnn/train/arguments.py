@@ -45,7 +45,7 @@ def plan_of(
     seed = checks.integer("seed", seed, 0, bits=64)
     epochs, batch_size = checks.integer("epochs", epochs, 0), checks.integer("batch_size", batch_size)
     objective = _objective(loss, model)
-    _check_optimizer(optimizer)
+    check_optimizer(optimizer)
     _check_update(update, objective)
     spec, evaluation = checks.spec_of("params", leaves[0], instead=INSTEAD), None
     source, validation = source_of(data, model, spec), _validation(validation)
@@ -82,7 +82,7 @@ def _objective(loss: Any, model: Layer) -> Objective:
     return objective
 
 
-def _check_optimizer(optimizer: Any) -> None:
+def check_optimizer(optimizer: Any) -> None:
     """Raise unless this is an optimiser."""
     has_methods = all(callable(getattr(optimizer, method, None)) for method in ("init", "update"))
     if not has_methods or isinstance(optimizer, type | optim.ReduceOnPlateau | optim.EMA):

@@ -4,6 +4,7 @@ from typing import Any
 
 from xprnn import tree
 from xprnn._array import checks
+from xprnn._array.namespace import ArraySpec
 from xprnn.layers.sequential import Sequential
 from xprnn.protocol import draws
 from xprnn.random import Key
@@ -35,21 +36,13 @@ class Gradients:
         if objective.activity:
             options["outputs"] = tuple(objective.activity)
         y, final, cache = plan.model.forward(params, batch.x, state, **options)
-        value, dy = self._loss(y, batch)
+        value, dy = loss_of(objective.loss, y, batch.y, batch.mask, plan.spec)
         value = value if objective.sampling is None else value + zero
         if not objective.activity:
             return value, plan.model.backward(params, cache, dy)[0], final
         assert isinstance(plan.model, Sequential)  # as `activity` was checked for
         penalty, doutputs = penalise(objective.activity, cache.outputs, batch, plan.model, plan.spec)
         return value + penalty, plan.model.backward(params, cache, dy, doutputs=doutputs)[0], final
-
-    def _loss(self, y: Any, batch: Batch) -> tuple[Any, Any]:
-        """Return the loss of an output and its gradient, checked."""
-        loss, spec = self._plan.objective.loss, self._plan.spec
-        result = loss(y, batch.y) if batch.mask is None else loss(y, batch.y, mask=batch.mask)
-        value, dy = pair("loss", result, spec)
-        checks.array("loss(pred, target)[1]", dy, spec, "like `pred`", tuple(y.shape), "pred")
-        return value, dy
 
     def inputs(self, at: At, batch: Batch, carried: Any, k: int) -> tuple[Batch, Any, dict[str, Any], Any]:
         """Return what a layer takes: minibatch k, with some steps of its own, the state, the options; and a zero.
@@ -90,3 +83,11 @@ class Gradients:
             message = f"`penalty` must return a gradient like the trained parameters: {error}"
             raise type(error)(message) from error
         return value, grads
+
+
+def loss_of(loss: Any, y: Any, target: Any, mask: Any, spec: ArraySpec) -> tuple[Any, Any]:
+    """Return the loss of an output and its gradient, checked."""
+    value, dy = pair("loss", loss(y, target) if mask is None else loss(y, target, mask=mask), spec)
+    if not isinstance(y, list):  # of a list the layer that it is of checks the gradient
+        checks.array("loss(pred, target)[1]", dy, spec, "like `pred`", tuple(y.shape), "pred")
+    return value, dy

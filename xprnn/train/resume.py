@@ -31,7 +31,7 @@ def start_of(plan: Plan, params: Params) -> At:
     if at is not None:
         return at
     if plan.update.opt_state is not None:
-        _check_like("update.opt_state", plan.update.opt_state, plan.optimizer.init(params))
+        check_like("update.opt_state", plan.update.opt_state, plan.optimizer.init(params))
     return begin(plan, params, plan.update.opt_state)
 
 
@@ -93,10 +93,10 @@ class _At:
         """Return where the run was, or raise ValueError with the entry that is not as it must be."""
         start = self.start
         _check_keys("more", self.more, {*At._fields, "plan"} - {"params", "opt_state", "history"})
-        _check_like("params", self.found.params, start.params)
-        _check_like("opt_state", self.found.opt_state, start.opt_state)
-        _check_like("more.average", self.more["average"], start.average)
-        _check_like("more.plateau", self.more["plateau"], start.plateau)
+        check_like("params", self.found.params, start.params)
+        check_like("opt_state", self.found.opt_state, start.opt_state)
+        check_like("more.average", self.more["average"], start.average)
+        check_like("more.plateau", self.more["plateau"], start.plateau)
         self._check_counts()
         self._check_history()
         self._check_plateau()
@@ -151,7 +151,7 @@ class _At:
             batch = plan.source.batch(first, plan.spec)
             x = xpx.namespace(batch.x).zeros_like(batch.x)  # whatever stands in the data
             expected = plan.model(self.start.params, x, kernel=plan.update.kernel)[1]
-        _check_like("more.carried", carried, expected)
+        check_like("more.carried", carried, expected)
 
     def _best(self) -> Best | None:
         """Return the best epoch, checked."""
@@ -167,7 +167,7 @@ class _At:
         if type(best["loss"]) is not float:
             raise ValueError(f"`more.best.loss` must be a float, got {short_repr(best['loss'])}")
         _check_count("more.best.epoch", best["epoch"], self.more["epoch"] - 1)
-        _check_like("more.best.params", best["params"], self.start.params)
+        check_like("more.best.params", best["params"], self.start.params)
         return Best(**best)
 
 
@@ -189,7 +189,7 @@ def _check_number(name: str, found: Any, low: float, high: float) -> None:
         raise ValueError(f"`{name}` must be a float between {low} and {high}, got {short_repr(found)}")
 
 
-def _check_like(name: str, found: Any, expected: Any) -> None:
+def check_like(name: str, found: Any, expected: Any) -> None:
     """Raise unless a tree is built as another one, of arrays of the same shapes and dtypes and numbers of one type."""
     if isinstance(expected, dict | tuple):
         keys = list(expected) if isinstance(expected, dict) else list(range(len(expected)))
@@ -197,7 +197,7 @@ def _check_like(name: str, found: Any, expected: Any) -> None:
         if isinstance(found, dict) != isinstance(expected, dict) or own is None or set(own) != set(keys):
             raise ValueError(f"`{name}` must be {_kind(expected)}, got {_kind(found)}")
         for key in keys:
-            _check_like(step(name, key), found[key], expected[key])
+            check_like(step(name, key), found[key], expected[key])
     elif hasattr(expected, "dtype"):
         if not xpx.is_array(found) or found.shape != expected.shape or found.dtype != expected.dtype:
             raise ValueError(f"`{name}` must be {_kind(expected)}, as here, got {_kind(found)}")

@@ -3,14 +3,18 @@
 import math
 from typing import Any, NamedTuple
 
-from xprnn import optim, tree
+from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn._array.sums import total
+from xprnn.protocol import draws
 from xprnn.random import Key
 from xprnn.train import nonfinite
+from xprnn.train.bound_step import BoundStep, Flat
+from xprnn.train.flat import refusal
 from xprnn.train.gradients import Gradients
 from xprnn.train.minibatch import Batch
 from xprnn.train.state import At, Plan
+from xprnn.train.update_rule import clipped, moved
 
 
 class Update(NamedTuple):
@@ -29,13 +33,18 @@ class Updater:
 
     def __init__(self, plan: Plan, params: Any, key: Key) -> None:
         self._plan, self._gradients = plan, Gradients(plan, key)
+        self._bound = _binding(plan, params)
+        self._newest: tuple[Any, Any, Flat] | None = None  # what a bound update came to, as trees and flat
         self._has_constants = len(tree.leaves(tree.trainable(params))) < len(tree.leaves(params))
 
     @nonfinite.silent
     def launch(self, at: At, group: list[Batch]) -> Update:
         """Compute an update, without waiting for a device."""
-        plan = self._plan
+        plan, bound = self._plan, self._bound
         count = sum(batch.counted for batch in group)
+        takes = bound is not None and count > 0 and group[0].lengths is None
+        if bound is not None and takes and bound.takes(group[0].x):
+            return self._launch_bound(bound, at, group[0])
         loss, grads, carried = self._accumulate(at, group, count)
         carried = tree.map(xpx.detached, carried) if plan.source.chunk else None
         if grads is None:  # nothing counts: there is nothing to learn
@@ -47,7 +56,29 @@ class Updater:
         new = tree.leaves(tree.trainable(params) if self._has_constants else params)
         if plan.update.clip_value is not None:  # else what is not finite in a gradient is so in its parameter, too
             new += tree.leaves(grads)
+        if bound is not None and takes:
+            bound.admit(group[0].x)
         return Update(self._report(loss, new), params, opt_state, average, carried, count)
+
+    def _launch_bound(self, bound: BoundStep, at: At, batch: Batch) -> Update:
+        """Compute an update of one minibatch by layers that are bound."""
+        newest = self._newest
+        if newest is not None and newest[0] is at.params and newest[1] is at.opt_state:
+            now = newest[2]
+        else:
+            now = bound.pack(at.params, at.opt_state)
+        loss, grads = bound.gradients(now.params, batch.x, batch.y, batch.mask)
+        now = bound.descend(now, grads, _scale(at))
+        params, opt_state = bound.unpack(now)
+        self._newest = params, opt_state, now
+        average = self._averaged(at, params)
+        new = [now.params] if self._plan.update.clip_value is None else [now.params, grads]
+        return Update(self._report(loss, new), params, opt_state, average, None, batch.counted)
+
+    def _averaged(self, at: At, params: Any) -> Any:
+        """Return the average of the parameters after an update."""
+        average = self._plan.update.average
+        return None if average is None else average.update(at.average, params)
 
     def _accumulate(self, at: At, group: list[Batch], count: int) -> tuple[Any, Any, Any]:
         """Return loss and gradient of minibatches, means over all that counts as of one large minibatch, and the state.
@@ -79,16 +110,9 @@ class Updater:
 
     def _step(self, at: At, grads: Any) -> tuple[Any, Any, Any]:
         """Return parameters, the optimiser's state and the average after an update."""
-        plan, rule = self._plan, self._plan.update
-        if rule.clip_value is not None:
-            grads = optim.clip_by_value(grads, rule.clip_value)
-        if rule.clip_norm is not None:
-            grads, _ = optim.clip_by_global_norm(grads, rule.clip_norm)
-        updates, opt_state = plan.optimizer.update(grads, at.opt_state, at.params)
-        if at.plateau is not None and at.plateau["scale"] != 1.0:
-            updates = tree.map(lambda u: at.plateau["scale"] * u, updates)
-        params = optim.apply(at.params, updates)
-        return params, opt_state, None if rule.average is None else rule.average.update(at.average, params)
+        rule = self._plan.update
+        params, opt_state = moved(self._plan.optimizer, clipped(grads, rule), at.opt_state, at.params, _scale(at))
+        return params, opt_state, self._averaged(at, params)
 
     @nonfinite.silent
     def locate(self, at: At, group: list[Batch], update: Update, loss: float) -> str | None:
@@ -127,3 +151,17 @@ class Updater:
 
 def _add(a: Any, b: Any) -> Any:
     return a + b
+
+
+def _scale(at: At) -> float:
+    """Return the factor of an update's step."""
+    return 1.0 if at.plateau is None else float(at.plateau["scale"])
+
+
+def _binding(plan: Plan, params: Any) -> BoundStep | None:
+    """Return what computes the updates of a run whose gradient is that of the loss of one minibatch, on NumPy."""
+    objective, rule = plan.objective, plan.update
+    more = objective.penalty is not None or objective.activity or objective.sampling is not None
+    if more or rule.accumulate > 1 or plan.source.chunk or draws(plan.model) or refusal(plan.model, params):
+        return None
+    return BoundStep(plan.model, objective.loss, plan.optimizer, rule, params)

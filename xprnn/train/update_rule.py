@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from xprnn import optim
+from xprnn import optim, tree
 from xprnn._array import checks
 from xprnn._array.messages import short_repr
 from xprnn.kernels import check_name
@@ -58,3 +58,20 @@ class UpdateRule:
                 raise TypeError(f"`{name}` must be an optim.{kind.__name__}, got {short_repr(value)}")
         checks.one_of("on_nonfinite", self.on_nonfinite, ("raise", "skip"))
         check_name(self.kernel)
+
+
+def clipped(grads: Any, rule: UpdateRule) -> Any:
+    """Clip gradients by value and by their norm, as a rule says."""
+    if rule.clip_value is not None:
+        grads = optim.clip_by_value(grads, rule.clip_value)
+    if rule.clip_norm is not None:
+        grads, _ = optim.clip_by_global_norm(grads, rule.clip_norm)
+    return grads
+
+
+def moved(optimizer: Any, grads: Any, opt_state: Any, params: Any, scale: float) -> tuple[Any, Any]:
+    """Return parameters and the optimiser's state after its step, which is scaled."""
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    if scale != 1.0:
+        updates = tree.map(lambda u: scale * u, updates)
+    return optim.apply(params, updates), opt_state

@@ -25,7 +25,7 @@ from xprnn.kernels.derived.native.scan import (
 from xprnn.kernels.derived.native.table import OFFSET, SmallLayer
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.step_trace import Effects, effects_of, trace_step
-from xprnn.kernels.fused import Gradients
+from xprnn.kernels.fused import BoundLayer, Gradients
 from xprnn.scan import NOTHING, Around
 
 __all__ = ["FusedLayer", "fused"]
@@ -183,6 +183,12 @@ class FusedLayer:
         arrays = frame.views(written, "da", "dgate", "dnoise")
         return Gradients(dp, dx, dstate0, around_gradients(want, arrays, sums, len(track), self.dtype), arrays["da"])
 
+    def bind(self, p: Params, dp: Params) -> BoundLayer:
+        """Bind it to parameters and the arrays of their gradients."""
+        from xprnn.kernels.derived.native import bound_passes  # which is made of what stands here
+
+        return bound_passes.BoundLayer(self.cell, self.shape, self.dtype, p, dp)
+
     def _add_states(
         self, frame: Frame, table: "array[int]", alive: list[Any], track: States, dstates: Any, dfinal: Any
     ) -> list[Any]:
@@ -220,13 +226,13 @@ class FusedLayer:
         keys, effects, masked, keep = key
         of_cell = tuple(name for name in self.cell.parameters(8, bias=True) if name in keys)
         question, biased = Question(self.cell, of_cell, self.dtype, effects, masked, False), "b_ih" in keys
-        return self._frames.setdefault(key, self._frame(_forward_code(question, biased, keep), biased))
+        return self._frames.setdefault(key, self._frame(layer_forward_code(question, biased, keep), biased))
 
     def _backward_frame(self, key: tuple[Any, ...]) -> Frame:
         question, biased = key[:2]
-        frame, cached = self._frame(_backward_code(*key), biased), []
+        frame, cached = self._frame(layer_backward_code(*key), biased), []
         at = frame.code.run.at
-        for name, (start, _) in self._frame(_forward_code(question, biased, True), biased).places.items():
+        for name, (start, _) in self._frame(layer_forward_code(question, biased, True), biased).places.items():
             if name in at:
                 frame.table[at[name] + OFFSET] = start
                 cached.append(at[name])
@@ -254,7 +260,8 @@ class FusedLayer:
 
 
 @lru_cache(maxsize=128)
-def _forward_code(question: Question, biased: bool, keep: bool) -> Code:
+def layer_forward_code(question: Question, biased: bool, keep: bool) -> Code:
+    """Return the code of a layer's forward pass."""
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
     kind = kind_of(question, trace, layer=SmallLayer(question.cell.gates, biased))
     program = schedule(trace.graph, stores_of(question, trace, keep=keep), arrays=trace.arrays)
@@ -262,7 +269,8 @@ def _forward_code(question: Question, biased: bool, keep: bool) -> Code:
 
 
 @lru_cache(maxsize=128)
-def _backward_code(question: Question, biased: bool, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Code:
+def layer_backward_code(question: Question, biased: bool, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Code:
+    """Return the code of a layer's backward pass."""
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects, dstates=dstates, want=want)
     gradients = tuple((key, tuple(terms)) for key, terms in trace.gradients.items())
     kind = kind_of(question, trace, dstates, SmallLayer(question.cell.gates, biased, gradients))

@@ -67,7 +67,8 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
 
 
 @lru_cache(maxsize=128)
-def _forward_code(question: Question, keep: bool) -> Code:
+def forward_code(question: Question, keep: bool) -> Code:
+    """Return the code of a forward scan."""
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
     stores = stores_of(question, trace, keep=keep)
     kind = kind_of(question, trace)
@@ -76,7 +77,8 @@ def _forward_code(question: Question, keep: bool) -> Code:
 
 
 @lru_cache(maxsize=128)
-def _backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Code:
+def backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Code:
+    """Return the code of a backward scan."""
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects, dstates=dstates, want=want)
     kind = kind_of(question, trace, dstates)
     program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
@@ -115,7 +117,7 @@ def scan(
     """Run a cell over time: `xprnn.scan.scan`, in machine code."""
     H, dtype = a.shape[-1] // cell.gates, a.dtype
     question = question_of(cell, tuple(p), dtype, around)
-    code, widths, shape = _forward_code(question, keep), [s.shape[-1] for s in state0], Shape.of(a, around.packing)
+    code, widths, shape = forward_code(question, keep), [s.shape[-1] for s in state0], Shape.of(a, around.packing)
     inputs = inputs_of(around, widths, shape.B, H)
     call = Call(code, shape, H)
     call.add("a", ready(a))
@@ -138,7 +140,7 @@ def scan_backward(
 ) -> tuple[Any, States, dict[str, Any], Around]:
     """Run the backward pass: `xprnn.scan.scan_backward`, in machine code."""
     around, question, shape, H, track, stored, inputs = cache
-    code, dtype = _backward_code(question, tuple([d is not None for d in dstates]), want), question.dtype
+    code, dtype = backward_code(question, tuple([d is not None for d in dstates]), want), question.dtype
     call = Call(code, shape, H)
     call.add_inputs(p, inputs)
     prev = shape.before(track)
