@@ -22,7 +22,7 @@ every_dtype = pytest.mark.parametrize("dtype", TYPES)
 def forget():
     """Forget all code that was emitted: what is asked for next is emitted anew."""
     for cached in (
-        scan._forward_code, scan._backward_code, layer._forward_code, layer._backward_code, stepper._code,
+        scan.forward_code, scan.backward_code, layer.layer_forward_code, layer.layer_backward_code, stepper._code,
         code.shared_functions, code.sizes_of, linear._functions, remembered,
     ):  # fmt: skip
         cached.cache_clear()

@@ -51,11 +51,11 @@ def texts_by_key(cells, **which):
     found = {}
     for question in questions(cells, **which):
         states = len(question.cell.states)
-        passes = [asked(scan._forward_code, question, keep) for keep in (True, False)]
-        passes.append(asked(scan._backward_code, question, (True,) * states, ()))
+        passes = [asked(scan.forward_code, question, keep) for keep in (True, False)]
+        passes.append(asked(scan.backward_code, question, (True,) * states, ()))
         if question.cell.norm is None:
-            passes.append(asked(layer._forward_code, question, True, True))
-            passes.append(asked(layer._backward_code, question, True, (True, *(False,) * (states - 1)), ()))
+            passes.append(asked(layer.layer_forward_code, question, True, True))
+            passes.append(asked(layer.layer_backward_code, question, True, (True, *(False,) * (states - 1)), ()))
         for key, text in passes:
             found.setdefault(key, set()).add(text)
     return found
