@@ -11,6 +11,7 @@ from tests.support.derived_cells import CELLS
 from xprnn.cells import LSTM
 from xprnn.kernels.derived.native import code as native_code
 from xprnn.kernels.derived.native import layer, scan
+from xprnn.kernels.derived.native.question import Question
 from xprnn.kernels.derived.step_trace import Effects
 from xprnn.trace import Node
 
@@ -44,7 +45,7 @@ def questions(cells, dtypes=(np.float64,), effects=EFFECTS):
         keys = tuple(cell.parameters(8, bias=True))
         for dtype in dtypes:
             for each in effects:
-                yield scan.Question(cell, keys, np.dtype(dtype), each, False)
+                yield Question(cell, keys, np.dtype(dtype), each, False, False)
 
 
 def texts_by_key(cells, **which):

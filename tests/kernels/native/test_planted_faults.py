@@ -11,8 +11,8 @@ from tests.support.native import forget
 from tests.support.native_scans import arguments, assert_equals_the_reference
 from xprnn import GRU, LSTM, tree
 from xprnn.cells import LSTM as LSTMCell
+from xprnn.kernels.derived.native import call, layer, loops, scan, small_layer, vectors
 from xprnn.kernels.derived.native import compile as native_compile
-from xprnn.kernels.derived.native import layer, loops, scan, small_layer, vectors
 from xprnn.kernels.derived.native.loops import Rows
 from xprnn.kernels.derived.native.passes import Pass
 from xprnn.kernels.derived.native.table import ROW
@@ -100,7 +100,7 @@ OF_ROWS = {
     "a segment that begins at such a step": changed(
         Pass, "_skip_unit", lambda right, self, k, j, base, begins, names: right(self, k, j, base, None, names)
     ),
-    "rows that stand elsewhere": changed(scan, "add_strided", one_row_for_all),
+    "rows that stand elsewhere": changed(call, "add_strided", one_row_for_all),
 }  # fmt: skip
 
 OF_SUMS = {"numbers behind a row's end": changed(loops._Body, "run", garbage_in_the_rest)}

@@ -9,9 +9,11 @@ import numpy as np
 
 from xprnn.cells import Cell, Params
 from xprnn.kernels import threads
+from xprnn.kernels.derived.native.call import Call
 from xprnn.kernels.derived.native.code import ready
 from xprnn.kernels.derived.native.layer import layer_backward_code, layer_forward_code
-from xprnn.kernels.derived.native.scan import Call, Code, backward_code, forward_code, gradients, question_of
+from xprnn.kernels.derived.native.question import Code, question_of
+from xprnn.kernels.derived.native.scan import backward_code, forward_code, gradients
 from xprnn.kernels.derived.shape import Shape
 from xprnn.scan import NOTHING
 

@@ -12,16 +12,10 @@ import numpy as np
 
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import threads
+from xprnn.kernels.derived.native.call import inputs_of
 from xprnn.kernels.derived.native.code import LINE, PassCode, add_strided, length_of, ready
-from xprnn.kernels.derived.native.scan import (
-    Code,
-    Question,
-    around_gradients,
-    code_of,
-    inputs_of,
-    kind_of,
-    stores_of,
-)
+from xprnn.kernels.derived.native.question import Code, Question, code_of, kind_of, stores_of
+from xprnn.kernels.derived.native.scan import around_gradients
 from xprnn.kernels.derived.native.table import OFFSET, SmallLayer
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.step_trace import Effects, effects_of, trace_step

@@ -4,9 +4,6 @@ What a call needs is made once per cell, parameters, dtype, effects and wanted g
 machine code. A call fills a table with sizes and addresses per pass and runs it for tiles of the batch on threads.
 """
 
-import math
-from array import array
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,38 +12,18 @@ import numpy as np
 from xprnn._array.namespace import NUMPY
 from xprnn._array.sums import sum_time
 from xprnn.cells import Cell, Params, States
-from xprnn.kernels import threads
-from xprnn.kernels.derived.native.code import PassCode, add_strided, length_of, ready
+from xprnn.kernels.derived.native.call import Call, inputs_of
+from xprnn.kernels.derived.native.code import PassCode, ready
 from xprnn.kernels.derived.native.linear import PRODUCTS
-from xprnn.kernels.derived.native.table import PACKED, Kind, SmallLayer
+from xprnn.kernels.derived.native.question import Code, Question, code_of, kind_of, question_of, stores_of
 from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.shape import Shape
-from xprnn.kernels.derived.step_trace import Effects, StepTrace, Store, effects_of, trace_step
+from xprnn.kernels.derived.step_trace import StepTrace, trace_step
 from xprnn.kernels.derived.traceable import refusal
 from xprnn.scan import NOTHING, Around
 
 __all__ = ["scan", "scan_backward", "takes"]
-
-
-class Question(NamedTuple):
-    """What the code of a scan depends on."""
-
-    cell: Cell
-    keys: tuple[str, ...]
-    dtype: np.dtype
-    effects: Effects
-    masked: bool
-    packed: bool
-
-
-class Code(NamedTuple):
-    """Code of a pass, and what of the trace a call needs."""
-
-    question: Question
-    run: PassCode
-    trace: StepTrace
-    outputs: tuple[tuple[str, tuple[str, ...]], ...]  # the arrays (T, B, ·) that it makes
 
 
 class Cache(NamedTuple):
@@ -83,32 +60,6 @@ def backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[str
     kind = kind_of(question, trace, dstates)
     program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("da", "grad", "dgate", "dnoise"))
-
-
-def question_of(cell: Cell, keys: tuple[str, ...], dtype: np.dtype, around: Around) -> Question:
-    """Return what the code of a scan depends on."""
-    return Question(cell, keys, dtype, effects_of(around), around.mask is not None, around.packing is not None)
-
-
-def kind_of(
-    question: Question, trace: StepTrace, dstates: tuple[bool, ...] | None = None, layer: SmallLayer | None = None
-) -> Kind:
-    """Return what of a pass is not in its program; a backward one has `dstates`."""
-    _, _, _, effects, masked, packed = question
-    backward = dstates is not None
-    return Kind(backward, masked, effects.reset, effects.fresh, trace.widths, dstates or (), layer, packed)
-
-
-def stores_of(question: Question, trace: StepTrace, *, keep: bool) -> list[Store]:
-    """Return what a forward pass stores: of a packed batch h once more, where its rows stand in the batch."""
-    stores = [store for store in trace.forward if keep or store.array.startswith("state")]
-    return stores + [store._replace(array="h") for store in stores if question.packed and store.array == "state0"]
-
-
-def code_of(question: Question, run: PassCode, trace: StepTrace, outputs: tuple[str, ...]) -> Code:
-    """Return the code of a pass whose own arrays have names that begin like this."""
-    arrays = tuple((name, widths) for name, widths in run.arrays.items() if name.startswith(outputs))
-    return Code(question, run, trace, arrays)
 
 
 def scan(
@@ -151,158 +102,6 @@ def scan_backward(
     dp = gradients(code.trace, {**stored, **arrays}, prev, shape.states(track), around.mask)
     dstate0 = tuple([carry[shape.T % 2] for carry in carries])
     return arrays["da"], dstate0, dp, around_gradients(want, arrays, sums, len(track), dtype)
-
-
-class Call:
-    """A call of a pass: its table, and the arrays that must outlive it."""
-
-    def __init__(self, code: Code, shape: Shape, H: int) -> None:
-        self.code, self.shape, self.H = code, shape, H
-        self.table, self.bytes = self._layout(shape.B)
-        self.arrays: list[Any] = []  # whose addresses the machine code reads
-        if shape.packing is not None:
-            for name in PACKED:
-                self.add(name, getattr(shape.packing, name))
-
-    def _layout(self, R: int) -> tuple["array[int]", int]:
-        """Return a table for some rows of the batch, and the bytes of its memory."""
-        table, size = self.code.run.layout(0, self.shape.B, R, self.H)  # which is the same for any T
-        table = table[:]
-        table[self.code.run.at["T"]] = self.shape.T
-        return table, size
-
-    def add(self, name: str, x: Any) -> None:
-        """Add an array in one piece, if the pass needs it."""
-        k = self.code.run.at.get(name)
-        if k is not None:
-            self.arrays.append(x)
-            self.table[k] = id(x)
-
-    def add_strided(self, name: str, x: Any) -> None:
-        """Add an array (T or 1, B or 1, n): an axis of length 1 serves all steps or rows."""
-        k = self.code.run.at.get(name)
-        if k is not None:
-            self.arrays.append(x)
-            add_strided(self.table, k, x)
-
-    def add_inputs(self, p: Params, inputs: dict[str, Any]) -> None:
-        """Add the parameters, and what is around the cell."""
-        for key, k in self.code.run.parameters:
-            x = ready(p[key])
-            self.arrays.append(x)
-            self.table[k] = id(x)
-        for name, x in inputs.items():
-            self.add_strided(name, x)
-
-    def make_track(self, widths: Sequence[int], state0: States | None, dtype: Any) -> States:
-        """Make and add the arrays of the states, which begin in `state0` or in zeros."""
-        track = tuple([self.shape.track(n, dtype) for n in widths])
-        for k, s in enumerate(track):
-            self.shape.first(s)[...] = 0.0 if state0 is None else state0[k]
-            self.add(f"prev{k}", s)
-            self.add(f"state{k}", s)
-        return track
-
-    def add_states(self, track: States) -> States:
-        """Return the states after each step; of a packed batch make and add h (T, B, n)."""
-        packing = self.shape.packing
-        if packing is None:
-            return self.shape.states(track)
-        h = np.zeros((packing.T, self.shape.B, track[0].shape[-1]), track[0].dtype)
-        self.add("h", h)
-        return (h,)
-
-    def add_track(
-        self, before: States, track: States, stored: dict[str, Any], dstates: tuple[Any, ...], dfinal: tuple[Any, ...]
-    ) -> list[Any]:
-        """Add what the forward pass has left, and the gradients at the states; return those on their way, (2, B, n)."""
-        carries = [np.empty((2, self.shape.B, s.shape[-1]), s.dtype) for s in track]
-        each = zip(before, track, dstates, dfinal, carries, strict=True)
-        for k, (prev, s, d, end, carry) in enumerate(each):
-            # in either turn: a packed row begins in the step that is its last
-            carry[: 1 if self.shape.packing is None else 2] = 0.0 if end is None else end
-            for name, x in (("carry", carry), ("next", carry), ("prev", prev), ("state", s)):
-                self.add(f"{name}{k}", x)
-            if d is not None:
-                self.add(f"dstates{k}", ready(d))
-        for name, x in stored.items():
-            self.add(name, x)
-        return carries
-
-    def add_sums(self, want: tuple[str, ...]) -> dict[str, Any]:
-        """Make and add the running sums over time, float64."""
-        names = [name for name in self.code.run.at if name.startswith("dfresh")] if "fresh" in want else []
-        widths = self.code.trace.widths
-        sizes = [length_of(w, self.H) for w in widths]
-        found = {name: np.zeros((self.shape.B, sizes[int(name[-1])])) for name in sorted(names)}
-        for name, x in found.items():
-            self.add_strided(name, x[None])
-        return found
-
-    def add_outputs(self, dtype: Any, *, zeros: bool) -> dict[str, Any]:
-        """Make and add the arrays (T, B, ·) that the program writes."""
-        make, found = np.zeros if zeros else np.empty, {}
-        for name, widths in self.code.outputs:
-            n = sum([length_of(width, self.H) for width in widths])
-            found[name] = make((*self.shape.leading, n), dtype)
-            self.add(name, found[name])
-        return found
-
-    def run(self, mask: Any) -> None:
-        """Run all rows, in tiles."""
-        products, (_, B, packing, leading) = max(1, len(self.code.run.products)), self.shape
-        lengths = None if mask is None else np.count_nonzero(mask[..., 0], axis=0)
-        lengths = lengths if packing is None else np.arange(B, 0, -1)  # in this order
-        tiles = threads.tiles(B, math.prod(leading) * self.H**2 * products, lengths)
-        if len(tiles) == 1:
-            self.run_alone()
-        else:
-            threads.run(self._run_tile, tiles, (), ())
-
-    def run_alone(self) -> None:
-        """Run all rows on this thread."""
-        rows, memory, at = threads.rows(self.shape.B), np.empty(self.bytes, np.uint8), self.code.run.at
-        self.table[at["rows"]], self.table[at["memory"]] = id(rows), id(memory)
-        self.code.run.run(self.table)
-
-    def _run_tile(self, rows: Any) -> None:
-        """Run some rows, in a memory of their own."""
-        run, packing = self.code.run, self.shape.packing
-        of_tile, size = self._layout(len(rows))
-        memory, table = np.empty(size, np.uint8), self.table[:]
-        for name in run.of_tile:
-            table[run.at[name]] = of_tile[run.at[name]]
-        table[run.at["rows"]], table[run.at["memory"]] = id(rows), id(memory)
-        if packing is not None:
-            counts = rows.searchsorted(packing.counts)
-            table[run.at["counts"]] = id(counts)
-        run.run(table)
-
-
-def inputs_of(around: Around, widths: Sequence[int], B: int, H: int) -> dict[str, Any]:
-    """Return the effects as arrays (1 or T, 1 or B, n), each row of which lies in one piece."""
-    found: dict[str, Any] = {}
-    if around is NOTHING:
-        return found
-    for name in ("mask", "reset"):
-        if (x := getattr(around, name)) is not None:
-            found[name] = np.ascontiguousarray(x[..., 0]).view(np.uint8)[..., None]
-    if around.drop is not None:
-        found["drop"] = _spread(around.drop, H)
-    if around.inner is not None:
-        found["inner"] = _spread(around.inner[None], widths[0])
-    for name in ("gate", "noise"):
-        for k, x in enumerate(getattr(around, name) or ()):
-            if x is not None:
-                found[f"{name}{k}"] = _spread(x, widths[k])
-    for k, x in enumerate(around.fresh or ()):
-        found[f"fresh{k}"] = _spread(np.broadcast_to(x, (B, widths[k]))[None], widths[k])
-    return found
-
-
-def _spread(x: Any, n: int) -> Any:
-    """Return an array whose last axis has the length n and lies in one piece."""
-    return ready(x if x.shape[-1] == n else np.broadcast_to(x, (*x.shape[:-1], n)))
 
 
 def gradients(trace: StepTrace, arrays: dict[str, Any], before: States, after: States, mask: Any) -> dict[str, Any]:

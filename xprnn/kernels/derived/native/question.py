@@ -1,0 +1,59 @@
+"""What the code of a pass depends on, and the code with what of its trace a call needs."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from xprnn.cells import Cell
+from xprnn.kernels.derived.native.code import PassCode
+from xprnn.kernels.derived.native.table import Kind, SmallLayer
+from xprnn.kernels.derived.step_trace import Effects, StepTrace, Store, effects_of
+from xprnn.scan import Around
+
+__all__ = ["Code", "Question", "code_of", "kind_of", "question_of", "stores_of"]
+
+
+class Question(NamedTuple):
+    """What the code of a scan depends on."""
+
+    cell: Cell
+    keys: tuple[str, ...]
+    dtype: np.dtype
+    effects: Effects
+    masked: bool
+    packed: bool
+
+
+class Code(NamedTuple):
+    """Code of a pass, and what of the trace a call needs."""
+
+    question: Question
+    run: PassCode
+    trace: StepTrace
+    outputs: tuple[tuple[str, tuple[str, ...]], ...]  # the arrays (T, B, ·) that it makes
+
+
+def question_of(cell: Cell, keys: tuple[str, ...], dtype: np.dtype, around: Around) -> Question:
+    """Return what the code of a scan depends on."""
+    return Question(cell, keys, dtype, effects_of(around), around.mask is not None, around.packing is not None)
+
+
+def kind_of(
+    question: Question, trace: StepTrace, dstates: tuple[bool, ...] | None = None, layer: SmallLayer | None = None
+) -> Kind:
+    """Return what of a pass is not in its program; a backward one has `dstates`."""
+    _, _, _, effects, masked, packed = question
+    backward = dstates is not None
+    return Kind(backward, masked, effects.reset, effects.fresh, trace.widths, dstates or (), layer, packed)
+
+
+def stores_of(question: Question, trace: StepTrace, *, keep: bool) -> list[Store]:
+    """Return what a forward pass stores: of a packed batch h once more, where its rows stand in the batch."""
+    stores = [store for store in trace.forward if keep or store.array.startswith("state")]
+    return stores + [store._replace(array="h") for store in stores if question.packed and store.array == "state0"]
+
+
+def code_of(question: Question, run: PassCode, trace: StepTrace, outputs: tuple[str, ...]) -> Code:
+    """Return the code of a pass whose own arrays have names that begin like this."""
+    arrays = tuple((name, widths) for name, widths in run.arrays.items() if name.startswith(outputs))
+    return Code(question, run, trace, arrays)
