@@ -94,9 +94,15 @@ class Lowering:
         if op == "sigmoid":
             return self._sigmoid(node)
         if op == "log1pexp":
-            return graph.node("log1p", [graph.apply("exp", self.node(node.args[0]))], None, node.width)
+            return self._log1pexp(self.node(node.args[0]))
         args = [self.node(a) for a in node.args]
         return (self._kink(*args) if op == "select" else None) or graph.apply(op, *args)
+
+    def _log1pexp(self, x: Node) -> Node:
+        """Return log(1 + eˣ) as max(x, 0) + log1p(e^-|x|), which overflows nowhere; `apply` would put it together."""
+        power = self.graph.apply("exp", self.graph.apply("neg", self.graph.apply("abs", x)))
+        rest = self.graph.node("log1p", [power], None, x.width)
+        return self.graph.node("add", [self.graph.apply("max", x, self.graph.const(0.0, x.width)), rest], None, x.width)
 
     def _pick(self, node: Node, scale: float) -> Node:
         """Return a segment of a product with a matrix whose columns are scaled."""
