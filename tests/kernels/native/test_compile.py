@@ -292,6 +292,17 @@ def test_a_function_outlives_its_module_in_the_cache(cache, monkeypatch):
     assert table[0] == 30
 
 
+def test_at_the_end_of_the_process_no_module_is_freed(cache, monkeypatch):
+    """Python has cleared the names of this module by then, and would print that they are None."""
+    code = native_compile.compiled(text(40), HOST)
+    monkeypatch.setattr(native_compile, "_lock", None)
+    code.__del__(lambda: True)
+    monkeypatch.undo()
+    table = (ctypes.c_int64 * 2)()
+    code.function("f")(ctypes.addressof(table))
+    assert table[0] == 40
+
+
 MEMORY = """
 import resource
 from tests.kernels.native.test_compile import HOST, text

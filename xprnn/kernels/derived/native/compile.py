@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -78,8 +79,10 @@ class Code:
         function.code = self  # type: ignore[attr-defined]  # whose memory it runs in
         return function
 
-    def __del__(self) -> None:
-        """Free the machine code, and then the context that it was made in."""
+    def __del__(self, is_at_the_end: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Free the machine code, and then the context that it was made in; at the end of the process it goes anyway."""
+        if is_at_the_end():  # where names of modules may be gone
+            return
         with _lock:
             for each in ("_engine", "_context"):
                 if hasattr(self, each):
