@@ -16,6 +16,7 @@ from xprnn._array import namespace as xpx
 from xprnn._array import products as array_products
 from xprnn._array.sums import scatter_add, sum_time
 from xprnn.cells import LSTM
+from xprnn.kernels.plan import Plan
 
 LAYERS = {
     "rnn": (xprnn.RNN, {}),
@@ -127,6 +128,7 @@ def test_a_plain_half_scan_is_seen_to_lose_them(half, monkeypatch):
     if half.backend.package == "cupy":
         pytest.skip("on CuPy the reference's own operations widen bfloat16, and the twins take half types themselves")
     monkeypatch.setattr(sys.modules["xprnn.kernels.select"], "upcast_kernel", lambda kernel, dtype: kernel)
+    monkeypatch.setattr(sys.modules["xprnn.kernels.select"], "UpcastPlan", Plan)
     monkeypatch.setattr(sys.modules["xprnn.kernels.select"], "remembered", sys.modules["xprnn.kernels.select"]._plan)
     kernel = "numpy" if half.backend.name == "numpy" else half.backend.kernel  # not by machine code for float32
     layer, params, x, state0, expected = slow_leak(half)

@@ -150,6 +150,73 @@ def test_a_widened_kernel_hands_out_its_own_cache_and_leaves_flags_alone(rng):
     assert isinstance(daround, xprnn.scan.Around)
 
 
+def rounded(arrays):
+    return tree.map(lambda a: a.astype(np.float16), arrays)
+
+
+def widened(arrays):
+    return tree.map(lambda a: a.astype(np.float32), arrays)
+
+
+@pytest.mark.parametrize("kernel", ON_NUMPY)
+@pytest.mark.parametrize("ragged", ["", "mask", "lengths"])
+@pytest.mark.parametrize("shape", [(5, 3, 7, 9), (40, 33, 24, 40)], ids=["one call", "threads"])
+@pytest.mark.parametrize("kind", [xprnn.RNN, xprnn.GRU, xprnn.LSTM])
+def test_on_numpy_all_a_layer_returns_is_that_of_float32_rounded_once(kind, shape, ragged, kernel, rng, thread_count):
+    T, B, I, H = shape
+    layer = kind(I, H, layer_norm=ragged == "mask")
+    half = Half(tested.Backend("numpy"), "float16")
+    states = tuple(rng.standard_normal((1, B, H)) for _ in layer.cell.states)
+    state = states if len(states) > 1 else states[0]
+    drawn = {"params": layer.init(0), "x": rng.standard_normal((T, B, I)), "state0": state, "dstate": state}
+    given = half.arrays(drawn | {"dy": rng.standard_normal((T, B, H))})
+    rows = {"": {}, "mask": {"mask": rng.random((T, B)) < 0.7}, "lengths": {"lengths": rng.integers(1, T + 1, B)}}
+    told = rows[ragged] | ({"reset": rng.random((T, B)) < 0.2} if ragged else {})
+    thread_count(1)
+    expected = rounded(run(layer, widened(given), kernel=kernel, **told))
+    for n in (1, 3):
+        thread_count(n)
+        found = run(layer, given, kernel=kernel, **told)
+        for (path, a), b in zip(tree.items(found), tree.leaves(expected), strict=True):
+            assert a.dtype == np.float16
+            np.testing.assert_array_equal(a, b, err_msg=path)
+
+
+@pytest.mark.parametrize("kernel", ON_NUMPY)
+@pytest.mark.parametrize("B", [1, 70])
+def test_on_numpy_a_stepper_returns_the_steps_of_one_in_float32_rounded(B, kernel, rng):
+    layer = xprnn.LSTM(I, 40, 2, tau=4.0)
+    params = rounded(layer.init(0))
+    one, other = (layer.stepper(p, batch=B, kernel=kernel) for p in (params, widened(params)))
+    for x_t in rng.standard_normal((3, B, I)).astype(np.float16):
+        np.testing.assert_array_equal(one(x_t), rounded(other(widened(x_t))))
+
+
+@pytest.mark.parametrize("kernel", ON_NUMPY)
+@pytest.mark.parametrize("B", [1, 300])
+def test_on_numpy_what_is_beyond_float16_is_infinite_without_a_warning(B, kernel):
+    """A warning is an error in the tests."""
+    layer = xprnn.RNN(I, H, nonlinearity="relu")
+    params = tree.map(lambda a: np.full_like(a, 100.0, np.float16), layer.init(0))
+    x = np.full((1, B, I), 60_000.0, np.float16)
+    y, _ = layer(params, x, kernel=kernel)
+    y_t = layer.stepper(params, batch=B, kernel=kernel)(x[0])
+    assert np.all(np.isposinf([y[0], y_t]))
+
+
+@pytest.mark.parametrize("R", [3, 700])
+def test_on_numpy_a_linear_layer_is_that_of_float32_rounded_once(R, rng):
+    layer = xprnn.Linear(33, 20)
+    given = rounded((layer.init(0), *(rng.standard_normal((R, 2, n)) for n in (33, 20))))
+    found = []
+    for params, x, dy in (given, widened(given)):
+        y, _, cache = layer.forward(params, x)
+        found.append((y, *layer.backward(params, cache, dy)[:2]))
+    for a, b in zip(tree.leaves(found[0]), tree.leaves(found[1]), strict=True):
+        assert a.dtype == np.float16
+        np.testing.assert_array_equal(a, rounded(b))
+
+
 # -- copies, and what is refused ----------------------------------------------------------------------------------
 
 

@@ -24,6 +24,9 @@ FLOATS = (np.dtype("float32"), np.dtype("float64"))
 HOSTS = {dtype: xpx.spec_of(np.empty(0, dtype)) for dtype in FLOATS}
 """The specs of NumPy arrays of these; a dict finds a dtype in half the time of a tuple."""
 
+HALF_HOSTS = HOSTS | {np.dtype("float16"): xpx.spec_of(np.empty(0, "float16"))}
+"""The specs of NumPy arrays of floats, where half types may come too."""
+
 
 def index(value: Any) -> int | None:
     """Return a value as a Python int by `operator.index`, the one rule for integers; None if it is none, as a bool."""
@@ -141,8 +144,10 @@ def spec_of(name: str, a: Any, kind: str = "float", *, instead: str = "") -> Arr
     Floats are float64, float32, and the half types that the library has. With `instead`, the hint of the message, half
     types are refused too.
     """
-    if kind == "float" and type(a) is np.ndarray and (known := HOSTS.get(a.dtype)) is not None:
-        return known
+    if kind == "float" and type(a) is np.ndarray:
+        known = (HOSTS if instead else HALF_HOSTS).get(a.dtype)
+        if known is not None:
+            return known
     if not xpx.is_array(a):
         raise TypeError(f"`{name}` must be an array (NumPy, CuPy, torch, JAX, …), got {type_name(a)}")
     spec = xpx.spec_of(a)

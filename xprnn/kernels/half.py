@@ -1,20 +1,24 @@
 """Run half types on a kernel without them: arrays are float16 or bfloat16 outside, the scan computes in float32.
 
 The running state is not rounded at every step: what a step adds would be lost once it is below half a unit in the last
-place. Products over time are sums in float32. Each array is rounded once, on its way out.
+place. Products over time are sums in float32. Each array is rounded once, on its way out. On NumPy arrays the input map
+and its gradients, too, are in float32 (`UpcastPlan` in plan.py).
 """
 
-from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from xprnn import tree
 from xprnn._array import namespace as xpx
-from xprnn._array.namespace import Array, ArraySpec
+from xprnn._array.namespace import Array, ArraySpec, Namespace
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels.reference_stepper import LayerBinding
 from xprnn.kernels.registry import Kernel
 from xprnn.scan import NOTHING, Around
+
+HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -46,7 +50,7 @@ def upcast_kernel(kernel: Kernel, dtype: Any) -> Kernel:
     return kernel._replace(
         scan=scan,
         scan_backward=scan_backward,
-        bind=partial(Bound, kernel.bind),
+        bind=partial(Bound, kernel),
         side_by_side=kernel.side_by_side and (scans, scans_backward),
         fused=None,  # its scans alone are quick in float32
     )
@@ -83,15 +87,15 @@ def _upcast_binding(layer: LayerBinding) -> LayerBinding:
 class Bound:
     """The step of a `Stepper` in a half type: parameters and state are float32, x_t and y_t are cast."""
 
-    def __init__(
-        self, bind: Callable[..., Any], cell: Cell, layers: list[LayerBinding], B: int, spec: ArraySpec
-    ) -> None:
-        self._dtype = spec.dtype
-        self._bound = bind(cell, list(map(_upcast_binding, layers)), B, spec._replace(dtype=spec.xp.float32))
+    def __init__(self, kernel: Kernel, cell: Cell, layers: list[LayerBinding], B: int, spec: ArraySpec) -> None:
+        self._cast, self._dtype, self._single = kernel.cast, spec.dtype, spec.xp.float32
+        inside = spec._replace(dtype=self._single)
+        self._bound = kernel.bind(cell, list(map(_upcast_binding, layers)), B, inside)
 
+    @xpx.quiet
     def run(self, x_t: Array) -> Array:
         """Return y_t (B, H) for x_t (B, I)."""
-        return xpx.cast(self._bound.run(xpx.upcast(x_t)), self._dtype)
+        return self._cast(self._bound.run(self._cast(x_t, self._single)), self._dtype)
 
     def states(self) -> list[States]:
         """Return copies of the states, rounded."""
@@ -100,3 +104,28 @@ class Bound:
     def restart(self, rows: Any | None) -> None:
         """Reset the states to their initial ones, in all rows or in the flagged ones."""
         self._bound.restart(rows)
+
+
+def single(kernel: Kernel, a: Array) -> Array:
+    """Return a NumPy array of float16 in float32, by the conversions of a kernel, and any other as it is."""
+    return kernel.cast(a, SINGLE) if a.dtype == HALF else a
+
+
+class UpcastProducts(NamedTuple):
+    """The products of a kernel on NumPy arrays of float16: they are those of float32, rounded once."""
+
+    kernel: Kernel
+
+    def affine_time(self, x: Array, W: Array, b: Array | None, xp: Namespace) -> Array:
+        """Return `x Wᵀ + b`."""
+        x, W, b = tree.map(partial(single, self.kernel), (x, W, b))
+        return self.kernel.cast(self.kernel.products.affine_time(x, W, b, xp), HALF)
+
+    def affine_gradients(
+        self, da: Array, x: Array, W: Array, xp: Namespace, *, biased: bool
+    ) -> tuple[Array, Array | None, Array]:
+        """Return the gradients of W, b and x."""
+        da, x, W = (single(self.kernel, a) for a in (da, x, W))
+        gradients = self.kernel.products.affine_gradients(da, x, W, xp, biased=biased)
+        dW, db, dx = tree.map(lambda a: self.kernel.cast(a, HALF), gradients)
+        return dW, db, dx

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from xprnn import tree
 from xprnn._array import namespace as xpx
 from xprnn._array import products as array_products
 from xprnn._array.namespace import Array
@@ -15,8 +16,9 @@ from xprnn._array.packing import Packing
 from xprnn.cells import Cell, Params, States, input_map
 from xprnn.cells.layer_norm import NormCache
 from xprnn.kernels.fused import Fused, Gradients
+from xprnn.kernels.half import HALF, single
 from xprnn.kernels.registry import Kernel
-from xprnn.scan import Around
+from xprnn.scan import NOTHING, Around
 
 
 class Direction(NamedTuple):
@@ -192,6 +194,65 @@ def _unpacked(want: tuple[str, ...], packing: Packing, found: Gradients) -> Grad
         )
     a = packing.unpack(found.a) if "gate" in want else found.a
     return Gradients(found.params, packing.unpack(found.x), packing.unsort(found.state0), around, a)
+
+
+class UpcastPlan(Plan):
+    """Plan of a level in float16 on NumPy arrays: input map, scan and gradients are those of float32.
+
+    What goes in is converted once, and what comes out is rounded once: h, the final states, and gradients.
+    """
+
+    __slots__ = ()
+
+    def forward(
+        self, cell: Cell, directions: Sequence[Direction], *, keep: bool
+    ) -> tuple[list[States], list[States], list[Any]]:
+        """Run every direction forward; of the states at all steps h alone is rounded, and the others are float32."""
+        directions = list(map(self._upcast_all, directions))
+        states, finals, caches = super().forward(cell, directions, keep=keep)
+        half = self._half
+        return [(half(h), *others) for h, *others in states], [tuple(map(half, final)) for final in finals], caches
+
+    def backward(
+        self,
+        cell: Cell,
+        directions: Sequence[Direction],
+        caches: Sequence[Any],
+        dstates: Sequence[tuple[Array | None, ...]],
+        dfinals: Sequence[tuple[Array | None, ...]],
+        *,
+        want: tuple[str, ...],
+    ) -> Iterator[Gradients]:
+        """Run every direction backward; what a gradient of `leak` is made from stays in float32."""
+        dstates, dfinals = tree.map(self._single, (tuple(dstates), tuple(dfinals)))
+        directions = list(map(self._upcast, directions))
+        return map(self._rounded, super().backward(cell, directions, caches, dstates, dfinals, want=want))
+
+    def _upcast(self, d: Direction) -> Direction:
+        """Return a direction with x and parameters in float32."""
+        params = {key: self._single(a) for key, a in d.params.items() if key != "fixed"}
+        return d._replace(x=self._single(d.x), params=params)
+
+    def _upcast_all(self, d: Direction) -> Direction:
+        """Return a direction with all that a forward pass reads in float32."""
+        d = self._upcast(d)
+        if d.state0 is not None:
+            d = d._replace(state0=tuple(map(self._single, d.state0)))
+        if d.around is NOTHING and d.noise is None:
+            return d
+        around, noise = tree.map(self._single, (d.around._replace(packing=None), d.noise))
+        return d._replace(around=around._replace(packing=d.around.packing), noise=noise)
+
+    def _rounded(self, gradients: Gradients) -> Gradients:
+        dp, dx, dstate0, daround, da = gradients
+        dp, dx, dstate0, fresh = tree.map(self._half, (dp, dx, dstate0, daround.fresh))
+        return Gradients(dp, dx, dstate0, daround if fresh is None else daround._replace(fresh=fresh), da)
+
+    def _single(self, a: Array) -> Array:
+        return single(self.kernel, a)
+
+    def _half(self, a: Array) -> Array:
+        return self.kernel.cast(a, HALF)
 
 
 def _columns(rows: list[tuple[Any, Any, Any]]) -> tuple[list[Any], list[Any], list[Any]]:

@@ -66,6 +66,8 @@ class Kernel(NamedTuple):
     takes_half : bool
         Whether it takes half types itself, with its running state and sums in float32. Any other kernel runs them
         upcast to float32 (`xprnn.kernels.half`).
+    cast : callable
+        ``cast(a, dtype)`` converts an array of a half type to float32, or back.
     products : module or object
         `affine_time` and `affine_gradients`, the products of all steps outside of the scan.
     fused : callable, optional
@@ -87,6 +89,7 @@ class Kernel(NamedTuple):
     side_by_side: tuple[Callable[..., list[Any]], Callable[..., list[Any]]] | None = None
     why_slower: Callable[..., str | None] | None = None
     takes_half: bool = False
+    cast: Callable[[Any, Any], Any] = xpx.cast
     products: Any = array_products
     fused: Callable[..., Fused | None] | None = None
     bind_scan: Callable[..., Any] | None = None
@@ -161,7 +164,7 @@ def _numpy() -> Kernel:
 
 @cache
 def _native() -> Kernel:
-    from xprnn.kernels.derived.native import bound_passes, layer, linear, scan, stepper
+    from xprnn.kernels.derived.native import bound_passes, halves, layer, linear, scan, stepper
 
     return Kernel(
         "native",
@@ -169,6 +172,7 @@ def _native() -> Kernel:
         scan.scan_backward,
         scan.takes,
         stepper.Bound,
+        cast=halves.cast,
         products=linear.PRODUCTS,
         fused=layer.fused,
         bind_scan=bound_passes.BoundScan,

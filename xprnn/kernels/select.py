@@ -13,8 +13,9 @@ from xprnn._array import products as array_products
 from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec, Namespace
 from xprnn.cells import Cell
-from xprnn.kernels.half import upcast_kernel
-from xprnn.kernels.plan import Plan
+from xprnn.kernels.fused import Fused
+from xprnn.kernels.half import UpcastProducts, upcast_kernel
+from xprnn.kernels.plan import Plan, UpcastPlan
 from xprnn.kernels.registry import KERNELS, REFERENCE, Kernel
 from xprnn.kernels.threads import SMALL
 from xprnn.scan import NOTHING, Around
@@ -100,7 +101,8 @@ def select(
 
     Notes
     -----
-    Half types: a kernel with `takes_half` is asked with them. Any other is asked with float32, and runs upcast.
+    Half types: a kernel with `takes_half` is asked with them. Any other is asked with float32, and runs upcast: on
+    NumPy arrays the level, else its scan.
     """
     present = around if around is NOTHING else Around(*[None if field is None else PRESENT for field in around])
     device = spec.device.id if spec.device is not None and xpx.is_namespace_cupy(spec.xp) else None
@@ -115,14 +117,24 @@ def _plan(*arguments: Any) -> Plan:
     kernel, why = _choose(question)
     packs = kernel.packs and question.around.packing is not None
     if not xpx.is_half(question.dtype):
-        T, B, I, H = question.shape
-        make = None if question.noise else kernel.fused
-        fused = make and make(question.cell, (T, B, I), H, question.dtype, question.around)
+        fused = _fused(kernel, question, question.dtype)
         return Plan(kernel, why, fused, packs and fused is None)
     upcast = upcast_kernel(kernel, question.dtype)
     if kernel.takes_half:
         return Plan(kernel._replace(bind=upcast.bind), why, packs=packs)
-    return Plan(upcast, f"{why}; {xpx.dtype_name(question.dtype)} is upcast to float32", packs=packs)
+    why = f"{why}; {xpx.dtype_name(question.dtype)} is upcast to float32"
+    if not xpx.is_namespace_numpy(question.xp):
+        return Plan(upcast, why, packs=packs)
+    fused = _fused(kernel, question, question.xp.float32)
+    return UpcastPlan(kernel._replace(bind=upcast.bind), why, fused, packs and fused is None)
+
+
+def _fused(kernel: Kernel, question: Question, dtype: Any) -> Fused | None:
+    """Return what runs the level in one call, or None."""
+    if question.noise or kernel.fused is None:
+        return None
+    T, B, I, H = question.shape
+    return kernel.fused(question.cell, (T, B, I), H, dtype, question.around)
 
 
 remembered = lru_cache(maxsize=256)(_plan)
@@ -176,12 +188,14 @@ def select_products(spec: ArraySpec, work: int, kernel: str = "auto") -> Any:
     kernel : str
         As in `select`. A kernel without products of its own leaves them to the array library.
     """
-    if work <= SMALL or xpx.is_half(spec.dtype):
+    is_half = xpx.is_half(spec.dtype)
+    if work <= SMALL or (is_half and not spec.is_numpy):
         return array_products
-    return next(_products(spec.xp, kernel), array_products)
+    found = next(_with_products(spec.xp, kernel), None)
+    return array_products if found is None else UpcastProducts(found) if is_half else found.products
 
 
-def _products(xp: Namespace, kernel: str) -> Iterator[Any]:
+def _with_products(xp: Namespace, kernel: str) -> Iterator[Kernel]:
     for name, entry in KERNELS.items():
         if kernel in ("auto", name) and entry.has_products and entry.runs_on(xp) and not entry.lacks:
-            yield entry.load().products
+            yield entry.load()

@@ -7,8 +7,7 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install '
 
 from tests.support.native import TYPES, called, elementwise, every_dtype, every_machine, module_of, of_table
 from xprnn.kernels.derived.native import compile as native_compile
-from xprnn.kernels.derived.native import halves
-from xprnn.kernels.derived.native.vectors import FLOAT32, I16, Lanes, integer, loop, turns
+from xprnn.kernels.derived.native.vectors import Lanes, integer, loop, turns
 
 SPECIAL = [0.0, -0.0, 1.0, -2.5, np.inf, -np.inf, np.nan, 1e-40, 3e38]
 
@@ -89,48 +88,3 @@ def test_a_loop_hands_on_sums_and_runs_as_often_as_a_range(dtype, host):
         taken = np.arange(start, stop, step)
         assert out[0] == sum(x[k : k + lanes.count].sum() for k in taken)
         np.testing.assert_array_equal(np.flatnonzero(out[1:]), taken)
-
-
-@every_machine
-def test_float16_is_read_and_rounded_as_numpy_does(host, rng):
-    everything = np.arange(2**16, dtype=np.uint16)
-    read = elementwise(
-        lambda lanes, x, y, j: lanes.store(halves.load_half(lanes, "float16", x, j, host), y, j), host, I16, FLOAT32
-    )
-    with np.errstate(invalid="ignore"):
-        np.testing.assert_array_equal(read(everything, np.float32), everything.view(np.float16).astype(np.float32))
-    written = elementwise(
-        lambda lanes, x, y, j: halves.store_half(lanes, "float16", lanes.load(x, j), y, j, host), host, FLOAT32, I16
-    )
-    x = floats(rng)
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.testing.assert_array_equal(written(x, np.uint16).view(np.float16), x.astype(np.float16))
-
-
-@every_machine
-def test_bfloat16_is_read_and_rounded_as_ml_dtypes_does(host, rng):
-    bfloat16 = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16
-    everything = np.arange(2**16, dtype=np.uint16)
-    read = elementwise(
-        lambda lanes, x, y, j: lanes.store(halves.load_half(lanes, "bfloat16", x, j, host), y, j), host, I16, FLOAT32
-    )
-    with np.errstate(invalid="ignore"):
-        np.testing.assert_array_equal(read(everything, np.float32), everything.view(bfloat16).astype(np.float32))
-    written = elementwise(
-        lambda lanes, x, y, j: halves.store_half(lanes, "bfloat16", lanes.load(x, j), y, j, host), host, FLOAT32, I16
-    )
-    x = floats(rng)
-    found = written(x, np.uint16).view(bfloat16).astype(np.float32)
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        np.testing.assert_array_equal(found, x.astype(bfloat16).astype(np.float32))
-
-
-def floats(rng):
-    """Return float32 of all exponents, ties, and the largest NaN, which rounding must not turn into a number."""
-    anything = rng.integers(0, 2**32, 100_000, dtype=np.uint32)
-    ties = (np.arange(2**17, dtype=np.uint32) << 15) + np.uint32(2**12)
-    return (
-        np.concatenate([anything, ties, np.arange(2**17, dtype=np.uint32) << 15, [0x7FFFFFFF, 0xFFFFFFFF]])
-        .astype(np.uint32)
-        .view(np.float32)
-    )
