@@ -226,7 +226,7 @@ CALLS = {
     }),
     "train.Step()": (
         train.Step(TRAINED, losses.mse, ADAM, TRAINED.init(0)),
-        {"x": X, "y": X, "mask": MASK, "lengths": [6, 5, 4, 3], "rng": 0},
+        {"x": X, "target": X, "mask": MASK, "lengths": [6, 5, 4, 3], "rng": 0},
     ),
     "Objective": (train.Objective, {
         "loss": losses.mse, "penalty": penalties.l2, "activity": {"0": penalties.firing_rate}, "sampling": 0.5,

@@ -91,14 +91,14 @@ class Step:
         self._draws, self.refusal = protocol.draws(model), refusal(model, params)
         self._bound = None if self.refusal else BoundStep(model, loss, optimizer, rule, params)
 
-    def __call__(self, x: Any, y: Any, mask: Any = None, lengths: Any = None, rng: Any = None) -> Any:
+    def __call__(self, x: Any, target: Any, mask: Any = None, lengths: Any = None, rng: Any = None) -> Any:
         """Run one training step.
 
         Parameters
         ----------
         x : array, or a list of arrays
-        y : array
-            What the loss takes as its target.
+        target : array
+            What the loss takes.
         mask : bool array, optional
             False where the loss does not count.
         lengths : ints (B,), optional
@@ -118,22 +118,22 @@ class Step:
         """
         bound = self._bound
         if bound is None or lengths is not None or (rng is not None and self._draws) or not bound.takes(x):
-            value = self._run_ordinary(x, y, mask, lengths, rng)
+            value = self._run_ordinary(x, target, mask, lengths, rng)
             if bound is not None and lengths is None:
                 bound.admit(x)
             return value
         now = self._now if isinstance(self._now, Flat) else bound.pack(*self._now)
-        value, grads = bound.gradients(now.params, x, y, mask)
+        value, grads = bound.gradients(now.params, x, target, mask)
         self._now = bound.descend(now, grads)
         return value
 
-    def _run_ordinary(self, x: Any, y: Any, mask: Any, lengths: Any, rng: Any) -> Any:
+    def _run_ordinary(self, x: Any, target: Any, mask: Any, lengths: Any, rng: Any) -> Any:
         """Run a step by the functions that are there for each of its stages."""
         params, opt_state = self._trees()
         given = {"lengths": lengths, "rng": rng}
         options = {name: value for name, value in given.items() if value is not None}
         pred, _, cache = self._model.forward(params, x, None, kernel=self._rule.kernel, **options)
-        value, dy = loss_of(self._loss, pred, y, mask, self._spec)
+        value, dy = loss_of(self._loss, pred, target, mask, self._spec)
         grads = clipped(self._model.backward(params, cache, dy)[0], self._rule)
         self._now = moved(self._optimizer, grads, opt_state, params, 1.0)
         return value
