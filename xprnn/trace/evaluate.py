@@ -145,14 +145,15 @@ class Program:
         """Plan an elementwise operation: one operand is filled where the others are all narrower."""
         operands = [self._names[a] for a in node.args]
         arrays = [k for k, a in enumerate(node.args) if not _is_number(a)]
-        if arrays and node.width != "1" and all(node.args[k].width == "1" for k in arrays):
+        narrow = bool(arrays) and node.width != "1" and all(node.args[k].width == "1" for k in arrays)
+        if narrow:
             operands[arrays[0]] = self._fill(operands[arrays[0]], node.width)
         text = f"f_{node.op}({', '.join((['like'] if node.op == 'select' else []) + operands)})"
         if node.op in INFIX:
             text = f"{operands[0]} {INFIX[node.op]} {operands[1]}"
         elif node.op == "neg":
             text = f"-{operands[0]}"
-        if node.op != "select" and all(a in self._static or a.op == "const" for a in node.args):
+        if node.op != "select" and not narrow and all(a in self._static or a.op == "const" for a in node.args):
             self._static.add(node)
             name = f"v{len(self._lines) + len(self._bound)}"
             self._bound.append(f"{name} = {text}")
