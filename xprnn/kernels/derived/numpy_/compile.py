@@ -105,14 +105,10 @@ def _widths(stores: list[Store]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(each[k] for k in sorted(each)) for name, each in found.items()}
 
 
-def _arguments(trace: StepTrace, question: Question) -> dict[str, tuple[str, ...]]:
-    """Return per array that a step reads the widths of its segments."""
-    leaves: dict[str, dict[int, str]] = {}
-    for node in reached(store.node for store in (*trace.forward, *trace.backward)):
-        if node.op == "leaf":
-            array, segment = node.value
-            leaves.setdefault(array, {})[segment] = node.width
-    return {name: tuple(each[k] for k in sorted(each)) for name, each in leaves.items()}
+def _arguments(trace: StepTrace) -> dict[str, tuple[str, ...]]:
+    """Return per array that a step reads the widths of its segments, those among them that it does not need."""
+    nodes = reached(store.node for store in (*trace.forward, *trace.backward))
+    return {node.value[0]: trace.arrays[node.value[0]] for node in nodes if node.op == "leaf"}
 
 
 def _in_one_array(trace: StepTrace) -> tuple[list[Store], str, tuple[int, ...]]:
@@ -154,7 +150,7 @@ def forward_code(question: Question, keep: bool, *, stream: bool = False) -> Cod
     trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
     stores = [store for store in trace.forward if keep or store.array.startswith("state")]
     outputs = {name: widths for name, widths in _widths(stores).items() if not name.startswith(SOFT)}
-    plan = Plan(Lowering(stores, {}, "prev", question.once), _arguments(trace, question), outputs, SOFT, {}, late=False)
+    plan = Plan(Lowering(stores, {}, "prev", question.once), _arguments(trace), outputs, SOFT, {}, late=False)
     text = Text(plan, backward=False, packed=question.packed)
     n = len(trace.widths)
     source = forward_text(text, n, masked=question.masked, reset=question.reset, stream=stream)
@@ -172,7 +168,7 @@ def backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[str
     outputs = _widths(stores)
     n = range(len(trace.widths))
     states = {f"{name}{k}": (trace.widths[k],) for k in n for name in ("prev", "state", "new", "carry")}
-    arguments = {**_arguments(trace, question), **states, **cached.buffers}
+    arguments = {**_arguments(trace), **states, **cached.buffers}
     lowering = Lowering(stores, trace.available, "carry", question.once)
     plan = Plan(lowering, arguments, outputs, (), cached.layout, late=True)
     text = Text(plan, backward=True, packed=question.packed)

@@ -78,7 +78,8 @@ class Targets:
         for store in self._by_use(self.lowering.stores):
             node = store.node
             if store.array.startswith(soft):
-                if node.op == "leaf" and node.value[0] == "a":  # an argument that is the caller's
+                callers = node.op == "leaf" and node.value[0] == "a"
+                if callers or node.op in ("const", "size") or self.lowering.phase(node) == Phase.SCAN:
                     node = self.graph.node("copy", (node,), (store.array, store.segment), node.width)
                 self.cached[store.array, store.segment] = node
             else:

@@ -310,9 +310,9 @@ def backward_text(text: Text, states: int, *, masked: bool, reset: bool) -> str:
     """Return the function of a backward pass."""
     carry, end = (", ".join(f"{name}{k}" for k in range(states)) for name in ("carry", "next"))
     turns = {name: name for name in f"{carry}, {end}".split(", ")} | text.turns
-    special = masked or reset
-    names = [*(["t"] if special else []), *text.iterated, *turns]
-    sources = [*(["range(stop - 1, start - 1, -1)"] if special else []), *text.iterated.values()]
+    counts = masked or reset or not text.iterated  # turns have no end
+    names = [*(["t"] if counts else []), *text.iterated, *turns]
+    sources = [*(["range(stop - 1, start - 1, -1)"] if counts else []), *text.iterated.values()]
     sources += [f"{name}s" for name in turns]
     before, after = [], []
     if masked:
