@@ -70,13 +70,14 @@ class _BoundPasses:
         (self._forward, self._memory), (self._backward, self._scratch) = map(_filled, calls)
         self._table, self._table_backward = (table.buffer_info()[0] for table in (self._forward, self._backward))
         self._run, self._run_backward = (call.code.run.function for call in calls)
-        self._x_forward, self._x_backward = forward.code.run.at[name], backward.code.run.at.get(name)
-        self._dh, self._x = backward.code.run.at["dstates0"], None
+        self._x_forward, self._x_backward = (call.code.run.at.get(name) for call in calls)
+        self._dh, self._x = backward.code.run.at.get("dstates0"), None
 
     def forward(self, x: Any) -> Any:
         """Return h (T, B, n) of x (T, B, ·); the next call writes into it."""
         self._x = x = ready(x)
-        self._forward[self._x_forward] = id(x)
+        if self._x_forward is not None:
+            self._forward[self._x_forward] = id(x)
         self._run(self._table)
         return self._h
 
@@ -87,7 +88,8 @@ class _BoundPasses:
             carry[0] = 0.0
         if self._x_backward is not None:
             self._backward[self._x_backward] = id(self._x)
-        self._backward[self._dh] = id(dh)
+        if self._dh is not None:
+            self._backward[self._dh] = id(dh)
         self._run_backward(self._table_backward)
         self._x = None
 

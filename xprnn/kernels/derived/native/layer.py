@@ -198,10 +198,10 @@ class FusedLayer:
                 table[k] = id(carry)
             carries.append(carry)
         for i, d in enumerate(dstates):
-            if d is not None:
+            if d is not None and (at_d := frame.code.run.at.get(f"dstates{i}")) is not None:
                 d = ready(d)
                 alive.append(d)
-                table[frame.code.run.at[f"dstates{i}"]] = id(d)
+                table[at_d] = id(d)
         return carries
 
     def _add_sums(self, frame: Frame, table: "array[int]") -> dict[str, Any]:

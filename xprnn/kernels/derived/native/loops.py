@@ -83,7 +83,9 @@ class Rows:
         scalars = self._scalars(each, base)
         if each.width == "1":
             one = Lanes(self.builder, self.number_type, 1)
-            _Body(self, one, each, base, scalars).run(integer(0))
+            found = _Body(self, one, each, base, scalars).run(integer(0), [one.constant(0.0)] * len(each.sums))
+            for write, x in zip(each.sums, found, strict=True):  # of a row of one number
+                one.store(x, base(write.place.array), self._offsets[write.place])
             return
         n, count = self.length(each.width), self.lanes
         end = self.builder.mul(self.builder.sdiv(n, integer(count)), integer(count))
@@ -144,7 +146,7 @@ class _Body:
         self.values: dict[Node, Any] = {}
         self.scalars = scalars
 
-    def run(self, index: ir.Value, sums: Any = (), mask: ir.Value | None = None) -> list[ir.Value]:
+    def run(self, index: ir.Value, sums: Any, mask: ir.Value | None = None) -> list[ir.Value]:
         """Compute and store; return the sums with what is added to them."""
         for node in self.loop.nodes:
             scalar = self.scalars.get(node)
@@ -155,7 +157,7 @@ class _Body:
         for write in self.loop.writes:
             self._store(write, index)
         added = []
-        for write, total in zip(self.loop.sums, sums, strict=False):
+        for write, total in zip(self.loop.sums, sums, strict=True):
             x = self.values[write.node]
             if mask is not None:
                 x = self.lanes.select(mask, x, self.lanes.constant(0.0))

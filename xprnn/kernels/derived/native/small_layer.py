@@ -12,7 +12,9 @@ Pass = Any
 
 
 def map_input(of: Pass) -> None:
-    """Emit a = W_ih x + b_ih of all steps."""
+    """Emit a = W_ih x + b_ih of all steps, if the scan reads it."""
+    if "a" not in of.widths:
+        return
     b, I, G = of.builder, of.entry("I"), of.widths["a"]
     rows, ld = b.mul(of.entry("T"), of.entry("R")), of.padded(G)
     packed, a = of.pointers["packed_input"], of.pointers["a"]
