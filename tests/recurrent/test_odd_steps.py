@@ -16,8 +16,12 @@ T, B, I, H = 4, 3, 2, 5
 
 
 def layer_of(step, *, gates=1, widths=None, parameters=()):
-    """Return a layer of a cell of one step; the parameters "u" are of one number, "W" of H rows and columns."""
-    declared = {"u": Parameter("(1,)", (1,), "uniform"), "W": Parameter("(H, H)", (H, H), "recurrent")}
+    """Return a layer of a cell of one step; the parameters are of one number, and of H rows and H or 2 columns."""
+    declared = {
+        "u": Parameter("(1,)", (1,), "uniform"),
+        "W": Parameter("(H, H)", (H, H), "recurrent"),
+        "U": Parameter("(H, 2)", (H, 2), "uniform"),
+    }
     members = {
         "gates": gates,
         "parameters": lambda self, n, *, bias: {
@@ -50,6 +54,14 @@ STEPS = {
     "the second of three gates": layer_of(a_gate(1), gates=3),
     "the sum of a row of one number": layer_of(
         lambda xp, p, a, h, m: (xp.tanh(a + row(xp, m)), xp.tanh(m + row(xp, h))), widths=1
+    ),
+    "an operand that only the gradient of its matrix reads": layer_of(
+        lambda xp, p, a, h, m: (xp.tanh(a + h) + 0.1 * row(xp, m), 0.5 * m + (xp.tanh(a + h) + a) @ p["U"]),
+        widths=2,
+        parameters=("U",),
+    ),
+    "one of a transposed matrix": layer_of(
+        lambda xp, p, a, h: (0.5 * h + (xp.tanh(a) + a) @ xp.matrix_transpose(p["W"]),), parameters=("W",)
     ),
 }
 odd = pytest.mark.parametrize("make", STEPS.values(), ids=STEPS)

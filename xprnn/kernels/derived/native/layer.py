@@ -269,4 +269,5 @@ def layer_backward_code(question: Question, biased: bool, dstates: tuple[bool, .
     gradients = tuple((key, tuple(terms)) for key, terms in trace.gradients.items())
     kind = kind_of(question, trace, dstates, SmallLayer(question.cell.gates, biased, gradients))
     program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
+    program = program._replace(arrays=trace.cache | program.arrays)  # the scan may need none of what a gradient is of
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("da", "grad", "dgate", "dnoise"))
