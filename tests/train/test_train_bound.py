@@ -119,6 +119,21 @@ def test_states_of_a_run_stay_as_they_are(rng):
     assert len({float(at.params["1"]["b"][0]) for at, _ in states}) == 4
 
 
+CHANGES = {
+    "a number of a parameter": lambda at: at.params["1"]["b"].fill(7.0),
+    "an array of parameters": lambda at: at.params["1"].update(b=np.full(2, 3.0)),
+    "the count of updates": lambda at: at.opt_state.update(t=0),
+    "a number of the state": lambda at: at.opt_state["m"]["1"]["b"].fill(1.0),
+    "an array of the state": lambda at: at.opt_state["m"]["1"].update(b=np.ones(2)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_a_callback_changes_is_as_in_ordinary_updates(change, monkeypatch, counted, rng):
+    options = {"epochs": 4, "optimizer": optim.Adam(0.1), "callbacks": [change]}
+    check(monkeypatch, counted, MODEL, draw(rng), 10, **options)
+
+
 def snapshot(at):
     return copy.deepcopy((at.params, at.opt_state))
 

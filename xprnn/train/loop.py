@@ -48,6 +48,7 @@ class Fitting:
         while self.at.epoch < self.plan.epochs and not self._is_over():
             self._run_epoch()
             answers = [callback(self.at) for callback in self._callbacks]
+            self._updater.forget()
             if any(isinstance(stop, bool | np.bool) and stop for stop in answers):
                 break
 

@@ -37,6 +37,10 @@ class Updater:
         self._newest: tuple[Any, Any, Flat] | None = None  # what a bound update came to, as trees and flat
         self._has_constants = len(tree.leaves(tree.trainable(params))) < len(tree.leaves(params))
 
+    def forget(self) -> None:
+        """Read the trees of parameters and state anew: a callback may have changed them."""
+        self._newest = None
+
     @nonfinite.silent
     def launch(self, at: At, group: list[Batch]) -> Update:
         """Compute an update, without waiting for a device."""
