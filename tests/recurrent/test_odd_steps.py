@@ -20,6 +20,7 @@ def layer_of(step, *, gates=1, widths=None, parameters=()):
     declared = {
         "u": Parameter("(1,)", (1,), "uniform"),
         "W": Parameter("(H, H)", (H, H), "recurrent"),
+        "pair": Parameter("(2,)", (2,), "uniform"),
         "U": Parameter("(H, 2)", (H, 2), "uniform"),
     }
     members = {
@@ -59,6 +60,20 @@ STEPS = {
         lambda xp, p, a, h, m: (xp.tanh(a + h) + 0.1 * row(xp, m), 0.5 * m + (xp.tanh(a + h) + a) @ p["U"]),
         widths=2,
         parameters=("U",),
+    ),
+    "a choice by a parameter alone": layer_of(
+        lambda xp, p, a, h, m: (a + 0.1 * h, xp.where(p["pair"] > 0.1, p["pair"], 0.3 * p["pair"])),
+        widths=2,
+        parameters=("pair",),
+    ),
+    "a choice between numbers": layer_of(
+        lambda xp, p, a, h: (a + xp.where(row(xp, h) > 0.0, xp.ones_like(a), 0.5 * xp.ones_like(a)) @ p["W"],),
+        parameters=("W",),
+    ),
+    "a choice by a parameter between numbers": layer_of(
+        lambda xp, p, a, h, m: (a + 0.1 * h, xp.where(p["pair"] > 0.1, xp.ones_like(m), 0.0) + 0.0 * p["pair"]),
+        widths=2,
+        parameters=("pair",),
     ),
     "one of a transposed matrix": layer_of(
         lambda xp, p, a, h: (0.5 * h + (xp.tanh(a) + a) @ xp.matrix_transpose(p["W"]),), parameters=("W",)

@@ -147,18 +147,26 @@ class Program:
         arrays = [k for k, a in enumerate(node.args) if not _is_number(a)]
         narrow = bool(arrays) and node.width != "1" and all(node.args[k].width == "1" for k in arrays)
         if narrow:
-            operands[arrays[0]] = self._fill(operands[arrays[0]], node.width)
-        text = f"f_{node.op}({', '.join((['like'] if node.op == 'select' else []) + operands)})"
+            k = 1 if node.op == "select" else arrays[0]  # a condition stays one
+            operands[k] = self._fill(operands[k], node.width)
+        bound = not narrow and all(a in self._static or a.op == "const" for a in node.args)
+        first = [self._like(node) if bound else "like"] if node.op == "select" else []
+        text = f"f_{node.op}({', '.join(first + operands)})"
         if node.op in INFIX:
             text = f"{operands[0]} {INFIX[node.op]} {operands[1]}"
         elif node.op == "neg":
             text = f"-{operands[0]}"
-        if node.op != "select" and not narrow and all(a in self._static or a.op == "const" for a in node.args):
+        if bound:
             self._static.add(node)
             name = f"v{len(self._lines) + len(self._bound)}"
             self._bound.append(f"{name} = {text}")
             return name
         return self._emit(text, *operands)
+
+    def _like(self, node: Node) -> str:
+        """Return an array of the dtype of a choice that is bound: a parameter if there is one among its operands."""
+        leaves = [n for n in reached(node.args[:1]) if n.op == "leaf"]
+        return self._names[min(leaves, key=lambda n: (n.value[0] in FACTORS, n.number))]
 
     def _filled(self, node: Node, width: str) -> str:
         """Return where a node is an array of its width, in every row."""
