@@ -16,10 +16,11 @@ T, B, I, H = 4, 3, 2, 5
 
 
 def layer_of(step, *, gates=1, widths=None, parameters=()):
-    """Return a layer of a cell of one step; the parameters are of one number, and of H rows and H or 2 columns."""
+    """Return a layer of a cell of one step; what it may have of parameters is declared here."""
     declared = {
         "u": Parameter("(1,)", (1,), "uniform"),
         "W": Parameter("(H, H)", (H, H), "recurrent"),
+        "v": Parameter("(H,)", (H,), "uniform"),
         "pair": Parameter("(2,)", (2,), "uniform"),
         "U": Parameter("(H, 2)", (H, 2), "uniform"),
     }
@@ -74,6 +75,9 @@ STEPS = {
         lambda xp, p, a, h, m: (a + 0.1 * h, xp.where(p["pair"] > 0.1, xp.ones_like(m), 0.0) + 0.0 * p["pair"]),
         widths=2,
         parameters=("pair",),
+    ),
+    "the larger of two of a parameter, without the input": layer_of(
+        lambda xp, p, a, h: (xp.maximum(p["v"], xp.tanh(-p["v"])) + 0.1 * h,), parameters=("v",)
     ),
     "one of a transposed matrix": layer_of(
         lambda xp, p, a, h: (0.5 * h + (xp.tanh(a) + a) @ xp.matrix_transpose(p["W"]),), parameters=("W",)

@@ -113,7 +113,10 @@ class Program:
     def _load(self, k: int, segments: tuple[Node, ...]) -> list[str]:
         """Return the line that cuts an array into its segments, if it has several."""
         alone = len(segments) == 1
-        names = [self._names.setdefault(n, f"x{k}" if alone else f"x{k}_{m}") for m, n in enumerate(segments)]
+        names = [f"x{k}" if alone else f"x{k}_{m}" for m in range(len(segments))]
+        for name, node in zip(names, segments, strict=True):
+            if node.op != "const":  # whose number is known before the array is there
+                self._names.setdefault(node, name)
         return [] if alone else [f"{', '.join(names)} = pieces(x{k}, widths[{k}])"]
 
     def _emit(self, text: str, *operands: str) -> str:
