@@ -170,7 +170,7 @@ def _native() -> Kernel:
         "native",
         scan.scan,
         scan.scan_backward,
-        scan.takes,
+        layer.takes,
         stepper.Bound,
         cast=halves.cast,
         products=linear.PRODUCTS,

@@ -7,16 +7,19 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install '
 
 from tests.support.close import assert_close
 from tests.support.derived_cells import CELLS
+from tests.support.forward_cells import ForwardMGU
 from tests.support.native import forget
 from tests.support.native_scans import arguments, assert_equals_the_reference
 from xprnn import GRU, LSTM, tree
 from xprnn.cells import LSTM as LSTMCell
+from xprnn.kernels import explain
 from xprnn.kernels.derived.native import call, layer, loops, scan, small_layer, vectors
 from xprnn.kernels.derived.native import compile as native_compile
 from xprnn.kernels.derived.native.loops import Rows
 from xprnn.kernels.derived.native.passes import Pass
 from xprnn.kernels.derived.native.table import ROW
 from xprnn.kernels.derived.native.vectors import Lanes
+from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.step_trace import _Tracer
 
 # -- the faults -------------------------------------------------------------------------------------------------------
@@ -174,3 +177,14 @@ def test_a_fault_in_a_small_layer_is_found(fault, monkeypatch):
             assert_close(*(dict(tree.items(each)) for each in found))
 
     sees(fault, monkeypatch, check)
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_a_fault_in_a_small_layer_of_a_users_cell_is_found_before_it_runs(monkeypatch):
+    disproof.cache_clear()
+    OF_LAYERS["a gradient of the layer"](monkeypatch)
+    layer, x = ForwardMGU(3, 5), np.ones((4, 2, 3))
+    with pytest.warns(RuntimeWarning, match="the gradients of ForwardMGUCell by machine code are not those of its own"):
+        explained = explain(layer, x)
+    assert explained.kernel == "numpy"
+    disproof.cache_clear()

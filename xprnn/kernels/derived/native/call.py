@@ -99,7 +99,10 @@ class Call:
         names = [name for name in self.code.run.at if name.startswith("dfresh")] if "fresh" in want else []
         widths = self.code.trace.widths
         sizes = [length_of(w, self.H) for w in widths]
-        found = {name: np.zeros((self.shape.B, sizes[int(name[-1])])) for name in sorted(names)}
+        found = {
+            name: np.zeros((self.shape.B, sizes[int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))]))
+            for name in sorted(names)
+        }
         for name, x in found.items():
             self.add_strided(name, x[None])
         return found

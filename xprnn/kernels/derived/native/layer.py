@@ -12,17 +12,19 @@ import numpy as np
 
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import threads
+from xprnn.kernels.derived.native import scan
 from xprnn.kernels.derived.native.call import inputs_of
 from xprnn.kernels.derived.native.code import LINE, PassCode, add_strided, length_of, ready
 from xprnn.kernels.derived.native.question import Code, Question, code_of, kind_of, stores_of
 from xprnn.kernels.derived.native.scan import around_gradients
 from xprnn.kernels.derived.native.table import OFFSET, SmallLayer
+from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.step_trace import Effects, effects_of, trace_step
 from xprnn.kernels.fused import BoundLayer, Gradients
 from xprnn.scan import NOTHING, Around
 
-__all__ = ["FusedLayer", "fused"]
+__all__ = ["FusedLayer", "fused", "takes"]
 
 MOST = 4_000_000
 """Multiply-adds of a product up to which a layer is run on one thread, in one call."""
@@ -35,6 +37,32 @@ def fused(cell: Cell, shape: tuple[int, ...], H: int, dtype: Any, around: Around
     T, B, I = shape
     is_small = cell.norm is None and T * B * I > 0 and T * B * cell.gates * H * max(I, H) < MOST
     return FusedLayer(cell, shape, H, np.dtype(dtype)) if is_small else None
+
+
+def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
+    """Return why neither a scan nor a small layer of this cell can be run here, or None if they can."""
+    refused = scan.takes(cell, around, dtype, shape)
+    if refused is not None or cell.norm is not None:
+        return refused
+    return disproof(cell, np.dtype(dtype), _as_scan, _as_scan_backward)
+
+
+def _as_scan(cell: Cell, a: Any, state0: States, p: Params) -> tuple[States, States, Any]:
+    """Run a layer whose input map changes nothing, as a scan."""
+    layer, p = (
+        fused(cell, a.shape, a.shape[-1] // cell.gates, a.dtype),
+        {**p, "W_ih": np.eye(a.shape[-1], dtype=a.dtype)},
+    )
+    assert layer is not None
+    states, final, cache = layer.forward(a, state0, p)
+    return states, final, (layer, cache, a, p)
+
+
+def _as_scan_backward(cell: Cell, dstates: States, dfinal: States, cache: Any, p: Params) -> tuple[Any, ...]:
+    """Run it backward."""
+    layer, inner, a, params = cache
+    found = layer.backward(dstates, dfinal, inner, a, params)
+    return found.x, found.state0, {key: found.params[key] for key in p}
 
 
 class Frame(NamedTuple):
