@@ -216,6 +216,17 @@ def test_a_cache_that_trace_takes_holds_arrays_alone():
         scan.scan(Named(), np.zeros((1, 2, 3)), (np.zeros((2, 3)),), {})
 
 
+def test_a_cell_with_another_step_does_not_inherit_a_backward_pass():
+    message = "Clipped has `forward`, and `slopes` and `backward` and `gradients` of another step by inheritance"
+    with pytest.raises(TypeError, match=message):
+
+        @dataclass(frozen=True)
+        class Clipped(Elman):
+            def forward(self, p, xp, inner=None):
+                step = super().forward(p, xp, inner)
+                return lambda a_t, prev, drop_t=None: step(xp.clip(a_t, -1.0, 1.0), prev, drop_t)
+
+
 def test_a_part_of_a_backward_pass_is_refused_when_the_class_is_made():
     with pytest.raises(TypeError, match="Odd has `slopes` and no `backward` and `gradients`: write all three, or none"):
         cell_of(None, slopes=lambda self, *rest: ())

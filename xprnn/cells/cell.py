@@ -110,6 +110,10 @@ class Cell(ABC):
             raise TypeError(
                 f"{cls.__name__} has {_listed(written)} and no {_listed(lacking)}: write all three, or none"
             )
+        if foreign := _of_another_step(cls):
+            raise TypeError(
+                f"{cls.__name__} has `forward`, and {_listed(foreign)} of another step by inheritance: write them, too"
+            )
         if cls.derives_backward and cls.cache_size is not Cell.cache_size:
             raise TypeError(f"`cache_size` of {cls.__name__} has no meaning without {_listed(_BACKWARD)}: leave it out")
 
@@ -243,6 +247,14 @@ def _derived() -> Any:
     from xprnn.cells import derived_backward
 
     return derived_backward
+
+
+def _of_another_step(cls: type[Cell]) -> list[str]:
+    """Return the methods that a class inherits from one whose `forward` it replaces: they would not fit together."""
+    if "forward" not in vars(cls):
+        return []
+    owners: dict[str, Any] = {name: next(c for c in cls.__mro__ if name in vars(c)) for name in _BACKWARD}
+    return [name for name, owner in owners.items() if owner is not cls and owner.forward is not Cell.forward]
 
 
 def _listed(names: Any) -> str:

@@ -18,6 +18,8 @@ CALLS = []
 class Fickle(IndRNNCell):
     """A cell that does something else in every scan."""
 
+    slopes, backward, gradients = IndRNNCell.slopes, IndRNNCell.backward, IndRNNCell.gradients
+
     def forward(self, p, xp, inner=None):
         CALLS.append(1)
         factor = float(len(CALLS))
@@ -28,6 +30,8 @@ class Fickle(IndRNNCell):
 class Branching(IndRNNCell):
     """A cell that asks for a value."""
 
+    slopes, backward, gradients = IndRNNCell.slopes, IndRNNCell.backward, IndRNNCell.gradients
+
     def forward(self, p, xp, inner=None):
         def step(a_t, prev, drop_t=None):
             return (prev[0] if xp.max(a_t) > 0.0 else a_t,), ()
@@ -37,18 +41,24 @@ class Branching(IndRNNCell):
 
 @dataclass(frozen=True)
 class Valued(IndRNNCell):
+    slopes, backward, gradients = IndRNNCell.slopes, IndRNNCell.backward, IndRNNCell.gradients
+
     def forward(self, p, xp, inner=None):
         return lambda a_t, prev, drop_t=None: ((a_t if a_t > prev[0] else prev[0],), ())
 
 
 @dataclass(frozen=True)
 class Sized(IndRNNCell):
+    slopes, backward, gradients = IndRNNCell.slopes, IndRNNCell.backward, IndRNNCell.gradients
+
     def forward(self, p, xp, inner=None):
         return lambda a_t, prev, drop_t=None: ((a_t / a_t.shape[-1] ** 0.5,), ())
 
 
 @dataclass(frozen=True)
 class Transposing(IndRNNCell):
+    slopes, backward, gradients = IndRNNCell.slopes, IndRNNCell.backward, IndRNNCell.gradients
+
     def forward(self, p, xp, inner=None):
         return lambda a_t, prev, drop_t=None: ((xp.roll(a_t, 1, axis=-1),), ())
 
