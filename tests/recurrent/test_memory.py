@@ -61,7 +61,7 @@ def peak(layer, T, B, I, *, flagged=False, kernel="auto", dtype=np.float32):
     x = rng.standard_normal((T, B, I)).astype(dtype)
     params = layer.init(0, like=x)
     flags = {"mask": rng.random((T, B)) < 0.8, "reset": rng.random((T, B)) < 0.1} if flagged else {}
-    steps = T if kernel == "native" else 2  # a few steps would be another plan, and other machine code
+    steps = T if kernel in ("native", "auto") else 2  # a few steps would be another plan, and other machine code
     first = {name: flag[:steps] for name, flag in flags.items()}
     y, _, cache = layer.forward(params, x[:steps], rng=1, kernel=kernel, **first)  # what is imported and compiled once
     layer.backward(params, cache, np.ones_like(y))
