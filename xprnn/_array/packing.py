@@ -93,11 +93,9 @@ class Packing(NamedTuple):
 
     def sort(self, states: Any) -> Any:
         """Return arrays (B or 1, n) in the order of the rows' lengths; None stays."""
-        return (
-            None
-            if states is None
-            else tuple([None if s is None else s if len(s) == 1 else s.take(self.order, axis=0) for s in states])
-        )
+        if states is None:
+            return None
+        return tuple([s if s is None or len(s) == 1 else s.take(self.order, axis=0) for s in states])
 
     def unsort(self, states: Any) -> Any:
         """Return arrays (B, n) in the order of the batch."""

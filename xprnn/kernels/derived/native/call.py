@@ -94,17 +94,13 @@ class Call:
             self.add(name, x)
         return carries
 
-    def add_sums(self, want: tuple[str, ...]) -> dict[str, Any]:
-        """Make and add the running sums over time, float64."""
-        names = [name for name in self.code.run.at if name.startswith("dfresh")] if "fresh" in want else []
-        widths = self.code.trace.widths
-        sizes = [length_of(w, self.H) for w in widths]
-        found = {
-            name: np.zeros((self.shape.B, sizes[int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))]))
-            for name in sorted(names)
-        }
-        for name, x in found.items():
-            self.add_strided(name, x[None])
+    def add_sums(self, want: tuple[str, ...]) -> States:
+        """Make and add the running sums over time of the gradients at `fresh`, float64, if they are wanted."""
+        if "fresh" not in want:
+            return ()
+        found = tuple([np.zeros((self.shape.B, length_of(width, self.H))) for width in self.code.trace.widths])
+        for k, x in enumerate(found):
+            self.add_strided(f"dfresh{k}", x[None])
         return found
 
     def add_outputs(self, dtype: Any, *, zeros: bool) -> dict[str, Any]:

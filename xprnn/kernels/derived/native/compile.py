@@ -144,24 +144,25 @@ def sources() -> str:
 
 def object_code(text: str, machine: Machine) -> bytes:
     """Compile the text of a module to an object file."""
-    with _lock:
-        target, context = machine.target(), llvm.create_context()
-        module = _optimised(text, context, target)
-        content = bytes(target.emit_object(module))
-        for each in (module, context, target):
-            each.close()
-        return content
+    content = _emitted(text, machine, "emit_object")
+    assert isinstance(content, bytes)
+    return content
 
 
 def assembly(text: str, machine: Machine) -> str:
     """Compile the text of a module to the machine's language, to be read."""
+    return str(_emitted(text, machine, "emit_assembly"))
+
+
+def _emitted(text: str, machine: Machine, emit: str) -> bytes | str:
+    """Compile the text of a module to what a method of LLVM's target machine emits."""
     with _lock:
         target, context = machine.target(), llvm.create_context()
         module = _optimised(text, context, target)
-        lines = str(target.emit_assembly(module))
+        content: bytes | str = getattr(target, emit)(module)
         for each in (module, context, target):
             each.close()
-        return lines
+        return content
 
 
 def _optimised(text: str, context: llvm.ContextRef, target: llvm.TargetMachine) -> llvm.ModuleRef:

@@ -12,11 +12,11 @@ import numpy as np
 
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import threads
+from xprnn.kernels.derived.effect_gradients import around_gradients
 from xprnn.kernels.derived.native import scan
 from xprnn.kernels.derived.native.call import inputs_of
 from xprnn.kernels.derived.native.code import LINE, PassCode, add_strided, length_of, ready
 from xprnn.kernels.derived.native.question import Code, Question, code_of, kind_of, stores_of
-from xprnn.kernels.derived.native.scan import around_gradients
 from xprnn.kernels.derived.native.table import OFFSET, SmallLayer
 from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.schedule import schedule
@@ -196,14 +196,14 @@ class FusedLayer:
         for name, k in run.gradients:
             d = dp[name] = np.zeros(p[name].shape, self.dtype)
             table[k] = id(d)
-        sums = self._add_sums(frame, table) if "fresh" in want else {}
+        dfresh = self._add_sums(frame, table, alive) if "fresh" in want else ()
         run.run(table)
         del alive
         dstate0 = tuple([carry[self.shape[0] % 2] for carry in carries])
         if not want:
             return Gradients(dp, dx, dstate0, NOTHING, None)
         arrays = frame.views(written, "da", "dgate", "dnoise")
-        return Gradients(dp, dx, dstate0, around_gradients(want, arrays, sums, len(track), self.dtype), arrays["da"])
+        return Gradients(dp, dx, dstate0, around_gradients(want, arrays, dfresh, len(track), self.dtype), arrays["da"])
 
     def bind(self, p: Params, dp: Params) -> BoundLayer:
         """Bind it to parameters and the arrays of their gradients."""
@@ -232,15 +232,13 @@ class FusedLayer:
                 table[at_d] = id(d)
         return carries
 
-    def _add_sums(self, frame: Frame, table: "array[int]") -> dict[str, Any]:
-        """Make and add the running sums over time, float64."""
-        found, at = {}, frame.code.run.at
-        for k, n in enumerate(self.sizes):
-            if (name := f"dfresh{k}") in at:
-                x = np.zeros((1, self.shape[1], n))
-                add_strided(table, at[name], x)
-                found[name] = x[0]  # whose base is `x`
-        return found
+    def _add_sums(self, frame: Frame, table: "array[int]", alive: list[Any]) -> States:
+        """Make and add the running sums over time of the gradients at `fresh`, float64."""
+        found = tuple([np.zeros((1, self.shape[1], n)) for n in self.sizes])
+        for k, x in enumerate(found):
+            add_strided(table, frame.code.run.at[f"dfresh{k}"], x)
+        alive += found
+        return tuple([x[0] for x in found])
 
     # -- what is made once --------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import numpy as np
 from xprnn._array.namespace import NUMPY
 from xprnn._array.sums import sum_time
 from xprnn.cells import Cell, Params, States
+from xprnn.kernels.derived.effect_gradients import around_gradients
 from xprnn.kernels.derived.native.call import Call, inputs_of
 from xprnn.kernels.derived.native.code import PassCode, ready
 from xprnn.kernels.derived.native.linear import PRODUCTS
@@ -97,11 +98,11 @@ def scan_backward(
     prev = shape.before(track)
     carries = call.add_track(prev, track, stored, dstates, dfinal)
     arrays = call.add_outputs(dtype, zeros=question.masked)
-    sums = call.add_sums(want)
+    dfresh = call.add_sums(want)
     call.run(around.mask)
     dp = gradients(code.trace, {**stored, **arrays}, prev, shape.states(track), around.mask)
     dstate0 = tuple([carry[shape.T % 2] for carry in carries])
-    return arrays["da"], dstate0, dp, around_gradients(want, arrays, sums, len(track), dtype)
+    return arrays["da"], dstate0, dp, around_gradients(want, arrays, dfresh, len(track), dtype)
 
 
 def gradients(trace: StepTrace, arrays: dict[str, Any], before: States, after: States, mask: Any) -> dict[str, Any]:
@@ -114,13 +115,3 @@ def gradients(trace: StepTrace, arrays: dict[str, Any], before: States, after: S
         each = [sum_time(arrays[x], NUMPY) if y is None else outer_time(arrays[x], arrays[y]) for x, y in terms]
         found[key] = each[0] if len(each) == 1 else np.concatenate(each)
     return found
-
-
-def around_gradients(want: tuple[str, ...], arrays: dict[str, Any], sums: dict[str, Any], n: int, dtype: Any) -> Around:
-    """Return the wanted gradients of the effects."""
-    if not want:
-        return NOTHING
-    fresh = tuple(sums[f"dfresh{k}"].astype(dtype, copy=False) for k in range(n)) if "fresh" in want else None
-    gate = tuple(arrays.get(f"dgate{k}") for k in range(n)) if "gate" in want else None
-    noise = tuple(arrays[f"dnoise{k}"] for k in range(n)) if "noise" in want else None
-    return Around(fresh=fresh, gate=gate, noise=noise)

@@ -50,7 +50,8 @@ def _length_of(of: Pass, name: str) -> ir.Value:
     """Return the length of a row of an array of states or of the program."""
     if name in of.widths:
         return of.widths[name]
-    return of.rows.length(of.kind.widths[int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))])
+    states = {f"{state}{k}": width for k, width in enumerate(of.kind.widths) for state in ("prev", "state")}
+    return of.rows.length(states[name])
 
 
 def _outer(of: Pass, target: ir.Value, x: tuple[ir.Value, ir.Value], y: Any, rows: ir.Value) -> None:

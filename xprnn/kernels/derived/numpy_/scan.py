@@ -12,6 +12,7 @@ from xprnn._array.namespace import NUMPY
 from xprnn._array.products import outer_time
 from xprnn._array.sums import sum_time
 from xprnn.cells import Cell, Params, States
+from xprnn.kernels.derived.effect_gradients import around_gradients
 from xprnn.kernels.derived.numpy_.compile import Code, Question, backward_code, forward_code
 from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.shape import Shape
@@ -236,13 +237,3 @@ def sequence(code: Code, arrays: dict[str, Any], name: str, H: int) -> Any:
         first = length(code.buffers[buffer][:lane], H) if buffer in code.buffers else 0
         views.append(arrays[buffer][..., first : first + length(code.buffers.get(buffer, ("H",))[lane : lane + 1], H)])
     return views[0] if len(views) == 1 else np.concatenate(views, axis=-1)
-
-
-def around_gradients(want: tuple[str, ...], arrays: dict[str, Any], dfresh: States, n: int, dtype: Any) -> Around:
-    """Return the wanted gradients of the effects."""
-    if not want:
-        return NOTHING
-    fresh = tuple([d.astype(dtype, copy=False) for d in dfresh]) or None
-    gate = tuple([arrays.get(f"dgate{k}") for k in range(n)]) if "gate" in want else None
-    noise = tuple([arrays[f"dnoise{k}"] for k in range(n)]) if "noise" in want else None
-    return Around(fresh=fresh, gate=gate, noise=noise)
