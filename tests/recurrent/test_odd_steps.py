@@ -99,9 +99,18 @@ def _layers(request, monkeypatch):
         from xprnn.kernels.derived.native import layer
 
         monkeypatch.setattr(layer, "MOST", 0)
-    remembered.cache_clear()
+    forget()
     yield
+    forget()
+
+
+def forget():
+    """Forget plans and proofs, which are made with the layers that another test runs."""
     remembered.cache_clear()
+    if kernels.KERNELS["native"].lacks is None:
+        from xprnn.kernels.derived.proof import disproof
+
+        disproof.cache_clear()
 
 
 @odd
