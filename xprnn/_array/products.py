@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from xprnn._array import pool
 from xprnn._array.namespace import NUMPY, Array, Namespace, as_rows, cast, is_half, reshape, upcast
 from xprnn._array.sums import sum_first, sum_time
 
@@ -72,7 +73,11 @@ def _product(a: Array, b: Array) -> Array:
     """Return `a @ b`; of half types every library sums in float32, and rounds once."""
     if isinstance(a, np.ndarray) and is_half(a.dtype):  # NumPy does so too, but without BLAS: up to 19 times slower
         return cast(upcast(a) @ upcast(b), a.dtype)
-    return a.dot(b) if _are_numpy(a, b) else a @ b  # NumPy's method does what `@` does, and begins sooner
+    if not _are_numpy(a, b):
+        return a @ b
+    if len(a) * b.shape[-1] < pool.LEAST // a.itemsize or a.dtype != b.dtype:
+        return a.dot(b)  # which does what `@` does, and begins sooner
+    return a.dot(b, pool.empty((len(a), b.shape[1]), a.dtype))
 
 
 def _are_numpy(a: Array, b: Array) -> bool:

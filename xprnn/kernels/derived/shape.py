@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xprnn._array import pool
 from xprnn._array.packing import Packing
 from xprnn.cells import States
 from xprnn.scan import BLOCK
@@ -29,7 +30,7 @@ class Shape(NamedTuple):
 
     def track(self, n: int, dtype: Any) -> Any:
         """Make an array for a state before the first step and after each."""
-        return np.empty((self.T + 1, self.B, n) if self.packing is None else (self.B + self.leading[0], n), dtype)
+        return pool.empty((self.T + 1, self.B, n) if self.packing is None else (self.B + self.leading[0], n), dtype)
 
     def first(self, s: Any) -> Any:
         """Return the state before the first step, a view (B, n) of a track."""

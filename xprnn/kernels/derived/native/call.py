@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xprnn._array import pool
 from xprnn.cells import Params, States
 from xprnn.kernels import threads
 from xprnn.kernels.derived.native.code import add_strided, length_of, ready
@@ -73,7 +74,7 @@ class Call:
         packing = self.shape.packing
         if packing is None:
             return self.shape.states(track)
-        h = np.zeros((packing.T, self.shape.B, track[0].shape[-1]), track[0].dtype)
+        h = pool.zeros((packing.T, self.shape.B, track[0].shape[-1]), track[0].dtype)
         self.add("h", h)
         return (h,)
 
@@ -105,7 +106,7 @@ class Call:
 
     def add_outputs(self, dtype: Any, *, zeros: bool) -> dict[str, Any]:
         """Make and add the arrays (T, B, ·) that the program writes."""
-        make, found = np.zeros if zeros else np.empty, {}
+        make, found = pool.zeros if zeros else pool.empty, {}
         for name, widths in self.code.outputs:
             n = sum([length_of(width, self.H) for width in widths])
             found[name] = make((*self.shape.leading, n), dtype)

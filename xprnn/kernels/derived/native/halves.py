@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from xprnn._array import pool
 from xprnn.kernels.derived.native.code import ready
 from xprnn.kernels.derived.native.compile import compiled
 from xprnn.kernels.derived.native.machine import Machine, host
@@ -27,7 +28,7 @@ def cast(a: Any, dtype: Any) -> Any:
     if a.size <= SMALL:
         return a.astype(target)
     a = ready(a)
-    out = np.empty(a.shape, target)
+    out = pool.empty(a.shape, target)
     _functions()[target](id(a), id(out), a.size)
     return out
 

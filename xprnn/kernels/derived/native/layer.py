@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xprnn._array import pool
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels import threads
 from xprnn.kernels.derived.effect_gradients import around_gradients
@@ -152,10 +153,10 @@ class FusedLayer:
         frame = self._frames.get(key) or self._forward_frame(key)
         inputs = inputs_of(around, self.sizes, B, self.H)
         table, alive = frame.fill(x, p, inputs)
-        written = (np.zeros if masked else np.empty)(frame.numbers, self.dtype)
+        written = (pool.zeros if masked else pool.empty)((frame.numbers,), self.dtype)
         for k in frame.written:
             table[k] = id(written)
-        track = tuple([np.zeros((T + 1, B, n), self.dtype) for n in self.sizes])
+        track = tuple([pool.zeros((T + 1, B, n), self.dtype) for n in self.sizes])
         for s, (at, _) in zip(track, frame.states, strict=True):
             for k in at:
                 table[k] = id(s)
@@ -183,12 +184,12 @@ class FusedLayer:
         frame = self._frames.get(key) or self._backward_frame(key)
         run = frame.code.run
         table, alive = frame.fill(x, p, inputs)
-        written = (np.zeros if question.masked else np.empty)(frame.numbers, self.dtype)
+        written = (pool.zeros if question.masked else pool.empty)((frame.numbers,), self.dtype)
         for ks, a in ((frame.written, written), (frame.cached, stored)):
             for k in ks:
                 table[k] = id(a)
         carries = self._add_states(frame, table, alive, track, dstates, dfinal)
-        dx, dp = np.empty(self.shape, self.dtype), {}
+        dx, dp = pool.empty(self.shape, self.dtype), {}
         table[run.at["dx"]] = id(dx)
         for name, k in run.gradients:
             d = dp[name] = np.zeros(p[name].shape, self.dtype)

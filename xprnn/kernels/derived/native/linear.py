@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xprnn._array import namespace as xpx
+from xprnn._array import pool
 from xprnn._array import products as array_products
 from xprnn._array.checks import FLOATS
 from xprnn._array.sums import sum_time
@@ -48,7 +49,7 @@ class Products(NamedTuple):
         N, I = da.shape[1], x.shape[1]
         if len(da) * N * I <= SMALL:
             return array_products.outer_time(da, x, xpx.NUMPY)
-        dW = np.zeros((N, I), x.dtype)
+        dW = pool.zeros((N, I), x.dtype)
         function, sizes = _functions(x.dtype)["outer"], sizes_of(x.dtype)
 
         def run(columns: Any) -> None:
@@ -82,7 +83,7 @@ class Products(NamedTuple):
         b = None if b is None else ready(b)
         N, (R, K), dtype = W.shape[0 if transposed else 1], rows.shape, x.dtype
         functions, sizes = _functions(dtype), sizes_of(dtype)
-        y = (np.empty if self.steps is None else np.zeros)((R, N), dtype)
+        y = (pool.empty if self.steps is None else pool.zeros)((R, N), dtype)
         strides = (1, W.shape[1]) if transposed else (W.shape[1], 1)
 
         def affine(x: Any, packed: Any, scratch: Any, out: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xprnn._array import pool
 from xprnn.cells import Cell
 from xprnn.kernels.derived.numpy_.lowering import Lowering, reached
 from xprnn.kernels.derived.numpy_.packs import Plan
@@ -83,9 +84,9 @@ def _vector(values: tuple[float, ...], n: int, dtype: np.dtype) -> np.ndarray:
 
 
 NAMES = {name: getattr(np, name) for name in (
-    *FUNCTIONS.values(), "copyto", "where", "matmul", "empty", "array", "ascontiguousarray", "inf", "nan",
+    *FUNCTIONS.values(), "copyto", "where", "matmul", "array", "ascontiguousarray", "inf", "nan",
 )}  # fmt: skip
-NAMES |= {"reduce": np.add.reduce, "cycle": cycle}
+NAMES |= {"empty": pool.empty, "reduce": np.add.reduce, "cycle": cycle}
 NAMES |= {"split": _split, "number": _number, "vector": _vector, "cut": _cut, "first": _first, "in_turns": _in_turns}
 """What the text of a pass may name."""
 

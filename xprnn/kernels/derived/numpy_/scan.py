@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xprnn._array import pool
 from xprnn._array.namespace import NUMPY
 from xprnn._array.products import outer_time
 from xprnn._array.sums import sum_time
@@ -83,7 +84,7 @@ def scan_backward(
     prev = shape.before(track)
     if around.reset is not None:
         prev = restarted(around.reset, shape.at_steps(around.fresh), prev)
-    found = {name: np.empty((*shape.leading, length(widths, H)), dtype) for name, widths in code.outputs.items()}
+    found = {name: pool.empty((*shape.leading, length(widths, H)), dtype) for name, widths in code.outputs.items()}
     arrays = {
         "blocks": shape.blocks(backward=True),
         **lasting,
