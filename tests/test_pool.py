@@ -92,14 +92,13 @@ def test_blocks_are_at_most_a_sixteenth_too_large(memory):
         assert memory.bytes == 0
 
 
-def test_the_limit_is_kept_and_what_is_beyond_it_is_numpys():
+def test_the_limit_holds_for_all_blocks_and_a_larger_array_is_numpys():
     small = Pool(limit=5 * BYTES)
     arrays = [small.empty(SHAPE, np.float32) for _ in range(9)]
-    assert small.bytes == 5 * BYTES
+    assert small.bytes == 4 * BYTES  # the sixth found no room, and began anew
     assert len({address(a) for a in arrays}) == 9
-    del arrays
-    small.empty((BYTES + LEAST,), np.uint8)  # there is no room but for what is free
-    assert BYTES < small.bytes <= 5 * BYTES
+    small.empty((6 * BYTES,), np.uint8)
+    assert small.bytes == 0
 
 
 @pytest.mark.parametrize("n", [LEAST - 1, MOST + 1])
@@ -158,3 +157,16 @@ def test_what_a_call_returns_is_not_written_over_and_not_of_what_was_there(make,
     run(np.full_like(x, np.nan))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_limit_of_nothing_holds_no_memory_and_other_numbers_are_refused():
+    before = xprnn.kernels.get_memory_limit()
+    xprnn.kernels.set_memory_limit(0)
+    array = pool.empty(SHAPE, np.float32)
+    assert pool._pool.bytes == 0 == xprnn.kernels.get_memory_limit()
+    for n, error in ((-1, "`n` must be at least 0"), (1.5, "`n` must be an int"), (True, "`n` must be an int")):
+        with pytest.raises((TypeError, ValueError), match=error):
+            xprnn.kernels.set_memory_limit(n)
+    xprnn.kernels.set_memory_limit(before)
+    assert pool.empty(SHAPE, np.float32) is not array
+    assert pool._pool.bytes > 0

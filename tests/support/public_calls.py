@@ -174,6 +174,7 @@ CALLS = {
     "backends.device": (backends.device, {"a": X}),
     "backends.move": (backends.move, {"arrays": P, "like": X}),
     "tree.map": (lambda f: trees.map(f, P, P), {"f": np.add}),
+    "set_memory_limit": (kernels.set_memory_limit, {"n": kernels.get_memory_limit()}),
     "set_num_threads": (kernels.set_num_threads, {"n": kernels.get_num_threads()}),
     "explain": (kernels.explain, {
         "layer": LSTM, "x": X, "training": True, "kernel": "auto", "mask": False, "reset": False,

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Pool", "empty", "release", "zeros"]
+from xprnn._array import checks
+
+__all__ = ["Pool", "empty", "get_memory_limit", "release", "set_memory_limit", "zeros"]
 
 LEAST, MOST = 1 << 16, 1 << 25
 """Bytes of the arrays that are pooled. The C library holds on to smaller ones, and larger ones are on large pages."""
@@ -49,7 +51,7 @@ class Pool:
     Parameters
     ----------
     limit : int
-        Bytes of all blocks. Beyond it arrays are NumPy's own.
+        Bytes of all blocks. A block beyond it is the first of new ones.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -68,50 +70,84 @@ class Pool:
             return np.empty(shape, dtype)
         step = 1 << n.bit_length() - 5  # sixteen sizes from one power of two to the next
         size = -(-n // step) * step
-        blocks = self._blocks.setdefault(size, deque())
-        block = _free(blocks) or self._new(size)
+        block = self._free(size) or self._new(size)
         if block is None:
             return np.empty(shape, dtype)
         array = np.ndarray(shape, dtype, *block)
-        blocks.append(block)  # only now that the array refers to it
+        self._blocks.setdefault(size, deque()).append(block)  # only now that the array refers to it
         return array
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return a new array of zeros: `numpy.zeros`."""
-        if math.prod(shape) * np.dtype(dtype).itemsize < LEAST:
+        if not LEAST <= math.prod(shape) * np.dtype(dtype).itemsize <= MOST:
             return np.zeros(shape, dtype)
         array = self.empty(shape, dtype)
         array.fill(0)
         return array
 
     def release(self) -> None:
-        """Give the free blocks back to the C library."""
-        for blocks in list(self._blocks.values()):
-            while _free(blocks) is not None:
-                pass
+        """Let go of all blocks: the C library has the free ones back at once, the others with their arrays."""
+        self._blocks.clear()
+
+    def _free(self, size: int) -> Block | None:
+        """Take out a block without arrays, or return None."""
+        blocks = self._blocks.get(size, deque())
+        for _ in range(len(blocks)):
+            try:
+                block = blocks.popleft()  # where no other thread finds it
+            except IndexError:  # other threads have taken them all
+                return None
+            if _references(block) == ALONE:
+                return block
+            blocks.append(block)
+        return None
 
     def _new(self, size: int) -> Block | None:
-        """Return a new block, or None where there is no room for it."""
+        """Return a new block, or None if it is larger than the pool."""
         if self.bytes + size > self.limit:
             self.release()
-        if self.bytes + size > self.limit:
+        if size > self.limit:
             return None
         memory = np.empty(size + LINE, np.uint8)
         return memory, -memory.ctypes.data % LINE
 
 
-def _free(blocks: deque[Block]) -> Block | None:
-    """Take out a block without arrays, or return None."""
-    for _ in range(len(blocks)):
-        try:
-            block = blocks.popleft()  # where no other thread finds it
-        except IndexError:  # other threads have taken them all
-            return None
-        if _references(block) == ALONE:
-            return block
-        blocks.append(block)
-    return None
-
-
 _pool = Pool()
 empty, zeros, release = _pool.empty, _pool.zeros, _pool.release
+
+
+def set_memory_limit(n: int) -> None:
+    """Set how much memory is held to be used again by arrays of the CPU kernels.
+
+    Parameters
+    ----------
+    n : int
+        In bytes; at first 256 MiB. With 0 every array has memory of its own.
+
+    Raises
+    ------
+    TypeError
+        If `n` is no int.
+    ValueError
+        If `n` is below 0.
+
+    Notes
+    -----
+    What is held goes back to the system at once, but for arrays that are in use: these are never written over.
+
+    Examples
+    --------
+    >>> from xprnn import kernels
+    >>> before = kernels.get_memory_limit()
+    >>> kernels.set_memory_limit(0)
+    >>> kernels.get_memory_limit()
+    0
+    >>> kernels.set_memory_limit(before)
+    """
+    _pool.limit = checks.integer("n", n, 0)
+    release()
+
+
+def get_memory_limit() -> int:
+    """Return how many bytes at most are held to be used again by arrays of the CPU kernels."""
+    return _pool.limit

@@ -4,6 +4,7 @@ A kernel is a pair with the signatures of `xprnn.scan.scan` and `scan_backward`.
 tested equal to the reference in states, final state and every gradient.
 """
 
+from xprnn._array.pool import get_memory_limit, set_memory_limit
 from xprnn.kernels.explain import Explanation, explain
 from xprnn.kernels.registry import KERNELS, REFERENCE, Kernel
 from xprnn.kernels.select import NAMES, check_name, select, select_products
@@ -17,8 +18,10 @@ __all__ = [
     "Kernel",
     "check_name",
     "explain",
+    "get_memory_limit",
     "get_num_threads",
     "select",
     "select_products",
+    "set_memory_limit",
     "set_num_threads",
 ]
