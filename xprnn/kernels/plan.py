@@ -4,7 +4,7 @@ Axes: T time, B batch, I input, G gates, H hidden units. A level is one layer of
 array here is in the time of its run, which is reversed for the reverse direction.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +15,8 @@ from xprnn._array.namespace import Array
 from xprnn._array.packing import Packing
 from xprnn.cells import Cell, Params, States, input_map
 from xprnn.cells.layer_norm import NormCache
-from xprnn.kernels.fused import Fused, Gradients
+from xprnn.cells.normalised import GAIN, NAMES
+from xprnn.kernels.fused import BoundLayer, Fused, Gradients
 from xprnn.kernels.half import HALF, single
 from xprnn.kernels.registry import Kernel
 from xprnn.scan import NOTHING, Around
@@ -35,6 +36,11 @@ class Direction(NamedTuple):
     def cell_params(self) -> Params:
         """The cell's parameters, which are what its scan is given."""
         return {key: self.params[key] for key in self.cell_keys}
+
+    def normalised(self) -> "Direction":
+        """Return the direction of a cell that normalises its input's share itself."""
+        more = [NAMES.get(key, key) for key in ("b_ih", GAIN) if key in self.params]
+        return self._replace(params=_renamed(self.params, NAMES), cell_keys=(*self.cell_keys, *more))
 
     def packed(self) -> "Direction":
         """Return the direction of the packed batch: every array in the order of `Around.packing`."""
@@ -79,6 +85,7 @@ class Plan(NamedTuple):
     why: str
     fused: Fused | None = None  # None: the scan stands between products of its own
     packs: bool = False  # whether the valid steps of a ragged batch run alone
+    normalised: Cell | None = None  # what the scan is of, where it normalises its input's share itself
 
     @property
     def how(self) -> str:
@@ -86,8 +93,9 @@ class Plan(NamedTuple):
         rows = "; where rows have lengths, of their valid steps alone" if self.packs else ""
         if self.fused is not None:
             return f"input map, scan and gradients in one call{rows}"
+        scan = "a scan" if self.normalised is None else "a scan, which normalises its input,"
         owner = "the array library" if self.kernel.products is array_products else self.kernel.name
-        return f"a scan between products of {owner}{rows}"
+        return f"{scan} between products of {owner}{rows}"
 
     def forward(
         self, cell: Cell, directions: Sequence[Direction], *, keep: bool
@@ -113,6 +121,8 @@ class Plan(NamedTuple):
     def _forward(
         self, cell: Cell, directions: Sequence[Direction], *, keep: bool
     ) -> tuple[list[States], list[States], list[Any]]:
+        if self.normalised is not None:
+            cell, directions = self.normalised, [d.normalised() for d in directions]
         if self.fused is not None:
             run = self.fused.forward
             done = [run(x, state0, p, around, keep=keep) for x, p, _, state0, around, _ in directions]
@@ -167,6 +177,22 @@ class Plan(NamedTuple):
         *,
         want: tuple[str, ...],
     ) -> Iterator[Gradients]:
+        if self.normalised is not None:
+            directions = [d.normalised() for d in directions]
+            found = self._run_backward(self.normalised, directions, caches, dstates, dfinals, want=want)
+            return (g._replace(params=_renamed(g.params, ORIGINAL)) for g in found)
+        return self._run_backward(cell, directions, caches, dstates, dfinals, want=want)
+
+    def _run_backward(
+        self,
+        cell: Cell,
+        directions: Iterable[Direction],
+        caches: Iterable[Any],
+        dstates: Iterable[tuple[Array | None, ...]],
+        dfinals: Iterable[tuple[Array | None, ...]],
+        *,
+        want: tuple[str, ...],
+    ) -> Iterator[Gradients]:
         each = zip(directions, caches, dstates, dfinals, strict=True)
         if self.fused is not None:
             run = self.fused.backward
@@ -175,12 +201,26 @@ class Plan(NamedTuple):
         scans = self.kernel.scans_backward(cell, arguments, want=want)
         return map(partial(self._gradients, cell), directions, caches, scans)
 
+    def bind(self, p: Params, dp: Params) -> BoundLayer | None:
+        """Bind a level that is one call, with nothing around and from zeros; None for any other."""
+        if self.fused is None:
+            return None
+        return self.fused.bind(*[p, dp] if self.normalised is None else [_renamed(each, NAMES) for each in (p, dp)])
+
     def _gradients(self, cell: Cell, d: Direction, cache: DirectionCache, scan: tuple[Any, ...]) -> Gradients:
         """Return the gradients of a direction from those of its scan."""
         da, dstate0, dp, daround = scan
         products = self.kernel.products_at(d.around.mask)
         dp_input, dx = input_map.backward(cell, d.params, da, d.x, cache.norm, xpx.namespace(da), products)
         return Gradients({**dp, **dp_input}, dx, dstate0, daround, da)
+
+
+ORIGINAL = {name: key for key, name in NAMES.items()}
+
+
+def _renamed(params: Params, names: Mapping[str, str]) -> dict[str, Array]:
+    """Return parameters under other names."""
+    return {names.get(key, key): a for key, a in params.items()}
 
 
 def _unpacked(want: tuple[str, ...], packing: Packing, found: Gradients) -> Gradients:

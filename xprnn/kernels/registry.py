@@ -16,6 +16,7 @@ from xprnn._array import products as array_products
 from xprnn._array.namespace import Namespace
 from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore
+from xprnn.cells.normalised import Normalised
 from xprnn.kernels.fused import Fused
 from xprnn.kernels.reference_stepper import BoundReference
 from xprnn.scan import Around
@@ -72,6 +73,8 @@ class Kernel(NamedTuple):
         `affine_time` and `affine_gradients`, the products of all steps outside of the scan.
     fused : callable, optional
         ``fused(cell, shape, H, dtype, around)`` makes a `Fused` in place of products and scan for x (T, B, I), or None.
+    normalises : bool
+        Whether a scan of `xprnn.cells.normalised.Normalised` is faster than the input map's normalisation beside it.
     packs : bool
         Whether it takes ragged batches packed, with `Around.packing`; any other is given their mask.
     bind_scan : callable, optional
@@ -94,6 +97,7 @@ class Kernel(NamedTuple):
     fused: Callable[..., Fused | None] | None = None
     bind_scan: Callable[..., Any] | None = None
     packs: bool = False
+    normalises: bool = False
     memory: Callable[[Cell, int], "Memory"] = lambda cell, H: reference_memory(cell, H)
 
     def products_at(self, mask: Any | None) -> Any:
@@ -141,6 +145,8 @@ def _native_memory(cell: Cell, H: int) -> Memory:
     from xprnn.kernels.derived.native.memory import of_threads
 
     G = cell.gates
+    if cell.norm is not None and cell.input_norm(H) is not None:
+        cell = Normalised(cell)
     transient = (2 * G + 1 + (G > 1) + 2 * len(cell.states)) * H + of_gradients(cell, H)
     return Memory(transient, 0, 0, partial(of_threads, G * H, max(cell.widths(H))))
 
@@ -177,6 +183,7 @@ def _native() -> Kernel:
         fused=layer.fused,
         bind_scan=bound_passes.BoundScan,
         packs=True,
+        normalises=True,
         memory=_native_memory,
     )
 

@@ -13,6 +13,7 @@ from xprnn._array import products as array_products
 from xprnn._array.messages import short_repr
 from xprnn._array.namespace import ArraySpec, Namespace
 from xprnn.cells import Cell
+from xprnn.cells.normalised import Normalised
 from xprnn.kernels.fused import Fused
 from xprnn.kernels.half import UpcastProducts, upcast_kernel
 from xprnn.kernels.plan import Plan, UpcastPlan
@@ -115,10 +116,13 @@ def _plan(*arguments: Any) -> Plan:
     question = Question(*arguments)
     check_name(question.kernel)
     kernel, why = _choose(question)
+    cell = _normalised(kernel, question)
+    if cell is not None:
+        question = question._replace(cell=cell)
     packs = kernel.packs and question.around.packing is not None
     if not xpx.is_half(question.dtype):
         fused = _fused(kernel, question, question.dtype)
-        return Plan(kernel, why, fused, packs and fused is None)
+        return Plan(kernel, why, fused, packs and fused is None, cell)
     upcast = upcast_kernel(kernel, question.dtype)
     if kernel.takes_half:
         return Plan(kernel._replace(bind=upcast.bind), why, packs=packs)
@@ -126,7 +130,17 @@ def _plan(*arguments: Any) -> Plan:
     if not xpx.is_namespace_numpy(question.xp):
         return Plan(upcast, why, packs=packs)
     fused = _fused(kernel, question, question.xp.float32)
-    return UpcastPlan(kernel._replace(bind=upcast.bind), why, fused, packs and fused is None)
+    return UpcastPlan(kernel._replace(bind=upcast.bind), why, fused, packs and fused is None, cell)
+
+
+def _normalised(kernel: Kernel, question: Question) -> Cell | None:
+    """Return the cell that normalises its input's share itself, where a kernel runs that, or None."""
+    cell, shape = question.cell, question.scan_shape
+    if not kernel.normalises or question.noise or cell.norm is None or cell.input_norm(shape[2]) is None:
+        return None
+    found = Normalised(cell)
+    dtype = question.xp.float32 if xpx.is_half(question.dtype) else question.dtype
+    return found if kernel.takes(found, question.around, dtype, shape) is None else None
 
 
 def _fused(kernel: Kernel, question: Question, dtype: Any) -> Fused | None:

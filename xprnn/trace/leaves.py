@@ -48,12 +48,10 @@ def _parameter(graph: Graph, dtype: Any, name: str, shape: tuple[Any, ...]) -> A
 
 def _shapes(cell: Any, keys: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
     """Return the symbolic shapes of the parameters that there are."""
-    declared: dict[str, Any] = {}
-    for bias in (True, False):
-        declared = dict(cell.parameters(H, bias=bias))
-        if declared.keys() == set(keys):
-            break
-    if declared.keys() != set(keys):
+    declared, least = (dict(cell.parameters(H, bias=bias)) for bias in (True, False))
+    if least.keys() == set(keys):
+        declared = least
+    if declared.keys() != set(keys) and not least.keys() <= set(keys) <= declared.keys():  # some biases, others not
         raise TraceError(f"parameters {sorted(keys)} where the cell declares {sorted(declared)}")
     return {key: declared[key].shape for key in keys}
 

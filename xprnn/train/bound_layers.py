@@ -76,10 +76,7 @@ def _bind_levels(layer: Recurrent, p: Params, dp: Params, x: Any, kernel: str) -
     for name in layer._names:
         shape, spec = (*x.shape, layer.hidden_size), xpx.spec_of(x)
         plan = kernels.select(layer.cell, NOTHING, spec, shape, kernel)
-        if plan.fused is None:
-            chain.append(_BoundLevel(layer, plan, p[name], dp[name]))
-        else:
-            chain.append(plan.fused.bind(p[name], dp[name]))
+        chain.append(plan.bind(p[name], dp[name]) or _BoundLevel(layer, plan, p[name], dp[name]))
         x = chain[-1].forward(x)
     return _Chain(chain), x
 

@@ -48,8 +48,7 @@ class PassCode:
         self.at, self.emitted = table_of(program, kind), sizes_of(dtype)
         self.arrays, self.itemsize = program.arrays, dtype.itemsize
         self.kind, self.products = kind, [product for stage in program.stages for product in stage.products]
-        scratch = ("active", "operand", "result", "spill", "packed", "numbers")
-        self.of_tile = ["R", *[name for name in self.at if name.startswith(scratch)]]
+        self.of_tile = ["R", *[name for name in self.at if name.startswith(SCRATCH)]]
         self.parameters = [(name.removeprefix("p_"), k) for name, k in self.at.items() if name.startswith("p_")]
         self.gradients = [(name.removeprefix("d_"), k) for name, k in self.at.items() if name.startswith("d_")]
         self._functions = shared_functions(dtype)  # which live as long as this
@@ -98,7 +97,8 @@ class PassCode:
             return {"packed_input": I * emitted.padded(G), "a": R * emitted.padded(G), "numbers": numbers}
         rows = {f"{name}{k}": (width,) for k, width in enumerate(self.kind.widths) for name in STATES} | self.arrays
         widths = [I, *[sum(length_of(w, H) for w in rows[y]) for y in layer.seconds]]
-        longest = max([G, *[sum(length_of(w, H) for w in ws) for ws in rows.values()]])
+        lasting = [ws for name, ws in rows.items() if not name.startswith(SCRATCH)]
+        longest = max([G, *[sum(length_of(w, H) for w in ws) for ws in lasting]])
         numbers = max(emitted.affine_scratch(I), longest, *[emitted.outer_scratch(longest, n) for n in widths])
         return {"packed_input": G * emitted.padded(I), "numbers": numbers}
 
@@ -120,6 +120,7 @@ class PassCode:
 
 
 STATES = ("prev", "state", "new", "carry", "next", "dstates", "fresh", "gate", "noise", "dfresh")
+SCRATCH = ("active", "operand", "result", "spill", "packed", "numbers")
 SMALL = ("T", "R", "rows", "memory")
 
 

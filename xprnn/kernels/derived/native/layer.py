@@ -36,14 +36,14 @@ NO_EFFECTS = Effects()
 def fused(cell: Cell, shape: tuple[int, ...], H: int, dtype: Any, around: Around = NOTHING) -> "FusedLayer | None":
     """Return what runs a layer of H units in one call for x (T, B, I), or None if it is not small."""
     T, B, I = shape
-    is_small = cell.norm is None and T * B * I > 0 and T * B * cell.gates * H * max(I, H) < MOST
+    is_small = cell.input_norm(H) is None and T * B * I > 0 and T * B * cell.gates * H * max(I, H) < MOST
     return FusedLayer(cell, shape, H, np.dtype(dtype)) if is_small else None
 
 
 def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
     """Return why neither a scan nor a small layer of this cell can be run here, or None if they can."""
     refused = scan.takes(cell, around, dtype, shape)
-    if refused is not None or cell.norm is not None:
+    if refused is not None or cell.input_norm(shape[2]) is not None:
         return refused
     return disproof(cell, np.dtype(dtype), _as_scan, _as_scan_backward)
 
