@@ -21,7 +21,20 @@ from xprnn._array import namespace as xpx
 from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array, ArraySpec, Namespace
 
-__all__ = ["BLOCK", "LOW", "PARITY", "ROTATIONS", "Key", "Word", "gumbel", "keep", "key", "normal", "threefry2x32"]
+__all__ = [
+    "BLOCK",
+    "LOW",
+    "PARITY",
+    "ROTATIONS",
+    "Key",
+    "Word",
+    "gumbel",
+    "keep",
+    "key",
+    "normal",
+    "threefry2x32",
+    "words",
+]
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
@@ -32,6 +45,8 @@ BLOCK = 1 << 17
 
 Word = Any
 """Thirty-two bits: a Python int, or a 0-d uint32 JAX array."""
+
+Words = Callable[..., tuple[Array, Array]]
 
 
 class Key(NamedTuple):
@@ -172,10 +187,21 @@ def _word(k: int, xp: Namespace) -> Any:
     return np.uint32(k) if xpx.is_namespace_jax(xp) else k
 
 
-def keep(key: Key, p: float, T: int, B: int, n: int, spec: ArraySpec, *, scale: bool = True) -> Array:
+def words(
+    key_words: tuple[Word, Word], first: tuple[int, int], steps: int, rows: int, spec: ArraySpec
+) -> tuple[Array, Array]:
+    """Return both words (steps, rows) of Threefry at the counters from `first` on, which count modulo 2**32."""
+    x0, x1 = _words(steps, spec) + _word(first[0], spec.xp), _words(rows, spec) + _word(first[1], spec.xp)
+    return threefry2x32(key_words, *spec.xp.broadcast_arrays(x0[:, None], x1[None, :]))
+
+
+def keep(
+    key: Key, p: float, T: int, B: int, n: int, spec: ArraySpec, *, scale: bool = True, words: Words = words
+) -> Array:
     """Draw a dropout mask (T, B, n): 0 with probability p, else 1/(1-p), or 1 without `scale`.
 
-    Which elements are dropped is decided in integers: the same on every backend and in every dtype.
+    Which elements are dropped is decided in integers: the same on every backend and in every dtype. `words` is `words`
+    or a faster function that returns the same.
     """
     limit, factor = min(round(p * 2**32), LOW), 1.0 / (1.0 - p) if scale else 1.0
     if xpx.is_namespace_cupy(spec.xp):
@@ -188,10 +214,10 @@ def keep(key: Key, p: float, T: int, B: int, n: int, spec: ArraySpec, *, scale: 
         masks = [spec.xp.astype(word >= threshold, spec.dtype) for word in words]
         return [mask * factor for mask in masks] if scale else masks
 
-    return _draw(key, T, B, n, spec, masks_of)
+    return _draw(key, T, B, n, spec, masks_of, words)
 
 
-def normal(key: Key, T: int, B: int, n: int, spec: ArraySpec) -> Array:
+def normal(key: Key, T: int, B: int, n: int, spec: ArraySpec, *, words: Words = words) -> Array:
     """Draw standard normal numbers (T, B, n), by Box & Muller [2]_: the same on every backend but for rounding.
 
     None is larger than √(66 ln 2) = 6.8 in magnitude: the logarithm's argument is a multiple of 2**-33.
@@ -208,7 +234,7 @@ def normal(key: Key, T: int, B: int, n: int, spec: ArraySpec) -> Array:
         angle = xp.astype(second, real) * (2.0 * math.pi * 2.0**-32)
         return [xp.astype(radius * wave(angle), spec.dtype) for wave in (xp.cos, xp.sin)]
 
-    return _draw(key, T, B, n, spec, box_muller)
+    return _draw(key, T, B, n, spec, box_muller, words)
 
 
 def gumbel(key: Key, T: int, B: int, n: int, spec: ArraySpec) -> Array:
@@ -226,7 +252,7 @@ def gumbel(key: Key, T: int, B: int, n: int, spec: ArraySpec) -> Array:
         us = [xp.where(u > most, xp.full_like(u, most), u) for u in us]
         return [xp.astype(-xp.log(-xp.log(u)), spec.dtype) for u in us]
 
-    return _draw(key, T, B, n, spec, finish)
+    return _draw(key, T, B, n, spec, finish, words)
 
 
 def _on_host(key: Key) -> Key:
@@ -234,7 +260,9 @@ def _on_host(key: Key) -> Key:
     return Key((int(key.words[0]), int(key.words[1])), key.step)
 
 
-def _draw(key: Key, T: int, B: int, n: int, spec: ArraySpec, finish: Callable[[Array, Array], list[Array]]) -> Array:
+def _draw(
+    key: Key, T: int, B: int, n: int, spec: ArraySpec, finish: Callable[[Array, Array], list[Array]], words: Words
+) -> Array:
     """Return (T, B, n), along n what `finish` makes of the first words, then of the second.
 
     Element (t, b) counts from (step + t, b*m), m = ceil(n/2), so that T and B do not matter to it.
@@ -244,10 +272,8 @@ def _draw(key: Key, T: int, B: int, n: int, spec: ArraySpec, finish: Callable[[A
         key = _on_host(key)
 
     def block(t: int, b: int, steps: int, rows: int) -> list[Array]:
-        x0 = _words(steps, spec) + _word((key.step + t) & LOW, xp)
-        x1 = _words(rows * m, spec) + _word((b * m) & LOW, xp)
-        words = threefry2x32(key.words, *xp.broadcast_arrays(x0[:, None], x1[None, :]))
-        return finish(*(xp.reshape(word, (steps, rows, m)) for word in words))
+        both = words(key.words, ((key.step + t) & LOW, (b * m) & LOW), steps, rows * m, spec)
+        return finish(*(xp.reshape(word, (steps, rows, m)) for word in both))
 
     if not spec.is_numpy:
         return xp.concat(block(0, 0, T, B), axis=2)[..., :n]

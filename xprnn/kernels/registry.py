@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xprnn import random
 from xprnn import scan as reference
 from xprnn._array import namespace as xpx
 from xprnn._array import products as array_products
@@ -77,6 +78,8 @@ class Kernel(NamedTuple):
         Whether a scan of `xprnn.cells.normalised.Normalised` is faster than the input map's normalisation beside it.
     packs : bool
         Whether it takes ragged batches packed, with `Around.packing`; any other is given their mask.
+    words : callable
+        What `xprnn.random` draws from: `xprnn.random.words`, or what returns the same.
     bind_scan : callable, optional
         ``bind_scan(cell, a, p)`` binds a scan to parameters and the shape of a, for many training steps: `forward(a)`
         returns h, and `backward(dh)` da and dp; the next call writes into h and da.
@@ -95,6 +98,7 @@ class Kernel(NamedTuple):
     cast: Callable[[Any, Any], Any] = xpx.cast
     products: Any = array_products
     fused: Callable[..., Fused | None] | None = None
+    words: random.Words = random.words
     bind_scan: Callable[..., Any] | None = None
     packs: bool = False
     normalises: bool = False
@@ -170,7 +174,7 @@ def _numpy() -> Kernel:
 
 @cache
 def _native() -> Kernel:
-    from xprnn.kernels.derived.native import bound_passes, halves, layer, linear, scan, stepper
+    from xprnn.kernels.derived.native import bound_passes, draws, halves, layer, linear, scan, stepper
 
     return Kernel(
         "native",
@@ -181,6 +185,7 @@ def _native() -> Kernel:
         cast=halves.cast,
         products=linear.PRODUCTS,
         fused=layer.fused,
+        words=draws.words,
         bind_scan=bound_passes.BoundScan,
         packs=True,
         normalises=True,

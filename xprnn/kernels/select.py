@@ -19,6 +19,7 @@ from xprnn.kernels.half import UpcastProducts, upcast_kernel
 from xprnn.kernels.plan import Plan, UpcastPlan
 from xprnn.kernels.registry import KERNELS, REFERENCE, Kernel
 from xprnn.kernels.threads import SMALL
+from xprnn.random import Words, words
 from xprnn.scan import NOTHING, Around
 
 NAMES = ("auto", "reference", *KERNELS)
@@ -207,6 +208,11 @@ def select_products(spec: ArraySpec, work: int, kernel: str = "auto") -> Any:
         return array_products
     found = next(_with_products(spec.xp, kernel), None)
     return array_products if found is None else UpcastProducts(found) if is_half else found.products
+
+
+def select_words(spec: ArraySpec, kernel: str = "auto") -> Words:
+    """Choose what random numbers are drawn from: `xprnn.random.words`, or a kernel's function that returns the same."""
+    return next((found.words for found in _with_products(spec.xp, kernel)), words)
 
 
 def _with_products(xp: Namespace, kernel: str) -> Iterator[Kernel]:

@@ -89,15 +89,15 @@ class Dropout(Stateless):
             steps = Steps(sequence.x, sequence.mask, sequence.form, sequence.form.spec)
         if key is None or self.rate == 0.0:
             return steps.outward(steps.x), DropoutCache(self, steps, None)
-        factor = self._mask(key, tuple(steps.x.shape), steps.spec)
+        factor = self._mask(key, tuple(steps.x.shape), steps.spec, kernel)
         return steps.outward(steps.x * factor), DropoutCache(self, steps, factor)
 
-    def _mask(self, key: Key, shape: tuple[int, ...], spec: ArraySpec) -> Array:
+    def _mask(self, key: Key, shape: tuple[int, ...], spec: ArraySpec, kernel: str) -> Array:
         """Return the factor on x (T, B, I), (T, I) or (I,)."""
         key, (T, B, n) = key.fold("dropout"), {1: (1, 1), 2: (shape[0], 1), 3: shape[:2]}[len(shape)] + shape[-1:]
         if self.variational:
             key, T = key._replace(step=0), 1
-        drawn = random.keep(key, self.rate, T, B, n, spec)
+        drawn = random.keep(key, self.rate, T, B, n, spec, words=kernels.select_words(spec, kernel))
         return drawn if len(shape) == 3 else drawn[:, 0, :] if len(shape) == 2 else drawn[0, 0, :]
 
     def _backward(self, params: Params, cache: DropoutCache, dy: Any) -> tuple[Params, Any]:

@@ -22,8 +22,8 @@ from xprnn._array import namespace as xpx
 from xprnn._array.layout import Form
 from xprnn._array.namespace import Array, Namespace
 from xprnn._array.sums import sum_time
-from xprnn.kernels.select import PRESENT
-from xprnn.random import Key
+from xprnn.kernels.select import PRESENT, select_words
+from xprnn.random import Key, Words
 from xprnn.recurrent import constraints
 from xprnn.recurrent.call import Call
 from xprnn.recurrent.config import Configuration
@@ -52,21 +52,29 @@ class Draws(NamedTuple):
 
     key: Key
     form: Form
+    words: Words
+
+    @classmethod
+    def of(cls, call: Call, name: str) -> "Draws":
+        """Return the draws of a call with a key, under a name."""
+        assert call.key is not None
+        return cls(call.key.fold(name), call.form, select_words(call.form.spec, call.kernel))
 
     def keep(self, kind: str, rate: float, n: int, *, once: bool = False, scale: bool = True) -> Array:
         """Return a mask (T, B, n), or (1, B, n) where it is the same at all steps."""
         key, T, B, spec = self.key.fold(kind), self.form.T, self.form.B, self.form.spec
         key, T = (key._replace(step=0), 1) if once else (key, T)
-        return random.keep(key, rate, T, B, n, spec, scale=scale)
+        return random.keep(key, rate, T, B, n, spec, scale=scale, words=self.words)
 
     def noise(self, kind: str, scale: Any, n: int) -> Array:
         """Return normal numbers (T, B, n) times a scale, a float or (n,)."""
-        drawn = random.normal(self.key.fold(kind), self.form.T, self.form.B, n, self.form.spec)
+        drawn = random.normal(self.key.fold(kind), self.form.T, self.form.B, n, self.form.spec, words=self.words)
         return xpx.cast(scale * drawn, self.form.spec.dtype)
 
     def of_matrix(self, kind: str, rate: float, rows: int, columns: int) -> Array:
         """Return a mask of a matrix, the same for the whole call."""
-        return random.keep(self.key.fold(kind)._replace(step=0), rate, 1, rows, columns, self.form.spec)[0, ...]
+        key = self.key.fold(kind)._replace(step=0)
+        return random.keep(key, rate, 1, rows, columns, self.form.spec, words=self.words)[0, ...]
 
 
 def make_effects(layer: Configuration, p: dict[str, Any], call: Call, name: str, *, reverse: bool) -> Effects:
@@ -84,7 +92,7 @@ def make_effects(layer: Configuration, p: dict[str, Any], call: Call, name: str,
         Whether the direction runs against time.
     """
     form, xp = call.form, call.form.spec.xp
-    draws = None if call.key is None else Draws(call.key.fold(name), form)
+    draws = None if call.key is None else Draws.of(call, name)
 
     def turn(a: Array) -> Array:
         return xp.flip(a, axis=0) if reverse else a

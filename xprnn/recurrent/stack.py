@@ -82,6 +82,5 @@ def _input_drop(layer: Configuration, k: int, call: Call) -> Array | None:
     rate = layer.dropout if k else layer.input_dropout
     if not rate:
         return None
-    assert call.key is not None
-    draws = Draws(call.key.fold(f"l{k}"), call.form)
+    draws = Draws.of(call, f"l{k}")
     return draws.keep("input", rate, layer.widths[1] if k else layer.input_size, once=layer.variational)
