@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn._array import checks
+from xprnn._array import checks, pool
 from xprnn._array import namespace as xpx
 from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array, ArraySpec, Namespace
@@ -277,7 +277,7 @@ def _draw(
 
     if not spec.is_numpy:
         return xp.concat(block(0, 0, T, B), axis=2)[..., :n]
-    out = np.empty((T, B, n), dtype=spec.dtype)
+    out = pool.empty((T, B, n), spec.dtype)
     rows = max(1, min(B, BLOCK // max(m, 1)))
     steps = max(1, BLOCK // max(rows * m, 1))
     for t in range(0, T, steps):
