@@ -41,7 +41,11 @@ class Products(NamedTuple):
         """Return the gradients of `affine_time`, of W, of b and of x, from da (…, N)."""
         if x.size * len(W) <= SMALL or x.dtype not in FLOATS:
             return array_products.affine_gradients(da, x, W, xp, biased=biased)
-        return self.outer_time(da, x), self._sum(da) if biased else None, self._affine(da, W, None, transposed=False)
+        return (
+            self.outer_time(da, x),
+            self.sum_time(da) if biased else None,
+            self._affine(da, W, None, transposed=False),
+        )
 
     def outer_time(self, da: Any, x: Any) -> Any:
         """Return Σ over the leading axes of da (…, N) ⊗ x (…, I)."""
@@ -63,14 +67,26 @@ class Products(NamedTuple):
         threads.run(run, threads.tiles(N, len(da) * N * I, None), (), ())
         return dW
 
-    def _sum(self, da: Any) -> Any:
+    def sum_time(self, da: Any) -> Any:
         """Return the sum of da (…, N) over its leading axes."""
-        rows, total = da.reshape(-1, da.shape[-1]), np.zeros(da.shape[-1])
-        if self.steps is None:
+        rows = da.reshape(-1, da.shape[-1])
+        R, N = rows.shape
+        if self.steps is not None:
+            total = np.zeros(N)
+            for some in self._blocks(R):
+                total += np.add.reduce(rows[some], axis=0, dtype=np.float64)
+            return total.astype(da.dtype)
+        if rows.size <= SMALL:
             return sum_time(rows, xpx.NUMPY)
-        for some in self._blocks(len(rows)):
-            total += np.add.reduce(rows[some], axis=0, dtype=np.float64)
-        return total.astype(da.dtype)
+        rows, sums, function = ready(rows), np.zeros(N, da.dtype), _functions(da.dtype)["sum_rows"]
+
+        def run(columns: Any) -> None:
+            n, count = int(columns[0]), len(columns)
+            into, scratch = sums[n : n + count], _aligned(count, da.dtype)
+            function(rows.ctypes.data + n * rows.itemsize, N, into.ctypes.data, R, count, scratch.ctypes.data)
+
+        threads.run(run, threads.tiles(N, rows.size, None), (), ())
+        return sums
 
     def _blocks(self, R: int) -> list[Any]:
         """Return the rows that count: all, or so few at a time that their copies take no memory to speak of."""

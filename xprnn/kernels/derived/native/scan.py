@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xprnn._array.namespace import NUMPY
-from xprnn._array.sums import sum_time
 from xprnn.cells import Cell, Params, States
 from xprnn.kernels.derived.effect_gradients import around_gradients
 from xprnn.kernels.derived.native.call import Call, inputs_of
@@ -107,11 +105,13 @@ def scan_backward(
 
 def gradients(trace: StepTrace, arrays: dict[str, Any], before: States, after: States, mask: Any) -> dict[str, Any]:
     """Return the gradients of the parameters: sums and products over all steps and rows."""
-    outer_time = (PRODUCTS if mask is None else PRODUCTS.at(mask)).outer_time
+    products = PRODUCTS if mask is None else PRODUCTS.at(mask)
     for k, (prev, state) in enumerate(zip(before, after, strict=True)):
         arrays |= {f"prev{k}": prev, f"state{k}": state}
     found = {}
     for key, terms in trace.gradients.items():
-        each = [sum_time(arrays[x], NUMPY) if y is None else outer_time(arrays[x], arrays[y]) for x, y in terms]
+        each = [
+            PRODUCTS.sum_time(arrays[x]) if y is None else products.outer_time(arrays[x], arrays[y]) for x, y in terms
+        ]
         found[key] = each[0] if len(each) == 1 else np.concatenate(each)
     return found
