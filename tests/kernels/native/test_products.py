@@ -11,7 +11,7 @@ from xprnn.kernels.derived.native.affine import Affine
 
 KINDS = {
     "pack": "piiiip",
-    "product": "pippiiii",
+    "product": "pippiiiii",
     "outer": "pipipiiiip",
     "sum_rows": "pipiip",
     "affine": "pipppiiiip",
@@ -74,10 +74,23 @@ def test_a_product_is_that_of_numpy_in_float64(K, M, dtype, host, functions, rng
         A, W = (rng.standard_normal(shape).astype(dtype) for shape in ((M, K + 3), (K, N)))
         C0 = rng.standard_normal((M, sums.padded(N) + 1)).astype(dtype)
         C, check = guarded(C0, rng)
-        called(code, "product", A, K + 3, packed(sums, code, W, dtype), C, C.shape[1], M, K, N)
+        called(code, "product", A, K + 3, packed(sums, code, W, dtype), C, C.shape[1], M, K, N, 1)
         check()
         np.testing.assert_array_equal(C[:, N:], C0[:, N:])
         assert_a_sum(C[:, :N], C0[:, :N], A[:, :K], W)
+
+
+@every_machine
+@every_dtype
+@pytest.mark.parametrize("M", [1, 3, 8, 13])
+@pytest.mark.parametrize("K", [1, 256, 521])
+def test_a_product_that_sets_its_result_reads_nothing_of_it(K, M, dtype, host, functions, rng):
+    sums, code = functions(host, dtype)
+    N = 3 * sums.width
+    A, W = (rng.standard_normal(shape).astype(dtype) for shape in ((M, K), (K, N)))
+    C = np.full((M, N), np.nan, dtype)
+    called(code, "product", A, K, packed(sums, code, W, dtype), C, N, M, K, N, 0)
+    assert_a_sum(C, np.zeros((M, N), dtype), A, W)
 
 
 @every_machine
@@ -88,10 +101,10 @@ def test_a_row_is_the_same_whatever_rows_stand_beside_it(dtype, host, functions,
     A, W = rng.standard_normal((29, K)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
     weights, alone = packed(sums, code, W, dtype), np.zeros((29, N), dtype)
     for r in range(29):
-        called(code, "product", A[r], K, weights, alone[r], N, 1, K, N)
+        called(code, "product", A[r], K, weights, alone[r], N, 1, K, N, 1)
     for M in range(2, 30):
         C = np.zeros((M, N), dtype)
-        called(code, "product", A, K, weights, C, N, M, K, N)
+        called(code, "product", A, K, weights, C, N, M, K, N, 1)
         np.testing.assert_array_equal(C, alone[:M])
 
 

@@ -10,47 +10,52 @@ The forward step of a plain LSTM is this program, printed by `program.listing`:
 
     for each of H units:
         v0 = prev0[0]  # h_{t-1}
-        v1 = p_b_hh[0]
-        v2 = a[0]  # W_ih x_t + b_ih, of the input gate
-        v3 = p_b_hh[1]
-        v4 = a[1]
-        v5 = p_b_hh[2]
-        v6 = a[2]
-        v7 = p_b_hh[3]
-        v8 = a[3]
-        v9 = add(v1, v2)
-        v10 = add(v3, v4)
-        v11 = add(v5, v6)
-        v12 = add(v7, v8)
         operand0[0] = v0
-        result0[0] = v9
-        result0[1] = v10
-        result0[2] = v11
-        result0[3] = v12
+        result0[0] = 0
+        result0[1] = 0
+        result0[2] = 0
+        result0[3] = 0
     result0 += operand0 @ W_hh.T  # W_hh h_{t-1}
     for each of H units:
-        v13 = result0[3]
-        v14 = prev1[0]  # c_{t-1}
-        v15 = result0[1]
-        v16 = result0[0]
-        v17 = result0[2]
-        v18 = sigmoid(v16)  # i_t
-        v19 = tanh(v17)  # g_t
-        v20 = sigmoid(v15)  # f_t
-        v21 = mul(v14, v20)  # f_t c_{t-1}
-        v22 = mul(v18, v19)  # i_t g_t
-        v23 = add(v21, v22)  # c_t
-        v24 = sigmoid(v13)  # o_t
-        v25 = tanh(v23)
-        v26 = mul(v24, v25)  # h_t = o_t tanh(c_t)
-        state0[0] = v26
-        state1[0] = v23
-        cache0[0] = v18
-        cache1[0] = v20
-        cache2[0] = v19
-        cache3[0] = v24
+        v1 = a[3]
+        v2 = p_b_hh[3]
+        v3 = result0[3]
+        v4 = prev1[0]  # c_{t-1}
+        v5 = a[1]
+        v6 = p_b_hh[1]
+        v7 = result0[1]
+        v8 = a[0]  # W_ih x_t + b_ih, of the input gate
+        v9 = p_b_hh[0]
+        v10 = result0[0]
+        v11 = a[2]
+        v12 = p_b_hh[2]
+        v13 = result0[2]
+        v14 = add(v9, v10)
+        v15 = add(v6, v7)
+        v16 = add(v12, v13)
+        v17 = add(v2, v3)
+        v18 = add(v8, v14)
+        v19 = add(v5, v15)
+        v20 = add(v11, v16)
+        v21 = add(v1, v17)
+        v22 = sigmoid(v18)  # i_t
+        v23 = tanh(v20)  # g_t
+        v24 = sigmoid(v19)  # f_t
+        v25 = mul(v4, v24)  # f_t c_{t-1}
+        v26 = mul(v22, v23)  # i_t g_t
+        v27 = add(v25, v26)  # c_t
+        v28 = sigmoid(v21)  # o_t
+        v29 = tanh(v27)
+        v30 = mul(v28, v29)  # h_t = o_t tanh(c_t)
+        state0[0] = v30
+        state1[0] = v27
+        cache0[0] = v22
+        cache1[0] = v24
+        cache2[0] = v23
+        cache3[0] = v28
 
 The machine code of a pass (`native/`) is a loop over time around it, with every `for` as a loop in vectors and every
-`@` as a call of a product with packed weights; the NumPy code (`numpy_/`) is calls of ufuncs, of blocks of steps where
-nothing depends on the step before.
+`@` as a call of a product with packed weights, which reads h where it lies and needs no zeros to begin with
+(`shortcuts.py`); the NumPy code (`numpy_/`) is calls of ufuncs, of blocks of steps where nothing depends on the step
+before.
 """

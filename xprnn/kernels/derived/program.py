@@ -50,11 +50,12 @@ class Loop(NamedTuple):
 
 
 class Product(NamedTuple):
-    """result += operand times a matrix; `result` begins with what a loop has written there."""
+    """result += operand times a matrix; `result` begins with what a loop has written there, or in zeros."""
 
     operand: str
     result: str
     matrix: MatrixView
+    adds: bool = True
 
 
 class Stage(NamedTuple):

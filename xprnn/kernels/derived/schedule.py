@@ -194,7 +194,7 @@ class _OpenLoop:
 def _accumulated(
     graph: Graph, stores: list[Store], products: list[Node], available: Mapping[Node, Place]
 ) -> tuple[dict[Node, Node], dict[Node, Node]]:
-    """Find sums of a product and of what is there before it: the product begins with that.
+    """Find sums of a product and of what is computed before it: the product begins with that.
 
     Returns
     -------
@@ -214,10 +214,19 @@ def _accumulated(
             other = total.args[1] if total.args[0] is now else total.args[0]
             if other is now or other.level[0] > stage or total.width != pick.width or other in values:
                 break
+            if _at_hand(other, available):  # the loop that reads the sum reads it as well
+                break
             begins[pick] = graph.apply("add", begins[pick], other) if pick in begins else other
             values[total] = pick
             now = total
     return values, begins
+
+
+def _at_hand(node: Node, available: Mapping[Node, Place]) -> bool:
+    """Return whether a node is loaded, or the sum of what is."""
+    return (
+        node.op == "leaf" or node in available or (node.op == "add" and all(_at_hand(a, available) for a in node.args))
+    )
 
 
 def _users(roots: list[Node], products: list[Node], available: Mapping[Node, Place]) -> dict[Node, list[Node]]:

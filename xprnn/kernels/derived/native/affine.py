@@ -41,7 +41,7 @@ class Affine(Sums):
             target = at(b, out, b.mul(r, ldo))
             C, ldc = b.select(is_aligned, target, scratch), b.select(is_aligned, ldo, ld)
             of_x = at(b, x, b.mul(r, ldx))
-            b.call(self.product_from, [of_x, ldx, W, start, integer(0), C, ldc, rows, K, N])
+            b.call(self.product_from, [of_x, ldx, W, start, integer(0), C, ldc, rows, K, N, integer(1)])
             with b.if_then(b.not_(is_aligned)), loop(b, integer(0), rows) as i:
                 self.copy(b, at(b, scratch, b.mul(i, ld)), at(b, target, b.mul(i, ldo)), N)
         b.ret_void()

@@ -12,6 +12,7 @@ from xprnn.kernels.derived.native.affine import Affine
 from xprnn.kernels.derived.native.compile import compiled
 from xprnn.kernels.derived.native.machine import host
 from xprnn.kernels.derived.native.passes import Pass
+from xprnn.kernels.derived.native.shortcuts import shortened
 from xprnn.kernels.derived.native.table import FUNCTIONS, OFFSET, ROW, STEP, Kind, table_of
 from xprnn.kernels.derived.native.vectors import FLOAT32, FLOAT64
 from xprnn.kernels.derived.program import Program, described
@@ -34,6 +35,7 @@ class PassCode:
     """
 
     def __init__(self, program: Program, kind: Kind, dtype: np.dtype, *, stream: bool = False) -> None:
+        program = shortened(program, kind)
         machine, names = host(), {"prepare": "prepare", "step": "run"} if stream else {"pass": "run"}
 
         def text() -> str:
@@ -108,7 +110,9 @@ class PassCode:
         for m, product in enumerate(self.products):
             K = sum(length_of(width, H) for width in product.matrix.inner)
             N = self.emitted.padded(sum(length_of(width, H) for width in product.matrix.outer))
-            sizes |= {f"packed{m}": K * N, product.operand: R * K, product.result: R * N}
+            sizes |= {f"packed{m}": K * N, product.result: R * N}
+            if product.operand.startswith("operand"):
+                sizes[product.operand] = R * K
         sizes["spill"] = R * sum(length_of(width, H) for width in self.arrays.get("spill", ()))
         sizes |= more or {}
         used = 0

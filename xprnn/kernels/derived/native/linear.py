@@ -13,6 +13,7 @@ from xprnn._array.checks import FLOATS
 from xprnn._array.sums import sum_time
 from xprnn.kernels import threads
 from xprnn.kernels.derived.native.code import ready, shared_functions, sizes_of
+from xprnn.kernels.derived.native.sums import GROUP, ROWS
 from xprnn.kernels.derived.native.table import FUNCTIONS
 from xprnn.kernels.threads import SMALL
 
@@ -78,15 +79,18 @@ class Products(NamedTuple):
             return total.astype(da.dtype)
         if rows.size <= SMALL:
             return sum_time(rows, xpx.NUMPY)
-        rows, sums, function = ready(rows), np.zeros(N, da.dtype), _functions(da.dtype)["sum_rows"]
+        rows, starts, function = ready(rows), range(0, R, GROUP * ROWS), _functions(da.dtype)["sum_rows"]
+        sums = np.zeros((len(starts), N), da.dtype)
 
         def run(columns: Any) -> None:
             n, count = int(columns[0]), len(columns)
-            into, scratch = sums[n : n + count], _aligned(count, da.dtype)
-            function(rows.ctypes.data + n * rows.itemsize, N, into.ctypes.data, R, count, scratch.ctypes.data)
+            scratch = _aligned(count, da.dtype)
+            for some, start in zip(sums, starts, strict=True):
+                x, into, length = rows[start:], some[n:], min(R - start, GROUP * ROWS)
+                function(x.ctypes.data + n * x.itemsize, N, into.ctypes.data, length, count, scratch.ctypes.data)
 
         threads.run(run, threads.tiles(N, rows.size, None), (), ())
-        return sums
+        return np.add.reduce(sums, axis=0, dtype=np.float64).astype(da.dtype)
 
     def _blocks(self, R: int) -> list[Any]:
         """Return the rows that count: all, or so few at a time that their copies take no memory to speak of."""

@@ -9,7 +9,7 @@ from typing import Any
 from llvmlite import ir
 
 from xprnn.kernels.derived.native import functions
-from xprnn.kernels.derived.native.vectors import FLOAT64, I1, I32, I64, Lanes, integer, loop, turns
+from xprnn.kernels.derived.native.vectors import FLOAT64, I1, I32, I64, Lanes, integer, loop, prefetch, turns
 from xprnn.kernels.derived.program import Loop, Place, Program
 from xprnn.trace import Node
 
@@ -78,8 +78,8 @@ class Rows:
         """Return the length of a row of an array."""
         return self._sum(self.program.arrays[name])
 
-    def emit(self, each: Loop, base: Callable[[str], ir.Value]) -> None:
-        """Emit a loop over the units of a row, whose arrays begin at `base`."""
+    def emit(self, each: Loop, base: Callable[[str], ir.Value], ahead: Mapping[str, ir.Value]) -> None:
+        """Emit a loop over the units of a row, whose arrays begin at `base`; those `ahead` are asked for there, too."""
         scalars = self._scalars(each, base)
         if each.width == "1":
             one = Lanes(self.builder, self.number_type, 1)
@@ -92,12 +92,20 @@ class Rows:
         zero = [ir.Constant(Lanes(self.builder, self.number_type, count).type, None)] * len(each.sums)
         with turns(self.builder, integer(0), end, count, zero) as turn:
             body = _Body(self, Lanes(self.builder, self.number_type, count), each, base, scalars)
+            self._ask(each, ahead, turn.index)
             turn.hand_on(body.run(turn.index, turn.values))
         rest = self._rest(each, base, scalars, end, n, turn.values)
         vectors = Lanes(self.builder, self.number_type, count)
         one = Lanes(self.builder, self.number_type, 1)
         for write, vector in zip(each.sums, rest, strict=True):
             one.store(vectors.total(vector), base(write.place.array), self._offsets[write.place])
+
+    def _ask(self, each: Loop, ahead: Mapping[str, ir.Value], index: ir.Value) -> None:
+        """Ask for what a later row reads and writes at the units of a vector."""
+        read, written = set(each.loads.values()), {write.place for write in each.writes}
+        for place in sorted(place for place in read | written if place.array in ahead):
+            there = self.builder.gep(ahead[place.array], [self.builder.add(self._offsets[place], index)])
+            prefetch(self.builder, there, 1, write=place in written)
 
     def _rest(
         self, each: Loop, base: Any, scalars: dict[Node, Any], end: ir.Value, n: ir.Value, sums: list[ir.Value]

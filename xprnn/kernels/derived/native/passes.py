@@ -29,6 +29,9 @@ from xprnn.kernels.derived.native.table import (
 from xprnn.kernels.derived.native.vectors import FLOAT64, I8, I64, Lanes, integer, loop, turns
 from xprnn.kernels.derived.program import Program
 
+AHEAD = 2
+"""How many rows ahead of its turn a row is asked for."""
+
 
 class Pass:
     """Emits the function of a pass into a module.
@@ -154,14 +157,32 @@ class Pass:
             if stage.loops:
                 with loop(b, integer(0), R) as q:
                     r = b.load(b.gep(rows, [q]))
-                    base = self._bases(loop_arrays(stage.loops), t, r, q, carries)
+                    arrays = loop_arrays(stage.loops)
+                    base = self._bases(arrays, t, r, q, carries)
+                    ahead = {name: self._ahead(name, base(name)) for name in sorted(arrays) if self._is_far(name)}
                     for each in stage.loops:
-                        self.rows.emit(each, base)
+                        self.rows.emit(each, base, ahead)
             for product in stage.products:
                 K, N = self.widths[product.operand], self._padded(product.result)
-                operand, result = self.pointers[product.operand], self.pointers[product.result]
-                b.call(self.functions["product"], [operand, K, self.pointers[f"packed{m}"], result, N, R, K, N])
+                operand, lda, result = self.pointers[product.operand], K, self.pointers[product.result]
+                if not product.operand.startswith(SCRATCH):
+                    first = b.load(rows)
+                    operand, lda = (
+                        self._base(product.operand, t, first, first, carries),
+                        self.entry(product.operand, ROW),
+                    )
+                arguments = [operand, lda, self.pointers[f"packed{m}"], result, N, R, K, N, integer(int(product.adds))]
+                b.call(self.functions["product"], arguments)
                 m += 1
+
+    def _is_far(self, name: str) -> bool:
+        """Return whether an array of all steps may be in no near cache."""
+        near = (*SCRATCH, "p_", "mask", "reset", "dfresh", "carry", "next")
+        return not self.kind.layer and not name.startswith(near)
+
+    def _ahead(self, name: str, base: ir.Value) -> ir.Value:
+        """Return the row that comes so much later that it is there by then."""
+        return self.builder.gep(base, [self.builder.mul(self.entry(name, ROW), integer(AHEAD))])
 
     def _padded(self, name: str) -> ir.Value:
         """Return the elements from row to row of a product's result: whole panels."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from xprnn.kernels.derived.native.machine import Machine
-from xprnn.kernels.derived.native.vectors import FLOAT64, I8, I32, I64, Lanes, integer, loop, size_of, turns
+from xprnn.kernels.derived.native.vectors import FLOAT64, I64, Lanes, integer, loop, prefetch, size_of, turns
 
 DEPTH = 256
 """Products of a block: so many rows of a panel of two 64-byte vectors are 32 KiB, and stay in the first cache."""
@@ -32,7 +32,8 @@ MOST = 8
 class Operands(NamedTuple):
     """What a block runs on: A, W, C and D where it begins, and how far apart their rows, numbers or panels are.
 
-    With every row of a panel a block asks for what lies `of_ahead` numbers further, from `ahead` behind W on.
+    Where `adds` is 0 what stands in D counts as 0. With every row of a panel a block asks for what lies `of_ahead`
+    numbers further, from `ahead` behind W on.
     """
 
     A: ir.Value
@@ -45,6 +46,7 @@ class Operands(NamedTuple):
     D: ir.Value
     ldd: ir.Value
     depth: ir.Value
+    adds: ir.Value = integer(1)
     ahead: ir.Value = integer(0)
     of_ahead: ir.Value = integer(0)
 
@@ -135,18 +137,21 @@ class Products:
 
     @cached_property
     def product(self) -> ir.Function:
-        """`product(A, lda, W_packed, C, ldc, M, K, N)`: C (M, N) += A (M, K) W; C has the columns of whole panels."""
-        function, b = self.function("product", "pippiiii")
-        A, lda, W, C, ldc, M, K, N = function.args
-        b.call(self.product_from, [A, lda, W, C, ldc, C, ldc, M, K, N])
+        """`product(A, lda, W_packed, C, ldc, M, K, N, adds)`: C (M, N) += A (M, K) W, or = where `adds` is 0.
+
+        C has the columns of whole panels; to be set it takes K > 0.
+        """
+        function, b = self.function("product", "pippiiiii")
+        A, lda, W, C, ldc, M, K, N, adds = function.args
+        b.call(self.product_from, [A, lda, W, C, ldc, C, ldc, M, K, N, adds])
         b.ret_void()
         return function
 
     @cached_property
     def product_from(self) -> ir.Function:
-        """`product_from(A, lda, W_packed, D, ldd, C, ldc, M, K, N)`: C = D + A W for K > 0, with D like C."""
-        function, b = self.function("product_from", "pippipiiii")
-        A, lda, W, D, ldd, C, ldc, M, K, N = function.args
+        """`product_from(A, lda, W_packed, D, ldd, C, ldc, M, K, N, adds)`: C = D + A W for K > 0, with D like C."""
+        function, b = self.function("product_from", "pippipiiiii")
+        A, lda, W, D, ldd, C, ldc, M, K, N, adds = function.args
         N = multiple(b, N, self.width)
         last, of_panel = b.sub(M, b.srem(M, integer(self.rows))), b.mul(K, integer(self.width))
 
@@ -154,7 +159,8 @@ class Products:
             depth, of_W = minimum(b, b.sub(K, k), integer(DEPTH)), at(b, W, b.mul(k, integer(self.width)))
             is_first = b.icmp_signed("==", k, integer(0))
             before = b.select(is_first, D, C), b.select(is_first, ldd, ldc)
-            return Operands(at(b, A, k), lda, integer(1), of_W, of_panel, C, ldc, *before, depth)
+            adds_here = b.select(is_first, adds, integer(1))
+            return Operands(at(b, A, k), lda, integer(1), of_W, of_panel, C, ldc, *before, depth, adds_here)
 
         left = b.sub(M, last)
         with b.if_else(b.icmp_signed(">", last, integer(0))) as (then, otherwise):
@@ -227,7 +233,7 @@ class Products:
         return self.blocks[rows, panels]
 
     def _block(self, rows: int, panels: int) -> ir.Function:
-        function, b = self.function(f"block_{rows}_{panels}", "piipipipiiii")
+        function, b = self.function(f"block_{rows}_{panels}", "piipipipiiiii")
         of = Operands(*function.args)
         vector = self.vector(b)
         starts = [at(b, of.A, b.mul(of.of_row, integer(i))) for i in range(rows)]
@@ -238,21 +244,23 @@ class Products:
         if asks:
             for i in range(rows):
                 for v in range(0, self.width, 64 // size_of(self.number_type)):
-                    self._prefetch(b, at(b, of.C, b.add(b.mul(of.ldc, integer(i)), integer(v))), 1, write=True)
+                    prefetch(b, at(b, of.C, b.add(b.mul(of.ldc, integer(i)), integer(v))), 1, write=True)
         with turns(b, integer(0), of.depth, 1, [integer(0), integer(0), of.ahead, *zeros]) as turn:
             k, w, ahead, *sums = turn.values
             if asks:
-                self._prefetch(b, at(b, of.W, ahead), 2, write=False)
+                prefetch(b, at(b, of.W, ahead), 2, write=False)
             sums = self._add_products(
                 vector, [at(b, x, k) for x in starts], [at(b, of.W, b.add(w, v)) for v in of_W], sums
             )
             steps = of.of_depth, integer(self.width), of.of_ahead
             turn.hand_on([*[b.add(x, step) for x, step in zip((k, w, ahead), steps, strict=True)], *sums])
+        adds, zero = b.icmp_signed("!=", of.adds, integer(0)), vector.constant(0.0)
         for i in range(rows):
             row, before = at(b, of.C, b.mul(of.ldc, integer(i))), at(b, of.D, b.mul(of.ldd, integer(i)))
             for (p, v), total in zip(columns, turn.values[3 + i * len(columns) :], strict=False):
                 there = integer(p * self.width + v)
-                vector.store(vector.add(vector.load(before, there), total), row, there)
+                start = vector.select(adds, vector.load(before, there), zero)
+                vector.store(vector.add(start, total), row, there)
         b.ret_void()
         return function
 
@@ -274,14 +282,6 @@ class Products:
             k = i * len(columns) + v
             sums = [*sums[:k], vector.fma(xs[i], weights[v], sums[k]), *sums[k + 1 :]]
         return sums
-
-    def _prefetch(self, b: ir.IRBuilder, there: ir.Value, cache: int, *, write: bool) -> None:
-        """Ask for a line in the first or the second cache, to read it or to write to it."""
-        name, address = "llvm.prefetch.p0", I8.as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [address, I32, I32, I32])
-        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
-        options = [ir.Constant(I32, n) for n in (int(write), 4 - cache, 1)]  # the last one: no instructions lie there
-        b.call(function, [b.bitcast(there, address), *options])
 
 
 def at(b: ir.IRBuilder, base: ir.Value, offset: ir.Value) -> ir.Value:

@@ -6,7 +6,7 @@ from xprnn.kernels.derived.program import Program
 
 FUNCTIONS = {
     "pack": "piiiip",
-    "product": "pippiiii",
+    "product": "pippiiiii",
     "affine": "pipppiiiip",
     "outer": "pipipiiiip",
     "sum_rows": "pipiip",

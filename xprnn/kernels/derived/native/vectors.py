@@ -84,6 +84,15 @@ def _merged(builder: ir.IRBuilder, *incoming: tuple[ir.Value, ir.Block]) -> ir.V
     return phi
 
 
+def prefetch(b: ir.IRBuilder, there: ir.Value, cache: int, *, write: bool) -> None:
+    """Ask for a line in the first or the second cache, to read it or to write to it."""
+    name, address = "llvm.prefetch.p0", I8.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [address, I32, I32, I32])
+    function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
+    options = [ir.Constant(I32, n) for n in (int(write), 4 - cache, 1)]  # the last one: no instructions lie there
+    b.call(function, [b.bitcast(there, address), *options])
+
+
 class Lanes:
     """Arithmetic on a number, or on a vector of `count` numbers.
 
