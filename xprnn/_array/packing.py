@@ -4,12 +4,18 @@ What PyTorch calls a packed sequence. In step t run the first `counts[t]` rows, 
 states (B + S, n) has the B initial states in front of those after each of the S valid steps.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
+SMALL = 2**14
+"""Steps of a batch, the invalid ones among them, up to which its packing is remembered."""
 
-class Packing(NamedTuple):
+
+@dataclass(frozen=True, eq=False)
+class Packing:
     """Where the valid steps of a ragged batch (T, B, ·) stand in packed arrays (S, ·).
 
     Attributes
@@ -37,30 +43,30 @@ class Packing(NamedTuple):
     @classmethod
     def of(cls, lengths: np.ndarray, T: int) -> "Packing":
         """Pack rows of some lengths, int64, whose valid steps are their first."""
-        B, order = len(lengths), (-lengths).argsort(kind="stable")
-        by_length = lengths.take(order)
-        rows, steps = np.arange(B), np.arange(by_length[0])
-        counts = B - by_length[::-1].searchsorted(steps, side="right")
-        starts = np.zeros(len(steps) + 1, np.int64)
-        starts[1:2], starts[2:] = B, counts[:-1]
-        starts.cumsum(out=starts)
-        steps = steps[:, None]
-        return cls(T, order, counts, starts, starts.take(by_length) + rows, (steps * B + order)[steps < by_length])
+        make = _remembered if T * len(lengths) <= SMALL else _remembered.__wrapped__
+        return make(lengths.tobytes(), T)
 
     def reverse(self) -> "Packing":
         """Return the packing of the reversed batch, whose rows begin where they end here."""
         lengths = np.add.reduce(self.counts[:, None] > np.arange(len(self.order)), axis=0)
         skipped = (self.T - lengths) * len(self.order)
-        return self._replace(steps=self.steps + skipped[self.rows()])
+        return replace(self, steps=self.steps + skipped[self.rows])
 
+    @cached_property
     def rows(self) -> Any:
-        """Return which of the sorted rows each packed step is of, (S,)."""
+        """Which of the sorted rows each packed step is of, (S,)."""
         B, S = len(self.order), len(self.steps)
         return np.arange(B, B + S) - np.repeat(self.starts[1:], self.counts)
 
+    @cached_property
     def before(self) -> Any:
-        """Return where in a track the state is that each packed step began from, (S,)."""
-        return self.rows() + np.repeat(self.starts[:-1], self.counts)
+        """Where in a track the state is that each packed step began from, (S,)."""
+        return self.rows + np.repeat(self.starts[:-1], self.counts)
+
+    @cached_property
+    def ranks(self) -> Any:
+        """Where each row of the batch is among the sorted ones, (B,)."""
+        return self.order.argsort()
 
     def mask(self) -> Any:
         """Return which steps are valid, (T, B, 1)."""
@@ -99,12 +105,23 @@ class Packing(NamedTuple):
 
     def unsort(self, states: Any) -> Any:
         """Return arrays (B, n) in the order of the batch."""
-        return None if states is None else tuple([self._unsorted(s) for s in states])
+        return None if states is None else tuple([s.take(self.ranks, axis=0) for s in states])
 
-    def _unsorted(self, s: Any) -> Any:
-        out = np.empty_like(s)
-        out[self.order] = s
-        return out
+
+@lru_cache(maxsize=32)
+def _remembered(lengths: bytes, T: int) -> Packing:
+    """Return the packing of rows of these lengths: the layers of a model, and every epoch, ask for the same."""
+    of_rows = np.frombuffer(lengths, np.int64)
+    B, order = len(of_rows), (-of_rows).argsort(kind="stable")
+    by_length = of_rows.take(order)
+    rows, steps = np.arange(B), np.arange(by_length[0])
+    counts = B - by_length[::-1].searchsorted(steps, side="right")
+    starts = np.zeros(len(steps) + 1, np.int64)
+    starts[1:2], starts[2:] = B, counts[:-1]
+    starts.cumsum(out=starts)
+    steps = steps[:, None]
+    last = starts.take(by_length) + rows
+    return Packing(T, order, counts, starts, last, (steps * B + order)[steps < by_length])
 
 
 def prefix_lengths(mask: np.ndarray, reset: np.ndarray | None) -> Any:

@@ -160,11 +160,8 @@ class Plan(NamedTuple):
             return self._backward(cell, directions, caches, dstates, dfinals, want=want)
         packings = [d.around.packing for d in directions]
         packed = [d._replace(x=cache.x) for d, cache in zip(directions, caches, strict=True)]
-        of_steps = (
-            tuple([None if d is None else p.pack(d) for d in each]) for p, each in zip(packings, dstates, strict=True)
-        )
         of_ends = (p.sort(each) for p, each in zip(packings, dfinals, strict=True))
-        found = self._backward(cell, packed, [cache.inner for cache in caches], of_steps, of_ends, want=want)
+        found = self._backward(cell, packed, [cache.inner for cache in caches], dstates, of_ends, want=want)
         return map(partial(_unpacked, want), packings, found)
 
     def _backward(

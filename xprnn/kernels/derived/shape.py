@@ -44,7 +44,7 @@ class Shape(NamedTuple):
         """Return the states before each step."""
         if self.packing is None:
             return tuple([s[:-1] for s in track])
-        before = self.packing.before()
+        before = self.packing.before
         return tuple([s.take(before, axis=0) for s in track])
 
     def final(self, track: States) -> States:
@@ -57,7 +57,7 @@ class Shape(NamedTuple):
         """Return states of each row as they are to be read at every step: of a packed batch once per step."""
         if self.packing is None or states is None:
             return states
-        rows = self.packing.rows()
+        rows = self.packing.rows
         return tuple([s.take(rows, axis=0) for s in states])
 
     def steps(self, x: Any) -> Any:

@@ -214,7 +214,7 @@ class Pass:
         if name in carries:
             return b.gep(start, [row])
         step = self._first(name, t) if self.kind.packed else t
-        if name == "h" and self.kind.packed:
+        if self.kind.packed and (name == "h" or name.startswith("dstates")):  # as they stand in the batch
             return b.gep(start, [b.mul(self._integer("steps", b.add(step, r)), self.entry(name, ROW))])
         return b.gep(start, [b.add(b.mul(step, self.entry(name, STEP)), row)])
 

@@ -93,6 +93,8 @@ def scan_backward(
         **{f"p_{key}": x for key, x in p.items()},
     }
     carries = [np.empty((2, B, s.shape[-1]), dtype) for s in track]
+    if around.packing is not None:
+        dstates = tuple([None if d is None else around.packing.pack(d) for d in dstates])
     for k, (s, d, end, carry) in enumerate(zip(shape.states(track), dstates, dfinal, carries, strict=True)):
         carry[...] = 0.0 if end is None else end  # in either turn: a packed row begins in the step that is its last
         arrays |= {f"prev{k}": prev[k], f"state{k}": s, f"dstates{k}": d, f"carry{k}": carry}
@@ -140,7 +142,7 @@ def inputs_of(around: Around, widths: list[int], shape: tuple[int, int, int]) ->
 def packed_inputs(around: Around, widths: list[int], H: int) -> dict[str, Any]:
     """Return the effects as packed arrays (S, n)."""
     assert around.packing is not None
-    rows, found = around.packing.rows(), dict[str, Any]()
+    rows, found = around.packing.rows, dict[str, Any]()
 
     def add(name: str, x: Any, n: int) -> None:
         if x.ndim == 3:  # the same at all steps
