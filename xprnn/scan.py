@@ -37,7 +37,7 @@ class Around(NamedTuple):
     noise: tuple[Array | None, ...] | None = None  # per state, an addend
     drop: Array | None = None  # (T, B, H), a factor on the candidate
     inner: Array | None = None  # (B, n), a factor on h as W_hh sees it
-    packing: Any = None  # a `Packing`, of a kernel that packs: arrays are (S, ·), rows sorted; of all steps h, dh (T, B, n)
+    packing: Any = None  # a `Packing`: arrays are (S, ·), rows sorted, but for h and dh (T, B, n)
 
 
 NOTHING = Around()

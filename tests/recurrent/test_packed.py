@@ -29,11 +29,11 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_layer_is_small(monkeypatch):
-    """Pack the batches of these small layers, too, which else are one call of machine code, with a mask."""
+@pytest.fixture(autouse=True, params=["small", "large"])
+def _in_one_call_and_in_several(request, monkeypatch):
+    """Run these small layers as they are, in one call of machine code, and as if they were large."""
     remembered.cache_clear()
-    if kernels.KERNELS["native"].lacks is None:
+    if request.param == "large" and kernels.KERNELS["native"].lacks is None:
         from xprnn.kernels.derived.native import layer
 
         monkeypatch.setattr(layer, "MOST", 0)

@@ -123,7 +123,7 @@ def _plan(*arguments: Any) -> Plan:
     packs = kernel.packs and question.around.packing is not None
     if not xpx.is_half(question.dtype):
         fused = _fused(kernel, question, question.dtype)
-        return Plan(kernel, why, fused, packs and fused is None, cell)
+        return Plan(kernel, why, fused, packs, cell)
     upcast = upcast_kernel(kernel, question.dtype)
     if kernel.takes_half:
         return Plan(kernel._replace(bind=upcast.bind), why, packs=packs)
@@ -131,7 +131,7 @@ def _plan(*arguments: Any) -> Plan:
     if not xpx.is_namespace_numpy(question.xp):
         return Plan(upcast, why, packs=packs)
     fused = _fused(kernel, question, question.xp.float32)
-    return UpcastPlan(kernel._replace(bind=upcast.bind), why, fused, packs and fused is None, cell)
+    return UpcastPlan(kernel._replace(bind=upcast.bind), why, fused, packs, cell)
 
 
 def _normalised(kernel: Kernel, question: Question) -> Cell | None:

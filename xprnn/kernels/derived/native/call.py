@@ -10,9 +10,8 @@ import numpy as np
 from xprnn._array import pool
 from xprnn.cells import Params, States
 from xprnn.kernels import threads
-from xprnn.kernels.derived.native.code import add_strided, length_of, ready
+from xprnn.kernels.derived.native.code import add_packing, add_strided, length_of, ready
 from xprnn.kernels.derived.native.question import Code
-from xprnn.kernels.derived.native.table import PACKED
 from xprnn.kernels.derived.shape import Shape
 from xprnn.scan import NOTHING, Around
 
@@ -27,8 +26,7 @@ class Call:
         self.table, self.bytes = self._layout(shape.B)
         self.arrays: list[Any] = []  # whose addresses the machine code reads
         if shape.packing is not None:
-            for name in PACKED:
-                self.add(name, getattr(shape.packing, name))
+            self.arrays += add_packing(self.table, code.run.at, shape)
 
     def _layout(self, R: int) -> tuple["array[int]", int]:
         """Return a table for some rows of the batch, and the bytes of its memory."""

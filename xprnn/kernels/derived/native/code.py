@@ -13,9 +13,10 @@ from xprnn.kernels.derived.native.compile import compiled
 from xprnn.kernels.derived.native.machine import host
 from xprnn.kernels.derived.native.passes import Pass
 from xprnn.kernels.derived.native.shortcuts import shortened
-from xprnn.kernels.derived.native.table import FUNCTIONS, OFFSET, ROW, STEP, Kind, table_of
+from xprnn.kernels.derived.native.table import FUNCTIONS, OFFSET, PACKED, ROW, STEP, Kind, table_of
 from xprnn.kernels.derived.native.vectors import FLOAT32, FLOAT64
 from xprnn.kernels.derived.program import Program, described
+from xprnn.kernels.derived.shape import Shape
 
 LINE = 64
 """Bytes at whose multiples memory begins that is of a step alone."""
@@ -174,6 +175,15 @@ def add_strided(table: "array[int]", k: int, x: Any) -> None:
     table[k] = id(x)
     table[k + STEP] = strides[0] // x.itemsize if len(x) > 1 else 0
     table[k + ROW] = strides[1] // x.itemsize if x.shape[-2] > 1 else 0
+
+
+def add_packing(table: "array[int]", at: dict[str, int], shape: Shape) -> list[Any]:
+    """Set how a batch is packed in a table; return the arrays, which must stay alive."""
+    table[at["T"]], table[at["S"]] = shape.T, shape.leading[0]
+    arrays = [getattr(shape.packing, name) for name in PACKED]
+    for name, x in zip(PACKED, arrays, strict=True):
+        table[at[name]] = id(x)
+    return arrays
 
 
 def ready(x: Any) -> Any:

@@ -4,6 +4,7 @@ What a call needs is made once per plan, keys of parameters and effects: its cod
 with all that is the same in every call. A call adds the addresses of its arrays.
 """
 
+import math
 from array import array
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,11 +17,12 @@ from xprnn.kernels import threads
 from xprnn.kernels.derived.effect_gradients import around_gradients
 from xprnn.kernels.derived.native import scan
 from xprnn.kernels.derived.native.call import inputs_of
-from xprnn.kernels.derived.native.code import LINE, PassCode, add_strided, length_of, ready
+from xprnn.kernels.derived.native.code import LINE, PassCode, add_packing, add_strided, length_of, ready
 from xprnn.kernels.derived.native.question import Code, Question, code_of, kind_of, stores_of
 from xprnn.kernels.derived.native.table import OFFSET, SmallLayer
 from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.schedule import schedule
+from xprnn.kernels.derived.shape import Shape
 from xprnn.kernels.derived.step_trace import Effects, effects_of, trace_step
 from xprnn.kernels.fused import BoundLayer, Gradients
 from xprnn.scan import NOTHING, Around
@@ -78,13 +80,13 @@ class Frame(NamedTuple):
     bytes : int
         Of that memory.
     places : dict
-        Per array (T, B, ·) that the pass writes where it begins in their object, and its shape.
+        Per array (T, B, n), or packed (S, n), that the pass writes where it begins in their object, and n.
     numbers : int
         Of that object.
     written, cached : tuple of int
         Where that object, and backward that of the forward pass, stand in the table.
     states : tuple
-        Per state where the arrays stand that share an object: the states, and backward the gradients on their way.
+        Per state where arrays stand: the states before, those after, and backward the gradients on their way.
     """
 
     code: Code
@@ -93,11 +95,11 @@ class Frame(NamedTuple):
     x: int
     memory: int
     bytes: int
-    places: dict[str, tuple[int, tuple[int, int, int]]]
+    places: dict[str, tuple[int, int]]
     numbers: int
     written: tuple[int, ...]
     cached: tuple[int, ...]
-    states: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    states: tuple[tuple[tuple[int, ...], ...], ...]
 
     def fill(self, x: Any, p: Params, inputs: dict[str, Any]) -> tuple["array[int]", list[Any]]:
         """Return a table with x, the parameters, the effects and memory, and what must stay alive."""
@@ -113,12 +115,12 @@ class Frame(NamedTuple):
                 add_strided(table, k, a)
         return table, alive
 
-    def views(self, written: Any, *names: str) -> dict[str, Any]:
-        """Return arrays that the pass has written."""
-        found = {}
-        for name, (start, shape) in self.places.items():
+    def views(self, written: Any, leading: tuple[int, ...], *names: str) -> dict[str, Any]:
+        """Return arrays that the pass has written, with these axes but for the last."""
+        found, rows = {}, math.prod(leading)
+        for name, (start, n) in self.places.items():
             if name.startswith(names):
-                found[name] = written[start : start + shape[0] * shape[1] * shape[2]].reshape(shape)
+                found[name] = written[start : start + rows * n].reshape(*leading, n)
         return found
 
 
@@ -147,26 +149,30 @@ class FusedLayer:
         self, x: Any, state0: States | None, p: Params, around: Around = NOTHING, *, keep: bool = True
     ) -> tuple[States, States, Cache | None]:
         """Run the scan of a = W_ih x + b_ih."""
-        (T, B, _), masked = self.shape, around.mask is not None
+        masked, packing = around.mask is not None, around.packing
         effects = NO_EFFECTS if around is NOTHING else effects_of(around)
-        key = tuple(p), effects, masked, keep
+        key = tuple(p), effects, masked, packing is not None, keep
         frame = self._frames.get(key) or self._forward_frame(key)
-        inputs = inputs_of(around, self.sizes, B, self.H)
+        inputs = inputs_of(around, self.sizes, self.shape[1], self.H)
         table, alive = frame.fill(x, p, inputs)
         written = (pool.zeros if masked else pool.empty)((frame.numbers,), self.dtype)
         for k in frame.written:
             table[k] = id(written)
-        track = tuple([pool.zeros((T + 1, B, n), self.dtype) for n in self.sizes])
-        for s, (at, _) in zip(track, frame.states, strict=True):
-            for k in at:
+        shape = Shape.of(x, packing)
+        track = tuple([shape.track(n, self.dtype) for n in self.sizes])
+        for i, (s, (at, at_after, _)) in enumerate(zip(track, frame.states, strict=True)):
+            shape.first(s)[...] = 0.0 if state0 is None else state0[i]
+            for k in at + at_after:
                 table[k] = id(s)
-        if state0 is not None:
-            for s, s0 in zip(track, state0, strict=True):
-                s[0] = s0
+        states = shape.states(track)
+        if packing is not None:
+            alive += add_packing(table, frame.code.run.at, shape)
+            states = (pool.zeros((packing.T, shape.B, self.sizes[0]), self.dtype),)
+            table[frame.code.run.at["h"]] = id(states[0])
         frame.code.run.run(table)
         del alive
-        states, final = tuple([s[1:] for s in track]), tuple([s[T].copy() for s in track])
-        return states, final, Cache(around, frame.code.question, frame.biased, track, written, inputs) if keep else None
+        cache = Cache(around, frame.code.question, frame.biased, track, written, inputs) if keep else None
+        return states, shape.final(track), cache
 
     def backward(
         self,
@@ -180,6 +186,7 @@ class FusedLayer:
     ) -> Gradients:
         """Run it backward: the gradients of all parameters of the layer, of x, and what `scan_backward` returns."""
         _, question, biased, track, stored, inputs = cache
+        shape = Shape.of(x, cache.around.packing)
         key = question, biased, tuple([d is not None for d in dstates]), want
         frame = self._frames.get(key) or self._backward_frame(key)
         run = frame.code.run
@@ -188,8 +195,10 @@ class FusedLayer:
         for ks, a in ((frame.written, written), (frame.cached, stored)):
             for k in ks:
                 table[k] = id(a)
-        carries = self._add_states(frame, table, alive, track, dstates, dfinal)
-        dx, dp = pool.empty(self.shape, self.dtype), {}
+        if shape.packing is not None:
+            alive += add_packing(table, run.at, shape)
+        carries = self._add_states(frame, table, alive, shape, track, dstates, dfinal)
+        dx, dp = pool.empty(x.shape, self.dtype), {}
         table[run.at["dx"]] = id(dx)
         for name, k in run.gradients:
             d = dp[name] = np.zeros(p[name].shape, self.dtype)
@@ -197,10 +206,10 @@ class FusedLayer:
         dfresh = self._add_sums(frame, table, alive) if "fresh" in want else ()
         run.run(table)
         del alive
-        dstate0 = tuple([carry[self.shape[0] % 2] for carry in carries])
+        dstate0 = tuple([carry[shape.T % 2] for carry in carries])
         if not want:
             return Gradients(dp, dx, dstate0, NOTHING, None)
-        arrays = frame.views(written, "da", "dgate", "dnoise")
+        arrays = frame.views(written, shape.leading, "da", "dgate", "dnoise")
         return Gradients(dp, dx, dstate0, around_gradients(want, arrays, dfresh, len(track), self.dtype), arrays["da"])
 
     def bind(self, p: Params, dp: Params) -> BoundLayer:
@@ -210,19 +219,27 @@ class FusedLayer:
         return bound_passes.BoundLayer(self.cell, self.shape, self.dtype, p, dp)
 
     def _add_states(
-        self, frame: Frame, table: "array[int]", alive: list[Any], track: States, dstates: Any, dfinal: Any
+        self,
+        frame: Frame,
+        table: "array[int]",
+        alive: list[Any],
+        shape: Shape,
+        track: States,
+        dstates: Any,
+        dfinal: Any,
     ) -> list[Any]:
         """Add the states and their gradients; return these on their way, (2, B, n)."""
         carries = []
-        for n, (at, of_carry), s, end in zip(self.sizes, frame.states, track, dfinal, strict=True):
-            carry = np.zeros((2, self.shape[1], n), self.dtype)
+        before = track if shape.packing is None else shape.before(track)
+        for ats, prev, s, end in zip(frame.states, before, track, dfinal, strict=True):
+            carry = np.zeros((2, shape.B, s.shape[-1]), self.dtype)
             if end is not None:
-                carry[0] = end
-            for k in at:
-                table[k] = id(s)
-            for k in of_carry:
-                table[k] = id(carry)
+                carry[: 1 if shape.packing is None else 2] = end  # as in `Call.add_track`
+            for at, a in zip(ats, (prev, s, carry), strict=True):
+                for k in at:
+                    table[k] = id(a)
             carries.append(carry)
+        alive += before
         for i, d in enumerate(dstates):
             if d is not None and (at_d := frame.code.run.at.get(f"dstates{i}")) is not None:
                 d = ready(d)
@@ -241,9 +258,9 @@ class FusedLayer:
     # -- what is made once --------------------------------------------------------------------------------------------
 
     def _forward_frame(self, key: tuple[Any, ...]) -> Frame:
-        keys, effects, masked, keep = key
+        keys, effects, masked, packed, keep = key
         of_cell = tuple(name for name in self.cell.parameters(8, bias=True) if name in keys)
-        question, biased = Question(self.cell, of_cell, self.dtype, effects, masked, False), "b_ih" in keys
+        question, biased = Question(self.cell, of_cell, self.dtype, effects, masked, packed), "b_ih" in keys
         return self._frames.setdefault(key, self._frame(layer_forward_code(question, biased, keep), biased))
 
     def _backward_frame(self, key: tuple[Any, ...]) -> Frame:
@@ -261,10 +278,10 @@ class FusedLayer:
         (T, B, I), line, at = self.shape, LINE // self.dtype.itemsize, code.run.at
         table, size = code.run.layout(T, B, B, self.H, I)
         table, used = table[:], 0
-        places: dict[str, tuple[int, tuple[int, int, int]]] = {}
+        places: dict[str, tuple[int, int]] = {}
         for name, widths in code.outputs:
             n = sum([length_of(width, self.H) for width in widths])
-            places[name] = used, (T, B, n)
+            places[name] = used, n
             table[at[name] + OFFSET] = used
             used += -(-T * B * n // line) * line
         table[at["rows"]] = id(self.rows)
@@ -272,9 +289,11 @@ class FusedLayer:
         def entries(k: int, *names: str) -> tuple[int, ...]:
             return tuple(at[f"{name}{k}"] for name in names if f"{name}{k}" in at)
 
-        pairs = tuple((entries(k, "prev", "state"), entries(k, "carry", "next")) for k in range(len(self.sizes)))
+        states = tuple(
+            (entries(k, "prev"), entries(k, "state"), entries(k, "carry", "next")) for k in range(len(self.sizes))
+        )
         written = tuple(at[name] for name in places)
-        return Frame(code, biased, table, at["x"], at["memory"], size, places, used, written, (), pairs)
+        return Frame(code, biased, table, at["x"], at["memory"], size, places, used, written, (), states)
 
 
 @lru_cache(maxsize=128)

@@ -208,8 +208,8 @@ class Pass:
             width = self._padded(name) if name.startswith("result") else self.widths[name]
             return b.gep(start, [b.mul(q, width)])
         if name == "a" and self.kind.layer:
-            width = self.padded(self.widths["a"])
-            return b.gep(start, [b.mul(b.add(b.mul(t, self.entry("R")), r), width)])
+            first = self._first(name, t) if self.kind.packed else b.mul(t, self.entry("R"))
+            return b.gep(start, [b.mul(b.add(first, r), self.padded(self.widths["a"]))])
         row = b.mul(r, self.entry(name, ROW))
         if name in carries:
             return b.gep(start, [row])
@@ -227,6 +227,11 @@ class Pass:
     def _integer(self, name: str, k: ir.Value) -> ir.Value:
         """Return an entry of an array of integers."""
         return self.builder.load(self.builder.gep(self.pointers[name], [k]))
+
+    @property
+    def all_rows(self) -> ir.Value:
+        """The rows of all steps."""
+        return self.entry("S") if self.kind.packed else self.builder.mul(self.entry("T"), self.entry("R"))
 
     # -- rows that skip a step -------------------------------------------------------------------------------------
 

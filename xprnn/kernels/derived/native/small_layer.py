@@ -16,7 +16,7 @@ def map_input(of: Pass) -> None:
     if "a" not in of.widths:
         return
     b, I, G = of.builder, of.entry("I"), of.widths["a"]
-    rows, ld = b.mul(of.entry("T"), of.entry("R")), of.padded(G)
+    rows, ld = of.all_rows, of.padded(G)
     packed, a = of.pointers["packed_input"], of.pointers["a"]
     if of.what != "step":
         b.call(of.functions["pack"], [of.pointers["p_W_ih"], integer(1), I, I, G, packed])
@@ -30,7 +30,7 @@ def map_input(of: Pass) -> None:
 def derive_layer(of: Pass, layer: SmallLayer) -> None:
     """Emit the gradients of the input map and of the cell's parameters, and of x."""
     b, I, G = of.builder, of.entry("I"), of.widths["da"]
-    rows, da, numbers = b.mul(of.entry("T"), of.entry("R")), of.pointers["da"], of.pointers["numbers"]
+    rows, da, numbers = of.all_rows, of.pointers["da"], of.pointers["numbers"]
     packed, null = of.pointers["packed_input"], ir.Constant(da.type, None)
     b.call(of.functions["pack"], [of.pointers["p_W_ih"], I, integer(1), G, I, packed])
     b.call(of.functions["affine"], [da, G, packed, null, of.pointers["dx"], I, rows, G, I, numbers])

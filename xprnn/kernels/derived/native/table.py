@@ -84,7 +84,7 @@ of its binary interface. Python takes 20 times as long to ask for an address."""
 
 def table_of(program: Program, kind: Kind) -> dict[str, int]:
     """Return where sizes and arrays stand in the table of a pass; its length is under ""."""
-    sizes = (*(("I",) if kind.layer else ()), *(("B", *PACKED) if kind.packed else ()))
+    sizes = (*(("I",) if kind.layer else ()), *(("B", "S", *PACKED) if kind.packed else ()))
     found = {name: k for k, name in enumerate(("T", "R", "rows", "memory", *FUNCTIONS, *lengths_of(program), *sizes))}
     scratch = ["active", *[name for name in sorted(program.arrays) if name.startswith(SCRATCH)]]
     scratch += ["packed_input", "numbers", *(() if kind.backward else ("a",))] if kind.layer else []
