@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from xprnn._array import pool
+
 SMALL = 2**14
 """Steps of a batch, the invalid ones among them, up to which its packing is remembered."""
 
@@ -23,22 +25,25 @@ class Packing:
     T : int
     order : ints (B,)
         The rows, the longest first.
+    lengths : ints (B,)
+        Of these rows.
     counts : ints (L,)
         The rows of every step, as far as the longest goes.
     starts : ints (L+1,)
         Where in a track the states before each step begin, and those after the last.
-    last : ints (B,)
-        Where in a track the last state of each sorted row is.
     steps : ints (S,)
         Where each packed step is among all steps and rows of the batch (T*B,).
+    gaps : ints (B,)
+        Where among these the first invalid step of each sorted row is, behind which its others are.
     """
 
     T: int
     order: np.ndarray
+    lengths: np.ndarray
     counts: np.ndarray
     starts: np.ndarray
-    last: np.ndarray
     steps: np.ndarray
+    gaps: np.ndarray
 
     @classmethod
     def of(cls, lengths: np.ndarray, T: int) -> "Packing":
@@ -48,9 +53,8 @@ class Packing:
 
     def reverse(self) -> "Packing":
         """Return the packing of the reversed batch, whose rows begin where they end here."""
-        lengths = np.add.reduce(self.counts[:, None] > np.arange(len(self.order)), axis=0)
-        skipped = (self.T - lengths) * len(self.order)
-        return replace(self, steps=self.steps + skipped[self.rows])
+        skipped = self.holes * len(self.order)
+        return replace(self, steps=self.steps + skipped[self.rows], gaps=self.order)
 
     @cached_property
     def rows(self) -> Any:
@@ -62,6 +66,25 @@ class Packing:
     def before(self) -> Any:
         """Where in a track the state is that each packed step began from, (S,)."""
         return self.rows + np.repeat(self.starts[:-1], self.counts)
+
+    @cached_property
+    def firsts(self) -> Any:
+        """Where the rows of each step begin in packed arrays, (L,)."""
+        return self.starts[1:] - len(self.order)
+
+    @cached_property
+    def turns(self) -> Any:
+        """Where the states before each step begin in a track that holds two steps, and those after the last, (L+1,)."""
+        return np.arange(len(self.starts)) % 2 * len(self.order)
+
+    def ends(self, starts: Any) -> Any:
+        """Return where in a track, in which steps start there, the last state of each sorted row is, (B,)."""
+        return starts.take(self.lengths) + np.arange(len(self.order))
+
+    @cached_property
+    def holes(self) -> Any:
+        """How many steps of each sorted row are invalid, (B,)."""
+        return self.T - self.lengths
 
     @cached_property
     def ranks(self) -> Any:
@@ -77,7 +100,8 @@ class Packing:
     def pack(self, x: Any) -> Any:
         """Return the valid steps (S, n) of x (T, B, n)."""
         if x.flags.c_contiguous:
-            return x.reshape(-1, x.shape[-1]).take(self.steps, axis=0)
+            found = pool.empty((len(self.steps), x.shape[-1]), x.dtype)
+            return x.reshape(-1, x.shape[-1]).take(self.steps, axis=0, out=found, mode="clip")  # which needs no buffer
         return x[np.divmod(self.steps, len(self.order))]
 
     def pack_effects(self, effects: Any) -> Any:
@@ -92,10 +116,9 @@ class Packing:
 
     def unpack(self, x: Any) -> Any:
         """Return packed steps (S, n) where they stand in the batch, (T, B, n), and 0 at all others."""
-        rows, n = len(self.order), x.shape[-1]
-        y = np.zeros((self.T * rows, n), x.dtype)
-        y[self.steps] = x
-        return y.reshape(self.T, rows, n)
+        y, row = pool.zeros((self.T, len(self.order), x.shape[-1]), x.dtype), f"V{x.shape[-1] * x.itemsize}"
+        y.view(row).reshape(-1)[self.steps] = x.view(row).reshape(-1)  # in half the time of rows of numbers
+        return y
 
     def sort(self, states: Any) -> Any:
         """Return arrays (B or 1, n) in the order of the rows' lengths; None stays."""
@@ -114,14 +137,14 @@ def _remembered(lengths: bytes, T: int) -> Packing:
     of_rows = np.frombuffer(lengths, np.int64)
     B, order = len(of_rows), (-of_rows).argsort(kind="stable")
     by_length = of_rows.take(order)
-    rows, steps = np.arange(B), np.arange(by_length[0])
+    steps = np.arange(by_length[0])
     counts = B - by_length[::-1].searchsorted(steps, side="right")
     starts = np.zeros(len(steps) + 1, np.int64)
     starts[1:2], starts[2:] = B, counts[:-1]
     starts.cumsum(out=starts)
     steps = steps[:, None]
-    last = starts.take(by_length) + rows
-    return Packing(T, order, counts, starts, last, (steps * B + order)[steps < by_length])
+    gaps = by_length * B + order
+    return Packing(T, order, by_length, counts, starts, (steps * B + order)[steps < by_length], gaps)
 
 
 def prefix_lengths(mask: np.ndarray, reset: np.ndarray | None) -> Any:

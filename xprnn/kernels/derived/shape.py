@@ -20,17 +20,26 @@ class Shape(NamedTuple):
     B: int
     packing: Packing | None
     leading: tuple[int, ...]  # the axes of its arrays but for the last
+    lasting: bool = True  # whether a packed batch's states are there after the pass: else a track holds two steps
 
     @classmethod
-    def of(cls, x: Any, packing: Packing | None) -> "Shape":
+    def of(cls, x: Any, packing: Packing | None, *, lasting: bool = True) -> "Shape":
         """Return the shape of the batch that x is of."""
         leading = x.shape[:-1]
         T, B = leading if packing is None else (len(packing.counts), len(packing.order))
-        return cls(T, B, packing, leading)
+        return cls(T, B, packing, leading, lasting)
 
     def track(self, n: int, dtype: Any) -> Any:
         """Make an array for a state before the first step and after each."""
-        return pool.empty((self.T + 1, self.B, n) if self.packing is None else (self.B + self.leading[0], n), dtype)
+        if self.packing is None:
+            return pool.empty((self.T + 1, self.B, n), dtype)
+        return pool.empty((self.B + self.leading[0] if self.lasting else 2 * self.B, n), dtype)
+
+    @property
+    def starts(self) -> Any:
+        """Where in a track of a packed batch the states before each step begin, and those after the last."""
+        assert self.packing is not None
+        return self.packing.starts if self.lasting else self.packing.turns
 
     def first(self, s: Any) -> Any:
         """Return the state before the first step, a view (B, n) of a track."""
@@ -51,7 +60,8 @@ class Shape(NamedTuple):
         """Return copies of the states after the last step of each row."""
         if self.packing is None:
             return tuple([s[self.T].copy() for s in track])
-        return tuple([s.take(self.packing.last, axis=0) for s in track])
+        ends = self.packing.ends(self.starts)
+        return tuple([s.take(ends, axis=0) for s in track])
 
     def at_steps(self, states: States | None) -> States | None:
         """Return states of each row as they are to be read at every step: of a packed batch once per step."""

@@ -72,7 +72,7 @@ class Call:
         packing = self.shape.packing
         if packing is None:
             return self.shape.states(track)
-        h = pool.zeros((packing.T, self.shape.B, track[0].shape[-1]), track[0].dtype)
+        h = pool.empty((packing.T, self.shape.B, track[0].shape[-1]), track[0].dtype)
         self.add("h", h)
         return (h,)
 
@@ -113,7 +113,7 @@ class Call:
 
     def run(self, mask: Any) -> None:
         """Run all rows, in tiles."""
-        products, (_, B, packing, leading) = max(1, len(self.code.run.products)), self.shape
+        products, (_, B, packing, leading, _) = max(1, len(self.code.run.products)), self.shape
         lengths = None if mask is None else np.count_nonzero(mask[..., 0], axis=0)
         lengths = lengths if packing is None else np.arange(B, 0, -1)  # in this order
         tiles = threads.tiles(B, math.prod(leading) * self.H**2 * products, lengths)

@@ -180,7 +180,9 @@ def add_strided(table: "array[int]", k: int, x: Any) -> None:
 def add_packing(table: "array[int]", at: dict[str, int], shape: Shape) -> list[Any]:
     """Set how a batch is packed in a table; return the arrays, which must stay alive."""
     table[at["T"]], table[at["S"]] = shape.T, shape.leading[0]
-    arrays = [getattr(shape.packing, name) for name in PACKED]
+    packing = shape.packing
+    assert packing is not None
+    arrays = [packing.counts, packing.firsts, shape.starts, packing.steps, packing.gaps, packing.holes]
     for name, x in zip(PACKED, arrays, strict=True):
         table[at[name]] = id(x)
     return arrays

@@ -158,7 +158,7 @@ class FusedLayer:
         written = (pool.zeros if masked else pool.empty)((frame.numbers,), self.dtype)
         for k in frame.written:
             table[k] = id(written)
-        shape = Shape.of(x, packing)
+        shape = Shape.of(x, packing, lasting=keep)
         track = tuple([shape.track(n, self.dtype) for n in self.sizes])
         for i, (s, (at, at_after, _)) in enumerate(zip(track, frame.states, strict=True)):
             shape.first(s)[...] = 0.0 if state0 is None else state0[i]
@@ -167,7 +167,7 @@ class FusedLayer:
         states = shape.states(track)
         if packing is not None:
             alive += add_packing(table, frame.code.run.at, shape)
-            states = (pool.zeros((packing.T, shape.B, self.sizes[0]), self.dtype),)
+            states = (pool.empty((packing.T, shape.B, self.sizes[0]), self.dtype),)
             table[frame.code.run.at["h"]] = id(states[0])
         frame.code.run.run(table)
         del alive

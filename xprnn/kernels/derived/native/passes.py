@@ -10,8 +10,8 @@ from typing import Any
 from llvmlite import ir
 
 from xprnn.kernels.derived.native.loops import Rows
-from xprnn.kernels.derived.native.products import Products
 from xprnn.kernels.derived.native.small_layer import derive_layer, map_input
+from xprnn.kernels.derived.native.sums import Sums
 from xprnn.kernels.derived.native.table import (
     DATA,
     FUNCTIONS,
@@ -42,13 +42,13 @@ class Pass:
     name : str
     program : Program
     kind : Kind
-    products : Products
+    products : Sums
     what : str
         "pass"; of a stream "prepare", which packs the matrices, and "step", which finds them packed.
     """
 
     def __init__(
-        self, module: ir.Module, name: str, program: Program, kind: Kind, products: Products, what: str = "pass"
+        self, module: ir.Module, name: str, program: Program, kind: Kind, products: Sums, what: str = "pass"
     ) -> None:
         self.program, self.kind, self.products, self.what = program, kind, products, what
         self.number_type = products.number_type
@@ -123,8 +123,20 @@ class Pass:
             }
             self._step(t, named)
             turn.hand_on([pairs[2 * k + 1 - j] for k in states for j in (0, 1)] if pairs else [])
+        if self.kind.packed and not self.kind.backward:
+            self._clear_gaps()
         if self.kind.layer and self.kind.backward:
             derive_layer(self, self.kind.layer)
+
+    def _clear_gaps(self) -> None:
+        """Set h to 0 at invalid steps."""
+        b, n = self.builder, self.entry("h", ROW)
+        step = b.mul(self.entry("B"), n)
+        with loop(b, integer(0), self.entry("R")) as q:
+            r = self._integer("rows", q)
+            first = b.gep(self.pointers["h"], [b.mul(self._integer("gaps", r), n)])
+            with loop(b, integer(0), self._integer("holes", r)) as k:
+                self.products.copy(b, None, b.gep(first, [b.mul(k, step)]), n)
 
     def _pack_all(self) -> None:
         """Pack every matrix into panels."""
@@ -219,8 +231,10 @@ class Pass:
         return b.gep(start, [b.add(b.mul(step, self.entry(name, STEP)), row)])
 
     def _first(self, name: str, t: ir.Value) -> ir.Value:
-        """Return where the rows of a step begin in a packed array; the states before it begin later, in a track."""
-        if name.startswith("prev") and not self.kind.backward:
+        """Return where the rows of a step begin in a packed array, or forward in a track."""
+        if self.kind.backward or not name.startswith(("prev", "state")):
+            return self._integer("firsts", t)
+        if name.startswith("prev"):
             return self._integer("starts", t)
         return self.builder.sub(self._integer("starts", self.builder.add(t, integer(1))), self.entry("B"))
 

@@ -67,7 +67,8 @@ def scan(
     """Run a cell over time: `xprnn.scan.scan`, in machine code."""
     H, dtype = a.shape[-1] // cell.gates, a.dtype
     question = question_of(cell, tuple(p), dtype, around)
-    code, widths, shape = forward_code(question, keep), [s.shape[-1] for s in state0], Shape.of(a, around.packing)
+    code, widths = forward_code(question, keep), [s.shape[-1] for s in state0]
+    shape = Shape.of(a, around.packing, lasting=keep)
     inputs = inputs_of(around, widths, shape.B, H)
     call = Call(code, shape, H)
     call.add("a", ready(a))

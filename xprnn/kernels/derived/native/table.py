@@ -68,7 +68,7 @@ class Kind(NamedTuple):
     packed: bool = False
 
 
-PACKED = ("counts", "starts", "steps")
+PACKED = ("counts", "firsts", "starts", "steps", "gaps", "holes")
 """The arrays of integers of a packed batch."""
 
 FIELDS = 4
