@@ -157,6 +157,6 @@ def test_a_packing_holds_each_valid_step_once_with_the_longest_rows_first(length
     before = {(t, b): steps.index((t - 1, b)) if t else rows.index(b) - B for t, b in steps}
     np.testing.assert_array_equal(track[packing.before, 0], [before[step] for step in steps])
     ends = [steps.index((lengths[b] - 1, b)) if lengths[b] else q - B for q, b in enumerate(rows)]
-    np.testing.assert_array_equal(track[packing.ends(packing.starts), 0], ends)
+    np.testing.assert_array_equal(track[packing.ends, 0], ends)
     from_the_end = np.array([y[lengths[b] - 1 - t, b] for t, b in steps]).reshape(-1, 2)
-    np.testing.assert_array_equal(packing.reverse().pack(y[::-1]), from_the_end)
+    np.testing.assert_array_equal(packing.reversed.pack(y[::-1]), from_the_end)

@@ -11,6 +11,9 @@ from xprnn._array.messages import short_repr
 from xprnn._array.namespace import Array, ArraySpec, Namespace
 from xprnn._array.packing import Packing, prefix_lengths
 
+SMALL = 2**14
+"""Steps of a batch, the invalid ones among them, up to which its packing is remembered."""
+
 
 class Sequence(NamedTuple):
     """A batch of sequences in the form in which the layers compute.
@@ -138,7 +141,19 @@ def read_ragged(
     x = form.inward(x)
     if host is None:
         return Ragged(select(valid, x, form.spec.xp), valid, None, begins, form)
-    return Ragged(x, None, None if host.size == 0 or host.min() == form.T else Packing.of(host, form.T), begins, form)
+    pack = _packing if form.T * form.B <= SMALL else _packing.__wrapped__
+    return Ragged(x, None, pack(host.tobytes(), form.T), begins, form)
+
+
+@lru_cache(maxsize=32)
+def _packing(lengths: bytes, T: int) -> Packing | None:
+    """Return the packing of rows of these lengths, checked, or None if all are full.
+
+    The layers of a model ask for the same, and so does every epoch.
+    """
+    host = np.frombuffer(lengths, np.int64)
+    _check_lengths(host, T)
+    return None if host.size == 0 or host.min() == T else Packing.of(host, T)
 
 
 def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float", instead: str = "") -> Form:
@@ -184,7 +199,7 @@ def _lengths_of(lengths: Any, form: Form) -> Any:
 
 
 def _lengths_on_host(lengths: Any, form: Form) -> np.ndarray | None:
-    """Return the lengths of a call (B,), checked, or None where there are none or they are no numbers of the host."""
+    """Return the lengths of a call (B,), in any range, or None where there are none or they are none of the host's."""
     lengths = _lengths_of(lengths, form)
     on_host = isinstance(lengths, np.ndarray) or not xpx.is_array(lengths)
     return _host_lengths(lengths, form) if on_host and lengths is not None else None
@@ -270,6 +285,7 @@ def _mask_of_lengths(lengths: Any, form: Form) -> Array | None:
     xp = form.spec.xp
     if isinstance(lengths, np.ndarray) or not xpx.is_array(lengths):
         host = _host_lengths(lengths, form)
+        _check_lengths(host, form.T)
         if bool((host == form.T).all()):
             return None
         spec = form.spec._replace(dtype=xpx.index_dtype(xp))
@@ -304,10 +320,16 @@ def _host_lengths(lengths: Any, form: Form) -> np.ndarray:
     if host.shape != ((form.B,) if form.batched else ()):
         raise ValueError(_lengths_shape(form, host.shape))
     host = host.reshape(form.B)
-    for b, n in enumerate(host.tolist()):  # quicker than to iterate over the array
-        if not 0 <= n <= form.T:
-            raise ValueError(f"`lengths` must lie in 0 … T = {form.T}, got {short_repr(int(n))} for row {b}")
+    if host.dtype != np.int64:
+        _check_lengths(host, form.T)  # while they are whatever came
     return np.asarray(host, np.int64)
+
+
+def _check_lengths(host: np.ndarray, T: int) -> None:
+    """Raise unless lengths lie in 0 … T."""
+    for b, n in enumerate(host.tolist()):  # quicker than to iterate over the array
+        if not 0 <= n <= T:
+            raise ValueError(f"`lengths` must lie in 0 … T = {T}, got {short_repr(int(n))} for row {b}")
 
 
 def _lengths_shape(form: Form, shape: tuple[int, ...]) -> str:

@@ -5,15 +5,12 @@ states (B + S, n) has the B initial states in front of those after each of the S
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from xprnn._array import pool
-
-SMALL = 2**14
-"""Steps of a batch, the invalid ones among them, up to which its packing is remembered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +45,20 @@ class Packing:
     @classmethod
     def of(cls, lengths: np.ndarray, T: int) -> "Packing":
         """Pack rows of some lengths, int64, whose valid steps are their first."""
-        make = _remembered if T * len(lengths) <= SMALL else _remembered.__wrapped__
-        return make(lengths.tobytes(), T)
+        B, order = len(lengths), (-lengths).argsort(kind="stable")
+        by_length = lengths.take(order)
+        steps = np.arange(by_length[0])
+        counts = B - by_length[::-1].searchsorted(steps, side="right")
+        starts = np.zeros(len(steps) + 1, np.int64)
+        starts[1:2], starts[2:] = B, counts[:-1]
+        starts.cumsum(out=starts)
+        steps = steps[:, None]
+        steps = (steps * B + order)[steps < by_length]
+        return cls(T, order, by_length, counts, starts, steps, by_length * B + order)
 
-    def reverse(self) -> "Packing":
-        """Return the packing of the reversed batch, whose rows begin where they end here."""
+    @cached_property
+    def reversed(self) -> "Packing":
+        """The packing of the reversed batch, whose rows begin where they end here."""
         skipped = self.holes * len(self.order)
         return replace(self, steps=self.steps + skipped[self.rows], gaps=self.order)
 
@@ -73,13 +79,19 @@ class Packing:
         return self.starts[1:] - len(self.order)
 
     @cached_property
+    def ends(self) -> Any:
+        """Where in a track the last state of each sorted row is, (B,)."""
+        return self.starts.take(self.lengths) + np.arange(len(self.order))
+
+    @cached_property
     def turns(self) -> Any:
-        """Where the states before each step begin in a track that holds two steps, and those after the last, (L+1,)."""
+        """What `starts` are in a track that holds two steps, (L+1,)."""
         return np.arange(len(self.starts)) % 2 * len(self.order)
 
-    def ends(self, starts: Any) -> Any:
-        """Return where in a track, in which steps start there, the last state of each sorted row is, (B,)."""
-        return starts.take(self.lengths) + np.arange(len(self.order))
+    @cached_property
+    def turned_ends(self) -> Any:
+        """What `ends` are in a track that holds two steps, (B,)."""
+        return self.turns.take(self.lengths) + np.arange(len(self.order))
 
     @cached_property
     def holes(self) -> Any:
@@ -129,22 +141,6 @@ class Packing:
     def unsort(self, states: Any) -> Any:
         """Return arrays (B, n) in the order of the batch."""
         return None if states is None else tuple([s.take(self.ranks, axis=0) for s in states])
-
-
-@lru_cache(maxsize=32)
-def _remembered(lengths: bytes, T: int) -> Packing:
-    """Return the packing of rows of these lengths: the layers of a model, and every epoch, ask for the same."""
-    of_rows = np.frombuffer(lengths, np.int64)
-    B, order = len(of_rows), (-of_rows).argsort(kind="stable")
-    by_length = of_rows.take(order)
-    steps = np.arange(by_length[0])
-    counts = B - by_length[::-1].searchsorted(steps, side="right")
-    starts = np.zeros(len(steps) + 1, np.int64)
-    starts[1:2], starts[2:] = B, counts[:-1]
-    starts.cumsum(out=starts)
-    steps = steps[:, None]
-    gaps = by_length * B + order
-    return Packing(T, order, by_length, counts, starts, (steps * B + order)[steps < by_length], gaps)
 
 
 def prefix_lengths(mask: np.ndarray, reset: np.ndarray | None) -> Any:

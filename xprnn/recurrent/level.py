@@ -124,7 +124,7 @@ def _direction(
     if reverse:
         xp = call.form.spec.xp
         x, mask, reset = flip(x, xp), flip(mask, xp), flip_reset(reset, xp)
-        packing = packing and packing.reverse()
+        packing = packing and packing.reversed
     if not (mask is None and reset is None and packing is None):
         around = around._replace(mask=mask, reset=reset, fresh=None if reset is None else start, packing=packing)
     return Direction(x, effective(p, effects), layer._cell_keys, state0 or start, around, effects.noise)

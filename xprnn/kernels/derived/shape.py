@@ -60,7 +60,7 @@ class Shape(NamedTuple):
         """Return copies of the states after the last step of each row."""
         if self.packing is None:
             return tuple([s[self.T].copy() for s in track])
-        ends = self.packing.ends(self.starts)
+        ends = self.packing.ends if self.lasting else self.packing.turned_ends
         return tuple([s.take(ends, axis=0) for s in track])
 
     def at_steps(self, states: States | None) -> States | None:
