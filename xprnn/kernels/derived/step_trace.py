@@ -85,6 +85,7 @@ def trace_step(
     *,
     dstates: tuple[bool, ...] | None = None,
     want: tuple[str, ...] = (),
+    packed: bool = False,
 ) -> StepTrace:
     """Trace a step of a cell.
 
@@ -99,13 +100,15 @@ def trace_step(
         Which states have a gradient of their own at every step; by default all.
     want : tuple of str
         As in `xprnn.scan.scan_backward`.
+    packed : bool
+        Whether the states before the steps of a packed batch lie among others: products over all steps need copies.
 
     Raises
     ------
     TraceError
         If a method of the cell does what no graph can hold.
     """
-    tracer = _Tracer(cell, keys, np.dtype(dtype), effects)
+    tracer = _Tracer(cell, keys, np.dtype(dtype), effects, packed)
     forward = tracer.forward()
     backward = tracer.backward(dstates or (True,) * len(tracer.widths), want)
     arrays = tracer.arrays | tracer.cache
@@ -117,8 +120,8 @@ def trace_step(
 class _Tracer:
     """The symbolic arrays of a step."""
 
-    def __init__(self, cell: Cell, keys: tuple[str, ...], dtype: np.dtype, effects: Effects) -> None:
-        self.cell, self.dtype, self.effects, self.graph = cell, dtype, effects, Graph()
+    def __init__(self, cell: Cell, keys: tuple[str, ...], dtype: np.dtype, effects: Effects, packed: bool) -> None:
+        self.cell, self.dtype, self.effects, self.graph, self.packed = cell, dtype, effects, Graph(), packed
         self.arrays: dict[str, tuple[str, ...]] = {}
         self.p = parameters(self.graph, self.dtype, cell, keys)
         vectors = {f"p_{key}": x.segments for key, x in self.p.items() if isinstance(x, Rows)}
@@ -236,7 +239,8 @@ class _Tracer:
                 names.setdefault(store.array, []).append(store.node)
         for node, (array, _) in self.available.items():
             names.setdefault(array, []).append(node)
-        names |= {f"prev{k}": [x.segments[0]] for k, x in enumerate(self.prev_state)}
+        if not self.packed:
+            names |= {f"prev{k}": [x.segments[0]] for k, x in enumerate(self.prev_state)}
         return {tuple(nodes): name for name, nodes in reversed(names.items())}
 
 

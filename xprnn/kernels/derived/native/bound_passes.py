@@ -60,9 +60,7 @@ class _BoundPasses:
             forward.add(f"state{k}", s)
         stored, nothing = forward.add_outputs(dtype, zeros=False), (None,) * len(self._track)
         self._h = self._track[0][1:]
-        self._carries = backward.add_track(
-            self._track, self._track, stored, (self._h, *nothing[1:]), nothing
-        )  # dh is like h
+        self._carries = backward.add_track(self._track, stored, (self._h, *nothing[1:]), nothing)  # dh is like h
         self._arrays = {**stored, **backward.add_outputs(dtype, zeros=False)}
         for key, array in more.items():
             backward.add(key, array)
@@ -123,8 +121,8 @@ class BoundScan(_BoundPasses):
     def backward(self, dh: Any) -> tuple[Any, Params]:
         """Return the gradient of a, into which the next call writes, and those of the parameters."""
         self._run_back(dh)
-        before, after = [s[:-1] for s in self._track], [s[1:] for s in self._track]
-        dp = gradients(self._calls[1].code.trace, dict(self._arrays), tuple(before), tuple(after), None)
+        call = self._calls[1]
+        dp = gradients(call.code.trace, dict(self._arrays), call.shape, self._track, None)
         return self._arrays["da"], dp
 
 

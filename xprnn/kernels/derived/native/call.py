@@ -77,15 +77,14 @@ class Call:
         return (h,)
 
     def add_track(
-        self, before: States, track: States, stored: dict[str, Any], dstates: tuple[Any, ...], dfinal: tuple[Any, ...]
+        self, track: States, stored: dict[str, Any], dstates: tuple[Any, ...], dfinal: tuple[Any, ...]
     ) -> list[Any]:
         """Add what the forward pass has left, and the gradients at the states; return those on their way, (2, B, n)."""
         carries = [np.empty((2, self.shape.B, s.shape[-1]), s.dtype) for s in track]
-        each = zip(before, track, dstates, dfinal, carries, strict=True)
-        for k, (prev, s, d, end, carry) in enumerate(each):
+        for k, (s, d, end, carry) in enumerate(zip(track, dstates, dfinal, carries, strict=True)):
             # in either turn: a packed row begins in the step that is its last
             carry[: 1 if self.shape.packing is None else 2] = 0.0 if end is None else end
-            for name, x in (("carry", carry), ("next", carry), ("prev", prev), ("state", s)):
+            for name, x in (("carry", carry), ("next", carry), ("prev", s), ("state", s)):
                 self.add(f"{name}{k}", x)
             if d is not None:
                 self.add(f"dstates{k}", ready(d))

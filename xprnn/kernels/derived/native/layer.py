@@ -86,7 +86,7 @@ class Frame(NamedTuple):
     written, cached : tuple of int
         Where that object, and backward that of the forward pass, stand in the table.
     states : tuple
-        Per state where arrays stand: the states before, those after, and backward the gradients on their way.
+        Per state where the arrays stand that share an object: the states, and backward the gradients on their way.
     """
 
     code: Code
@@ -99,7 +99,7 @@ class Frame(NamedTuple):
     numbers: int
     written: tuple[int, ...]
     cached: tuple[int, ...]
-    states: tuple[tuple[tuple[int, ...], ...], ...]
+    states: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
     def fill(self, x: Any, p: Params, inputs: dict[str, Any]) -> tuple["array[int]", list[Any]]:
         """Return a table with x, the parameters, the effects and memory, and what must stay alive."""
@@ -160,9 +160,9 @@ class FusedLayer:
             table[k] = id(written)
         shape = Shape.of(x, packing, lasting=keep)
         track = tuple([shape.track(n, self.dtype) for n in self.sizes])
-        for i, (s, (at, at_after, _)) in enumerate(zip(track, frame.states, strict=True)):
+        for i, (s, (at, _)) in enumerate(zip(track, frame.states, strict=True)):
             shape.first(s)[...] = 0.0 if state0 is None else state0[i]
-            for k in at + at_after:
+            for k in at:
                 table[k] = id(s)
         states = shape.states(track)
         if packing is not None:
@@ -230,16 +230,15 @@ class FusedLayer:
     ) -> list[Any]:
         """Add the states and their gradients; return these on their way, (2, B, n)."""
         carries = []
-        before = track if shape.packing is None else shape.before(track)
-        for ats, prev, s, end in zip(frame.states, before, track, dfinal, strict=True):
+        for (at, of_carry), s, end in zip(frame.states, track, dfinal, strict=True):
             carry = np.zeros((2, shape.B, s.shape[-1]), self.dtype)
             if end is not None:
                 carry[: 1 if shape.packing is None else 2] = end  # as in `Call.add_track`
-            for at, a in zip(ats, (prev, s, carry), strict=True):
-                for k in at:
-                    table[k] = id(a)
+            for k in at:
+                table[k] = id(s)
+            for k in of_carry:
+                table[k] = id(carry)
             carries.append(carry)
-        alive += before
         for i, d in enumerate(dstates):
             if d is not None and (at_d := frame.code.run.at.get(f"dstates{i}")) is not None:
                 d = ready(d)
@@ -289,17 +288,15 @@ class FusedLayer:
         def entries(k: int, *names: str) -> tuple[int, ...]:
             return tuple(at[f"{name}{k}"] for name in names if f"{name}{k}" in at)
 
-        states = tuple(
-            (entries(k, "prev"), entries(k, "state"), entries(k, "carry", "next")) for k in range(len(self.sizes))
-        )
+        pairs = tuple((entries(k, "prev", "state"), entries(k, "carry", "next")) for k in range(len(self.sizes)))
         written = tuple(at[name] for name in places)
-        return Frame(code, biased, table, at["x"], at["memory"], size, places, used, written, (), states)
+        return Frame(code, biased, table, at["x"], at["memory"], size, places, used, written, (), pairs)
 
 
 @lru_cache(maxsize=128)
 def layer_forward_code(question: Question, biased: bool, keep: bool) -> Code:
     """Return the code of a layer's forward pass."""
-    trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
+    trace = trace_step(*question.of_trace)
     kind = kind_of(question, trace, layer=SmallLayer(question.cell.gates, biased))
     program = schedule(trace.graph, stores_of(question, trace, keep=keep), arrays=trace.arrays)
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("cache", "new"))
@@ -308,7 +305,7 @@ def layer_forward_code(question: Question, biased: bool, keep: bool) -> Code:
 @lru_cache(maxsize=128)
 def layer_backward_code(question: Question, biased: bool, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Code:
     """Return the code of a layer's backward pass."""
-    trace = trace_step(question.cell, question.keys, question.dtype, question.effects, dstates=dstates, want=want)
+    trace = trace_step(*question.of_trace, dstates=dstates, want=want, packed=question.packed)
     gradients = tuple((key, tuple(terms)) for key, terms in trace.gradients.items())
     kind = kind_of(question, trace, dstates, SmallLayer(question.cell.gates, biased, gradients))
     program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)

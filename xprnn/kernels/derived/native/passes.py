@@ -231,12 +231,12 @@ class Pass:
         return b.gep(start, [b.add(b.mul(step, self.entry(name, STEP)), row)])
 
     def _first(self, name: str, t: ir.Value) -> ir.Value:
-        """Return where the rows of a step begin in a packed array, or forward in a track."""
-        if self.kind.backward or not name.startswith(("prev", "state")):
-            return self._integer("firsts", t)
+        """Return where the rows of a step begin in a packed array, or in a track."""
         if name.startswith("prev"):
             return self._integer("starts", t)
-        return self.builder.sub(self._integer("starts", self.builder.add(t, integer(1))), self.entry("B"))
+        if name.startswith("state"):  # whose array begins behind the initial states
+            return self.builder.sub(self._integer("starts", self.builder.add(t, integer(1))), self.entry("B"))
+        return self._integer("firsts", t)
 
     def _integer(self, name: str, k: ir.Value) -> ir.Value:
         """Return an entry of an array of integers."""

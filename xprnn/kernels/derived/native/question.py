@@ -23,6 +23,11 @@ class Question(NamedTuple):
     masked: bool
     packed: bool
 
+    @property
+    def of_trace(self) -> tuple[Cell, tuple[str, ...], np.dtype, Effects]:
+        """What the trace of a step depends on."""
+        return self.cell, self.keys, self.dtype, self.effects
+
 
 class Code(NamedTuple):
     """Code of a pass, and what of the trace a call needs."""

@@ -45,7 +45,7 @@ def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str
 @lru_cache(maxsize=128)
 def forward_code(question: Question, keep: bool) -> Code:
     """Return the code of a forward scan."""
-    trace = trace_step(question.cell, question.keys, question.dtype, question.effects)
+    trace = trace_step(*question.of_trace)
     stores = stores_of(question, trace, keep=keep)
     kind = kind_of(question, trace)
     program = schedule(trace.graph, stores, arrays=trace.arrays)
@@ -55,7 +55,7 @@ def forward_code(question: Question, keep: bool) -> Code:
 @lru_cache(maxsize=128)
 def backward_code(question: Question, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Code:
     """Return the code of a backward scan."""
-    trace = trace_step(question.cell, question.keys, question.dtype, question.effects, dstates=dstates, want=want)
+    trace = trace_step(*question.of_trace, dstates=dstates, want=want, packed=question.packed)
     kind = kind_of(question, trace, dstates)
     program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("da", "grad", "dgate", "dnoise"))
@@ -94,21 +94,20 @@ def scan_backward(
     code, dtype = backward_code(question, tuple([d is not None for d in dstates]), want), question.dtype
     call = Call(code, shape, H)
     call.add_inputs(p, inputs)
-    prev = shape.before(track)
-    carries = call.add_track(prev, track, stored, dstates, dfinal)
+    carries = call.add_track(track, stored, dstates, dfinal)
     arrays = call.add_outputs(dtype, zeros=question.masked)
     dfresh = call.add_sums(want)
     call.run(around.mask)
-    dp = gradients(code.trace, {**stored, **arrays}, prev, shape.states(track), around.mask)
+    dp = gradients(code.trace, {**stored, **arrays}, shape, track, around.mask)
     dstate0 = tuple([carry[shape.T % 2] for carry in carries])
     return arrays["da"], dstate0, dp, around_gradients(want, arrays, dfresh, len(track), dtype)
 
 
-def gradients(trace: StepTrace, arrays: dict[str, Any], before: States, after: States, mask: Any) -> dict[str, Any]:
+def gradients(trace: StepTrace, arrays: dict[str, Any], shape: Shape, track: States, mask: Any) -> dict[str, Any]:
     """Return the gradients of the parameters: sums and products over all steps and rows."""
     products = PRODUCTS if mask is None else PRODUCTS.at(mask)
-    for k, (prev, state) in enumerate(zip(before, after, strict=True)):
-        arrays |= {f"prev{k}": prev, f"state{k}": state}
+    for k, (s, after) in enumerate(zip(track, shape.states(track), strict=True)):
+        arrays |= {f"prev{k}": s[:-1], f"state{k}": after}  # of a packed batch nothing is a sum over the former
     found = {}
     for key, terms in trace.gradients.items():
         each = [
