@@ -150,7 +150,9 @@ def test_a_packing_holds_each_valid_step_once_with_the_longest_rows_first(length
     packing, steps = Packing.of(lengths, T), [(t, b) for t in range(T) for b in rows if t < lengths[b]]
     expected = np.array([y[t, b] for t, b in steps]).reshape(-1, 2)
     np.testing.assert_array_equal(packing.mask()[..., 0], mask)
-    np.testing.assert_array_equal(packing.pack(y), expected)
+    other_layouts = y[::-1].copy()[::-1], y.swapaxes(0, 1).copy().swapaxes(0, 1), np.repeat(y, 2, axis=2)[..., ::2]
+    for each in (y, *other_layouts):
+        np.testing.assert_array_equal(packing.pack(each), expected)
     np.testing.assert_array_equal(packing.unpack(expected), y * mask[..., None])
     np.testing.assert_array_equal(packing.counts, mask.sum(axis=1)[: lengths.max()])
     track = np.concatenate([np.arange(-B, 0)[:, None], np.arange(len(steps))[:, None]])  # of steps, behind the starts

@@ -99,6 +99,18 @@ class Packing:
         return self.T - self.lengths
 
     @cached_property
+    def mirrored(self) -> Any:
+        """Where each packed step is in a batch whose time is reversed, (S,)."""
+        B = len(self.order)
+        return (self.T - 1 - self.steps // B) * B + self.steps % B
+
+    @cached_property
+    def by_row(self) -> Any:
+        """Where each packed step is in a batch (B, T, ·), (S,)."""
+        B = len(self.order)
+        return self.steps % B * self.T + self.steps // B
+
+    @cached_property
     def ranks(self) -> Any:
         """Where each row of the batch is among the sorted ones, (B,)."""
         return self.order.argsort()
@@ -111,9 +123,10 @@ class Packing:
 
     def pack(self, x: Any) -> Any:
         """Return the valid steps (S, n) of x (T, B, n)."""
-        if x.flags.c_contiguous:
-            found = pool.empty((len(self.steps), x.shape[-1]), x.dtype)
-            return x.reshape(-1, x.shape[-1]).take(self.steps, axis=0, out=found, mode="clip")  # which needs no buffer
+        for view, steps in ((x, "steps"), (x[::-1], "mirrored"), (x.swapaxes(0, 1), "by_row")):
+            if view.flags.c_contiguous:
+                rows, found = view.reshape(-1, x.shape[-1]), pool.empty((len(self.steps), x.shape[-1]), x.dtype)
+                return rows.take(getattr(self, steps), axis=0, out=found, mode="clip")  # which needs no buffer
         return x[np.divmod(self.steps, len(self.order))]
 
     def pack_effects(self, effects: Any) -> Any:

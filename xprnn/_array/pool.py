@@ -82,7 +82,7 @@ class Pool:
         if not LEAST <= math.prod(shape) * np.dtype(dtype).itemsize <= MOST:
             return np.zeros(shape, dtype)
         array = self.empty(shape, dtype)
-        array.fill(0)
+        array.view(np.uint8).fill(0)  # twice as fast as by numbers
         return array
 
     def release(self) -> None:
