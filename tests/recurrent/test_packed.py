@@ -29,15 +29,18 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(autouse=True, params=["small", "large"])
-def _in_one_call_and_in_several(request, monkeypatch):
-    """Run these small layers as they are, in one call of machine code, and as if they were large."""
+SEVERAL = "native, in several calls"
+
+
+@pytest.fixture(params=[*FAST_ON_NUMPY, *([SEVERAL] if "native" in FAST_ON_NUMPY else [])])
+def kernel(request, monkeypatch):
+    """The name of a kernel; native code runs these small layers in one call each way, and as if they were large."""
     remembered.cache_clear()
-    if request.param == "large" and kernels.KERNELS["native"].lacks is None:
+    if request.param == SEVERAL:
         from xprnn.kernels.derived.native import layer
 
         monkeypatch.setattr(layer, "MOST", 0)
-    yield
+    yield request.param.split(",")[0]
     remembered.cache_clear()
 
 
@@ -60,7 +63,6 @@ def draw(layer, B, rng, T=T):
     return x, dy, dstate if len(dstate) > 1 else dstate[0]
 
 
-@pytest.mark.parametrize("kernel", FAST_ON_NUMPY)
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("name", LAYERS)
@@ -92,7 +94,6 @@ def test_numbers_of_a_packed_batch_are_the_same_for_any_number_of_threads(name, 
         np.testing.assert_array_equal(other, found[0][path], err_msg=path)
 
 
-@pytest.mark.parametrize("kernel", FAST_ON_NUMPY)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_a_row_has_the_same_numbers_in_any_ragged_batch(kernel, dtype, rng):
     layer, lengths = xprnn.LSTM(I, H, num_layers=2, bidirectional=True), [2, 7, 0, 5, 6]
@@ -109,7 +110,6 @@ def packs(layer, params, x, **flags):
     return layer.forward(params, x, **flags)[2].levels[0].plan.packs
 
 
-@pytest.mark.parametrize("kernel", FAST_ON_NUMPY)
 def test_a_mask_that_says_no_more_than_lengths_is_run_as_these(kernel, rng):
     layer, lengths = xprnn.GRU(I, H, learn_state=True), [4, 0, 7, 2]
     params, x, mask = layer.init(1), draw(layer, 4, rng)[0], valid_steps(lengths)
