@@ -201,6 +201,8 @@ def _lengths_of(lengths: Any, form: Form) -> Any:
 def _lengths_on_host(lengths: Any, form: Form) -> np.ndarray | None:
     """Return the lengths of a call (B,), in any range, or None where there are none or they are none of the host's."""
     lengths = _lengths_of(lengths, form)
+    if type(lengths) is np.ndarray and lengths.dtype == np.int64 and lengths.shape == (form.B,) and form.batched:
+        return lengths  # as most are
     on_host = isinstance(lengths, np.ndarray) or not xpx.is_array(lengths)
     return _host_lengths(lengths, form) if on_host and lengths is not None else None
 
