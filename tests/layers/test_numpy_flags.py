@@ -32,6 +32,7 @@ OPTIONS = {
     "stack": {"num_layers": 2, "bidirectional": True, "dropout": 0.3},
     "clip": {"clip": 2.0},
     "learn": {"learn_state": True},
+    "residual": {"num_layers": 2, "residual": True},
 }
 RECURRENT = {
     **{

@@ -248,12 +248,13 @@ def _fit(params: Any, shapes: Shapes, dtype: np.dtype) -> bool:
     """Return whether `params` holds NumPy arrays of this dtype and these shapes; what is wrong, `parameters` finds."""
     if type(params) is not dict or len(params) != len(shapes):
         return False
+    of_numpy = np.ndarray
     for key, expected in shapes.items():
         a = params.get(key)
-        if type(expected) is not tuple:
-            if not _fit(a, expected, dtype):
+        if type(a) is not of_numpy:
+            if type(expected) is tuple or not _fit(a, expected, dtype):
                 return False
-        elif type(a) is not np.ndarray or a.shape != expected[1] or a.dtype != dtype:
+        elif type(expected) is not tuple or a.shape != expected[1] or a.dtype != dtype:
             return False
     return True
 

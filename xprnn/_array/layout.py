@@ -60,7 +60,8 @@ class Form(NamedTuple):
     def read(self, name: str, y: Any, letter: str, width: int) -> Array:
         """Return a user's y of this width, checked, as (T, B, ·)."""
         if self.rows is None:
-            checks.array(name, y, self.spec, self.letters(letter), self.shape(width))
+            if not checks.fits(y, self.spec, shape := self.shape(width)):
+                checks.array(name, y, self.spec, self.letters(letter), shape)
         else:
             self.check_rows(name, y)
             for n, (row, length) in enumerate(zip(y, self.rows, strict=True)):
@@ -114,24 +115,19 @@ def read_sequence(
     return Sequence(select(valid, form.inward(x), form.spec.xp), valid, begins, form)
 
 
-class Ragged(NamedTuple):
-    """A batch as the recurrent layers read it: `Sequence`, but where a packing says which steps are valid.
-
-    Then there is no mask, and x holds at invalid steps whatever stands there.
-    """
-
-    x: Array
-    mask: Array | None
-    packing: Packing | None
-    reset: Array | None
-    form: "Form"
-
-
 def read_ragged(
     x: Any, width: int | None, batch_first: bool, lengths: Any = None, mask: Any = None, reset: Any = None
-) -> Ragged:
-    """Do what `read_sequence` does; of NumPy arrays whose valid steps are the first of each row, return the packing."""
+) -> "tuple[Array, Array | None, Packing | None, Array | None, Form]":
+    """Do what `read_sequence` does; of NumPy arrays whose valid steps are the first of each row, return the packing.
+
+    Returns
+    -------
+    x, mask, packing, reset, form
+        With a packing there is no mask, and x holds at invalid steps whatever stands there.
+    """
     form = form_of(x, width, batch_first)
+    if lengths is None and mask is None and reset is None and form.rows is None:
+        return form.inward(x), None, None, None, form
     valid = begins = host = None
     if mask is None and reset is None and form.spec.is_numpy:
         host = _lengths_on_host(lengths, form)
@@ -140,9 +136,9 @@ def read_ragged(
         host = prefix_lengths(valid, begins) if form.spec.is_numpy and valid is not None else None
     x = form.inward(x)
     if host is None:
-        return Ragged(select(valid, x, form.spec.xp), valid, None, begins, form)
+        return select(valid, x, form.spec.xp), valid, None, begins, form
     pack = _packing if form.T * form.B <= SMALL else _packing.__wrapped__
-    return Ragged(x, None, pack(host.tobytes(), form.T), begins, form)
+    return x, None, pack(host.tobytes(), form.T), begins, form
 
 
 @lru_cache(maxsize=32)
@@ -161,13 +157,15 @@ def form_of(x: Any, width: int | None, batch_first: bool, *, kind: str = "float"
 
     `instead` refuses half types, as in `checks.spec_of`.
     """
+    is_list = type(x) is not np.ndarray and isinstance(x, list | tuple)
     if kind == "integer":
-        x = [row[..., None] for row in x] if isinstance(x, list | tuple) else x[..., None]
-    if isinstance(x, list | tuple):
+        x = [row[..., None] for row in x] if is_list else x[..., None]
+    if is_list:
         return _form_of_list(x, width, kind, instead)
     spec = checks.spec_of("x", x, kind, instead=instead)
-    form = _form_once if spec.kind is np.ndarray else _form  # a device need not be hashable
-    return form(tuple(x.shape), width, batch_first, spec)
+    if spec.kind is np.ndarray:
+        return _form_once(x.shape, width, batch_first, spec)
+    return _form(tuple(x.shape), width, batch_first, spec)  # a device need not be hashable
 
 
 def flags(form: Form, lengths: Any, mask: Any, reset: Any) -> tuple[Array | None, Array | None]:

@@ -67,6 +67,8 @@ NaN; NumPy alone would warn, or raise, and of half of its functions only.
 
 def namespace(a: Array) -> Namespace:
     """Return the array namespace of one array."""
+    if type(a) is np.ndarray:
+        return NUMPY
     return NUMPY if isinstance(a, np.ndarray | np.generic) else compat.array_namespace(a)
 
 

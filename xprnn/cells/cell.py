@@ -231,11 +231,11 @@ class Cell(ABC):
 
     def __hash__(self) -> int:
         """Return the hash of the choices, computed once: every call of a layer looks its plan up under the cell."""
-        cached = self.__dict__.get("_hash")
+        cached: int | None = self.__dict__.get("_hash")
         if cached is None:
             cached = hash((type(self), *(getattr(self, f.name) for f in fields(self))))  # type: ignore[arg-type]
             self.__dict__["_hash"] = cached
-        return int(cached)
+        return cached
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the choices alone: a hash of strings is another in another process."""

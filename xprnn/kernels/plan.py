@@ -88,6 +88,11 @@ class Plan(NamedTuple):
     normalised: Cell | None = None  # what the scan is of, where it normalises its input's share itself
 
     @property
+    def is_silent(self) -> bool:
+        """Whether machine code alone computes, which has no warnings to be kept from."""
+        return self.fused is not None
+
+    @property
     def how(self) -> str:
         """One phrase for `explain`: which calls a direction is."""
         rows = "; where rows have lengths, of their valid steps alone" if self.packs else ""
@@ -124,14 +129,18 @@ class Plan(NamedTuple):
         if self.normalised is not None:
             cell, directions = self.normalised, [d.normalised() for d in directions]
         if self.fused is not None:
-            run = self.fused.forward
-            done = [run(x, state0, p, around, keep=keep) for x, p, _, state0, around, _ in directions]
-            return _columns(done)
+            states, finals, caches = [], [], []
+            for x, p, _, state0, around, _ in directions:
+                of_steps, final, cache = self.fused.forward(x, state0, p, around, keep=keep)
+                states.append(of_steps)
+                finals.append(final)
+                caches.append(cache)
+            return states, finals, caches
         norms: list[NormCache | None] = []
         arguments = (self._scan_arguments(cell, d, norms) for d in directions)  # lazily: all at once are large
         scans = self.kernel.scans(cell, arguments, keep=keep)
-        states, finals, caches = _columns(scans)
-        return states, finals, list(map(DirectionCache, caches, norms))
+        of_steps, of_ends, of_scans = zip(*scans, strict=True)
+        return list(of_steps), list(of_ends), list(map(DirectionCache, of_scans, norms))
 
     def _scan_arguments(
         self, cell: Cell, direction: Direction, norms: list[NormCache | None]
@@ -240,6 +249,7 @@ class UpcastPlan(Plan):
     """
 
     __slots__ = ()
+    is_silent = False  # NumPy may convert
 
     def forward(
         self, cell: Cell, directions: Sequence[Direction], *, keep: bool
@@ -290,12 +300,3 @@ class UpcastPlan(Plan):
 
     def _half(self, a: Array) -> Array:
         return self.kernel.cast(a, HALF)
-
-
-def _columns(rows: list[tuple[Any, Any, Any]]) -> tuple[list[Any], list[Any], list[Any]]:
-    """Transpose a list of three-tuples."""
-    if len(rows) == 1:
-        a, b, c = rows[0]
-        return [a], [b], [c]
-    first, second, third = zip(*rows, strict=True)
-    return list(first), list(second), list(third)

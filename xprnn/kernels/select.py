@@ -203,8 +203,10 @@ def select_products(spec: ArraySpec, work: int, kernel: str = "auto") -> Any:
     kernel : str
         As in `select`. A kernel without products of its own leaves them to the array library.
     """
+    if work <= SMALL:
+        return array_products
     is_half = xpx.is_half(spec.dtype)
-    if work <= SMALL or (is_half and not spec.is_numpy):
+    if is_half and not spec.is_numpy:
         return array_products
     found = next(_with_products(spec.xp, kernel), None)
     return array_products if found is None else UpcastProducts(found) if is_half else found.products

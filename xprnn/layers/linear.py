@@ -95,11 +95,11 @@ class Linear(Stateless):
     ) -> tuple[Any, LinearCache]:
         del key
         steps = steps_of(x, self.batch_first, lengths, mask, self.in_features)
-        spec = steps.spec
+        x, valid, form, spec = steps
         checks.parameters("params", params, self._shapes, spec)
-        products = kernels.select_products(spec, math.prod(steps.x.shape) * self.out_features, kernel)
-        y = products.affine_time(steps.x, params["W"], params.get("b"), spec.xp)
-        return steps.outward(select(steps.mask, y, spec.xp)), LinearCache(self, steps, products)
+        products = kernels.select_products(spec, math.prod(x.shape) * self.out_features, kernel)
+        y = products.affine_time(x, params["W"], params.get("b"), spec.xp)
+        return y if form is None else form.outward(select(valid, y, spec.xp)), LinearCache(self, steps, products)
 
     def _backward(self, params: Params, cache: LinearCache, dy: Any) -> tuple[Params, Any]:
         steps, xp = cache.steps, cache.steps.spec.xp

@@ -98,12 +98,11 @@ class Sequential:
 
     def __call__(self, params: Params, x: Any, state0: State = None, **options: Any) -> tuple[Any, State]:
         """Run forward without a cache; parameters as in `forward`."""
-        states = self._read(params, state0, "state0")
-        finals = []
-        for layer, name, state, own in self._each(states, options):
+        finals: tuple[State, ...] = ()
+        for layer, name, state, own in self._each(params, state0, options):
             x, final = layer(params[name], x, state, **own)
-            finals.append(final)
-        return x, tuple(finals)
+            finals += (final,)
+        return x, finals
 
     def forward(
         self, params: Params, x: Any, state0: State = None, *, outputs: Iterable[str] = (), **options: Any
@@ -133,10 +132,9 @@ class Sequential:
         TypeError, ValueError
             If an argument does not fit a layer.
         """
-        states = self._read(params, state0, "state0")
-        finals, caches = [], []
+        each, finals, caches = self._each(params, state0, options), [], []
         inner: dict[str, Any] = dict(inner_outputs.check_names(outputs, self._names))
-        for layer, name, state, own in self._each(states, options):
+        for layer, name, state, own in each:
             x, final, cache = layer.forward(params[name], x, state, **own)
             finals.append(final)
             caches.append(cache)
@@ -198,9 +196,8 @@ class Sequential:
 
         Arguments as in `RNN.trace`.
         """
-        states = self._read(params, state0, "state0")
         traces = {}
-        for layer, name, state, own in self._each(states, options):
+        for layer, name, state, own in self._each(params, state0, options):
             if inside := protocol.trace(layer, params[name], x, state, **own):
                 traces[name] = inside
             x, _ = layer(params[name], x, state, **own, kernel="reference")
@@ -251,10 +248,18 @@ class Sequential:
                     f"{short_repr(layers[first])} and {layout} of layers[{k}] = {short_repr(layers[k])}"
                 )
 
+    @cached_property
+    def _without_options(self) -> list[tuple[Layer, str, None, dict[str, Any]]]:
+        """What `_each` returns of most calls."""
+        return [(layer, name, None, {}) for layer, name in zip(self.layers, self._names, strict=True)]
+
     def _each(
-        self, states: tuple[Any, ...], options: dict[str, Any]
+        self, params: Params, state0: State, options: dict[str, Any]
     ) -> Iterable[tuple[Layer, str, Any, dict[str, Any]]]:
-        """Return the layers with their names, their states and their options."""
+        """Check a call's arguments; return the layers with their names, their states and their options."""
+        states = self._read(params, state0, "state0")
+        if state0 is None and not options:
+            return self._without_options
         return zip(self.layers, self._names, states, self._options(options), strict=True)
 
     def _options(self, options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from xprnn import init, kernels, random
 from xprnn._array import checks
 from xprnn._array import namespace as xpx
@@ -51,10 +53,22 @@ class Stateless(ABC):
     def _step(self, params: Params, x_t: Array) -> Array:
         """Return y_t."""
 
-    def __call__(self, params: Params, x: Any, state0: State = (), **options: Any) -> tuple[Any, State]:
+    @xpx.quiet
+    def __call__(
+        self,
+        params: Params,
+        x: Any,
+        state0: State = (),
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        rng: Any = None,
+        kernel: str = "auto",
+    ) -> tuple[Any, State]:
         """Run forward without a cache; parameters as in `forward`."""
-        y, state, _ = self.forward(params, x, state0, **options)
-        return y, state
+        del reset
+        return self._forward(params, x, lengths, mask, _read(state0, rng, kernel), kernel)[0], ()
 
     @xpx.quiet
     def forward(
@@ -93,10 +107,7 @@ class Stateless(ABC):
             For `backward`.
         """
         del reset
-        kernels.check_name(kernel)
-        key = random.key(rng)
-        _no_state("state0", state0)
-        y, cache = self._forward(params, x, lengths, mask, key, kernel)
+        y, cache = self._forward(params, x, lengths, mask, _read(state0, rng, kernel), kernel)
         return y, (), cache
 
     @no_grad
@@ -144,6 +155,14 @@ class StatelessStepper:
         """Do nothing: there is no state."""
 
 
+def _read(state0: State, rng: Any, kernel: str) -> Key | None:
+    """Check what all layers are called with; return the key."""
+    kernels.check_name(kernel)
+    key = random.key(rng)
+    _no_state("state0", state0)
+    return key
+
+
 def _no_state(name: str, state: State) -> None:
     if state is not None and not (isinstance(state, tuple) and state == ()):
         raise ValueError(f"`{name}` must be () or None: the layer has no state, got {type(state).__name__}")
@@ -177,7 +196,7 @@ class Steps(NamedTuple):
 
 def steps_of(x: Any, batch_first: bool, lengths: Any, mask: Any, width: int | None = None) -> Steps:
     """Return the steps of x, an array (…, I) or a list; `lengths` and `mask` need an axis of time."""
-    if lengths is None and mask is None and not isinstance(x, list | tuple):
+    if lengths is None and mask is None and (type(x) is np.ndarray or not isinstance(x, list | tuple)):
         spec = checks.spec_of("x", x)
         if len(x.shape) < 1 or (width is not None and x.shape[-1] != width):
             letter = "" if width is None else f" with I = {width}"

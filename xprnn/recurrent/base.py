@@ -69,7 +69,6 @@ class Recurrent(Configuration):
 
     # -- forward and backward -------------------------------------------------------------------------------
 
-    @xpx.quiet
     def __call__(self, params: Params, x: Array, state0: State = None, **options: Any) -> tuple[Array, State]:
         """Run forward and keep nothing for a backward pass; parameters as in `forward`.
 
@@ -81,7 +80,6 @@ class Recurrent(Configuration):
         y, state, _ = stack.forward(self, params, call, keep=False)
         return y, state
 
-    @xpx.quiet
     def forward(
         self,
         params: Params,
@@ -152,7 +150,6 @@ class Recurrent(Configuration):
         return stack.forward(self, params, calls.own(call), keep=True)
 
     @no_grad
-    @xpx.quiet
     def backward(self, params: Params, cache: Cache, dy: Any, dstate: State = None) -> tuple[Params, Any, State]:
         """Back-propagate through time.
 
@@ -260,7 +257,6 @@ class Recurrent(Configuration):
 
     # -- one step -------------------------------------------------------------------------------------------
 
-    @xpx.quiet
     def step(self, params: Params, x_t: Array, state: State = None) -> tuple[Array, State]:
         """Run one time step: pure and validated; `stepper` is the quick one.
 

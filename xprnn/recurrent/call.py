@@ -78,7 +78,7 @@ def read_step(layer: Configuration, params: Params, x_t: Array, state: State) ->
     batched = len(shape) == 2
     form = Form(spec, 1, shape[0] if batched else 1, batched, batch_first=False)
     states = states_of.read("state", state, layer._sizes, spec, form.B if batched else None, like="x_t")
-    return Call(form, form.inward(x_t[None, ...]), None, None, None, states, None, "auto")
+    return Call(form, x_t[None, ...] if batched else x_t[None, None, ...], None, None, None, states, None, "auto")
 
 
 def read_binding(

@@ -128,6 +128,12 @@ class Configuration(Options, ABC):
         return 2 if self.bidirectional else 1
 
     @cached_property
+    def _bare(self) -> bool:
+        """Whether a level is one scan, beside which nothing is computed."""
+        beside = self.learn_state or self.bidirectional or self.residual or self.dropout or self.input_dropout
+        return not (self.surrounded or beside)
+
+    @cached_property
     def _names(self) -> tuple[str, ...]:
         """The names of the directions of all levels, in the order of the state's first axis."""
         ends = ("", "_reverse") if self.bidirectional else ("",)
@@ -184,10 +190,9 @@ class Configuration(Options, ABC):
         return tuple({key: (p.letters, p.shape) for key, p in own.items()} | constants for own in self._declared)
 
     @cached_property
-    def _expected(self) -> tuple[tuple[str, str, checks.Shapes], ...]:
-        """Per direction its name, its path in messages, and the shapes of its parameters."""
-        named = zip(self._names, self._shapes, strict=True)
-        return tuple((name, f"params[{name!r}]", shapes) for name, shapes in named)
+    def _expected(self) -> checks.Shapes:
+        """The shapes of all parameters, under the names of the directions."""
+        return dict(zip(self._names, self._shapes, strict=True))
 
     @cached_property
     def _cell_keys(self) -> tuple[str, ...]:

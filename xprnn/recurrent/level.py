@@ -15,8 +15,7 @@ from xprnn.cells import States
 from xprnn.kernels.fused import Gradients
 from xprnn.kernels.plan import Direction, Plan
 from xprnn.kernels.reference_stepper import LayerBinding
-from xprnn.kernels.select import PRESENT
-from xprnn.recurrent.around import OFF, Effects, leak_gradient, make_effects
+from xprnn.recurrent.around import OFF, Effects, leak_gradient, make_effects, presence
 from xprnn.recurrent.call import Call
 from xprnn.recurrent.config import Configuration
 from xprnn.recurrent.parameters import INPUT, Params
@@ -38,6 +37,7 @@ class LevelCache(NamedTuple):
 
 def forward(
     layer: Configuration,
+    plan: Plan,
     names: Sequence[str],
     params: Params,
     below: Array,
@@ -65,17 +65,15 @@ def forward(
     cache : LevelCache or None
     """
     D, xp = len(names), call.form.spec.xp
-    effects = _effects(layer, names, params, call)
-    plan = _plan(layer, effects[0], below.shape[-1], call, D)
-    mask = None if plan.packs else call.valid
-    x = below if plan.packs or call.packing is None else select(mask, below, xp)
+    effects = _effects(layer, names, params, call) if layer.surrounded else (OFF,) * D
+    mask = None if plan.packs or (call.mask is None and call.packing is None) else call.valid
+    x = below if mask is None or call.packing is None else select(mask, below, xp)
     x = x if drop is None else x * drop
-    directions = [
-        _direction(layer, params[name], x, state0[d], effects[d], call, mask, reverse=d > 0)
-        for d, name in enumerate(names)
-    ]
+    directions = []
+    for d, name in enumerate(names):
+        directions.append(_direction(layer, params[name], x, state0[d], effects[d], call, mask, reverse=d > 0))
     states, finals, caches = plan.forward(layer.cell, directions, keep=keep)
-    h = select(mask, states[0][0], xp)
+    h = states[0][0] if mask is None else select(mask, states[0][0], xp)
     if D > 1:
         h = xp.concat([h, select(mask, flip(states[1][0], xp), xp)], axis=-1)
     if not keep:
@@ -90,20 +88,23 @@ def forward(
     )
 
 
-def _plan(layer: Configuration, effects: Effects, width: int, call: Call, directions: int) -> Plan:
-    """Choose the plan of a level."""
-    around, shape = effects.around, (call.form.T, call.form.B, width, layer.hidden_size)
-    if not (call.mask is None and call.reset is None and call.packing is None):
-        fresh = PRESENT if call.reset is not None and layer.learn_state else None
-        around = around._replace(mask=call.mask, reset=call.reset, fresh=fresh, packing=call.packing)
-    noisy = effects.noise is not None
-    return kernels.select(layer.cell, around, call.form.spec, shape, call.kernel, directions=directions, noise=noisy)
+forward_quietly = xpx.quiet(forward)
+"""`forward`, where NumPy computes."""
+
+
+def plan(layer: Configuration, width: int, call: Call) -> Plan:
+    """Choose the plan of a level, whose input has this width."""
+    form, mask, reset, packing, noise = call.form, call.mask, call.reset, call.packing, False
+    around, shape, D = NOTHING, (form.T, form.B, width, layer.hidden_size), layer._directions
+    if layer.surrounded or not (mask is None and reset is None and packing is None):
+        training = call.key is not None
+        around, noise = presence(layer, training=training, mask=mask is not None, reset=reset is not None)
+        around = around._replace(packing=packing)
+    return kernels.select(layer.cell, around, form.spec, shape, call.kernel, directions=D, noise=noise)
 
 
 def _effects(layer: Configuration, names: Sequence[str], params: Params, call: Call) -> Sequence[Effects]:
     """Return the effects of the layer's options, per direction."""
-    if not layer.surrounded:
-        return (OFF,) * len(names)
     return [make_effects(layer, params[name], call, name, reverse=d > 0) for d, name in enumerate(names)]
 
 
@@ -127,7 +128,8 @@ def _direction(
         packing = packing and packing.reversed
     if not (mask is None and reset is None and packing is None):
         around = around._replace(mask=mask, reset=reset, fresh=None if reset is None else start, packing=packing)
-    return Direction(x, effective(p, effects), layer._cell_keys, state0 or start, around, effects.noise)
+    used = p if effects is OFF else effective(p, effects)
+    return Direction(x, used, layer._cell_keys, state0 or start, around, effects.noise)
 
 
 def backward(
@@ -151,16 +153,14 @@ def backward(
     """
     xp, nothing = xpx.namespace(cache.x), layer._no_states
     dh = dh if dh is None or cache.mask is None else select(cache.mask, dh, xp)
-    directions = [_direction_backward(layer, params[name], cache, d) for d, name in enumerate(names)]
     dhs = [dh] * len(names) if dh is None or len(names) == 1 else _split(dh, layer.state_sizes[0], xp)
-    gradients = cache.plan.backward(
-        layer.cell,
-        directions,
-        cache.caches,
-        [(dh_d, *nothing[1:]) for dh_d in dhs],
-        [dfinal or nothing for dfinal in dfinals],
-        want=() if cache.arounds[0] is NOTHING else _needed(layer, cache.arounds[0]),
-    )
+    directions, dstates, dends = [], [], []
+    for d, name in enumerate(names):
+        directions.append(_direction_backward(layer, params[name], cache, d))
+        dstates.append((dhs[d], *nothing[1:]))
+        dends.append(dfinals[d] or nothing)
+    want = () if cache.arounds[0] is NOTHING else _needed(layer, cache.arounds[0])
+    gradients = cache.plan.backward(layer.cell, directions, cache.caches, dstates, dends, want=want)
     dparams: Params = {}
     dx: Any = None
     dstate0: list[States] = []
@@ -169,6 +169,9 @@ def backward(
         dstate0.append(found.state0)
         dx = found.x if dx is None else dx + flip(found.x, xp)
     return dparams, dx if cache.drop is None else dx * cache.drop, dstate0
+
+
+backward_quietly = xpx.quiet(backward)
 
 
 def _direction_backward(layer: Configuration, p: Params, cache: LevelCache, d: int) -> Direction:

@@ -43,6 +43,4 @@ def _draw_one(layer: Configuration, parameter: Parameter, rng: "np.random.Genera
 
 def check(layer: Configuration, params: Any, spec: ArraySpec, like: str = "x") -> None:
     """Raise unless `params` are the layer's, of its shapes and with the library, dtype and device of `like`."""
-    checks.keys("params", params, layer._names)
-    for name, path, shapes in layer._expected:
-        checks.parameters(path, params[name], shapes, spec, like)
+    checks.parameters("params", params, layer._expected, spec, like)

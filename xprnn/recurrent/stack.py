@@ -4,6 +4,7 @@ Axes: T time, B batch, H hidden units, L layers, D directions. `layer` is an `RN
 own; what comes in has been checked by `call.py`.
 """
 
+from operator import add
 from typing import Any
 
 from xprnn import tree
@@ -20,15 +21,18 @@ from xprnn.recurrent.level import LevelCache
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
 
+_sum = xpx.quiet(add)
+
 
 def forward(layer: Configuration, params: Params, call: Call, *, keep: bool) -> tuple[Any, State, Any]:
     """Run forward; return y and the final state in the user's form, and the `Cache` if `keep` is set, else None."""
     form = call.form
     y, finals, levels = run(layer, params, call, keep=keep)
-    if keep and form.spec.is_numpy:
+    if not keep:
+        return form.outward(y), states_of.write(finals, form), None
+    if form.spec.is_numpy:
         y.setflags(write=False)  # it may be the cache's own memory
-    cache = Cache(layer, form, call.mask, tuple(levels)) if keep else None
-    return form.outward(y), states_of.write(finals, form), cache
+    return form.outward(y), states_of.write(finals, form), Cache(layer, form, call.mask, tuple(levels))
 
 
 def run(
@@ -40,8 +44,10 @@ def run(
     levels: list[LevelCache] = []
     for k, (at, names) in enumerate(layer._levels):
         below, drop = y, None if call.key is None else _input_drop(layer, k, call)
-        h, ends, cache = level.forward(layer, names, params, below, drop, call.state0[at], call, keep=keep)
-        y = h + below if layer.residual and k else h
+        plan = level.plan(layer, below.shape[-1], call)
+        run_level = level.forward if plan.is_silent and layer._bare else level.forward_quietly
+        h, ends, cache = run_level(layer, plan, names, params, below, drop, call.state0[at], call, keep=keep)
+        y = _sum(h, below) if layer.residual and k else h
         finals += ends
         if cache is not None:
             levels.append(cache)
@@ -56,9 +62,11 @@ def backward(
     dinitials: list[States] = []
     for k in reversed(range(layer.num_layers)):
         at, names = layer._levels[k]
-        dp, dx, dstates0 = level.backward(layer, names, params, cache.levels[k], dy, dfinals[at])
-        dy = dx + dy if layer.residual and k and dy is not None else dx
-        grads, dinitials = dp | grads, dstates0 + dinitials
+        of_level = cache.levels[k]
+        run_level = level.backward if of_level.plan.is_silent and layer._bare else level.backward_quietly
+        dp, dx, dstates0 = run_level(layer, names, params, of_level, dy, dfinals[at])
+        dy = _sum(dx, dy) if layer.residual and k and dy is not None else dx
+        grads, dinitials = {**dp, **grads} if grads else dp, dstates0 + dinitials
     return grads, cache.form.outward(dy), states_of.write(dinitials, cache.form)
 
 
@@ -77,6 +85,7 @@ def trace(layer: Configuration, params: Params, call: Call) -> dict[str, dict[st
     return traces
 
 
+@xpx.quiet
 def _input_drop(layer: Configuration, k: int, call: Call) -> Array | None:
     """Return the factor on the input of level k, or None."""
     rate = layer.dropout if k else layer.input_dropout

@@ -9,7 +9,7 @@ from typing import Any
 
 from xprnn._array import checks
 from xprnn._array.layout import Form
-from xprnn._array.namespace import Array, ArraySpec
+from xprnn._array.namespace import ArraySpec
 from xprnn.cells import States
 
 State = Any
@@ -33,13 +33,20 @@ def read(
     (widths, directions), n = sizes, len(sizes[0])
     if state is None:
         return [None] * directions
-    components = _components(name, state, n)
+    components = (state,) if n == 1 else _components(name, state, n)
     for k, component in enumerate(components):
         shape = (directions, widths[k]) if B is None else (directions, B, widths[k])
         if not checks.fits(component, spec, shape):
             letters = f"({'L*D' if B is None else 'L*D, B'}, {'H' if widths[k] == widths[-1] else 'P'})"
             _check(name if n == 1 else f"{name}[{k}]", component, spec, letters, shape, like)
-    return [tuple([_direction(s, d, B) for s in components]) for d in range(directions)]
+    found = []
+    for d in range(directions):  # without the functions that comprehensions are: it is a step's, too
+        at = slice(d, d + 1) if B is None else d
+        of_direction: tuple[Any, ...] = ()
+        for component in components:
+            of_direction += (None if component is None else component[at, ...],)
+        found.append(of_direction)
+    return found
 
 
 def _check(label: str, component: Any, spec: ArraySpec, letters: str, shape: tuple[int, ...], like: str) -> None:
@@ -51,8 +58,10 @@ def _check(label: str, component: Any, spec: ArraySpec, letters: str, shape: tup
 
 def write(states: list[States], form: Form) -> State:
     """Return states, one tuple of arrays (B, H) per direction, in the user's form."""
+    components = []
     if len(states) == 1:
-        components = [s[None, ...] for s in states[0]]
+        for s in states[0]:
+            components.append(s[None, ...])
     else:
         stack = form.spec.xp.stack
         components = [stack(list(column)) for column in zip(*states, strict=True)]
@@ -62,15 +71,6 @@ def write(states: list[States], form: Form) -> State:
 
 
 def _components(name: str, state: State, n: int) -> tuple[Any, ...]:
-    if n == 1:
-        return (state,)
     if not isinstance(state, tuple | list) or len(state) != n:
         raise TypeError(f"`{name}` must be the pair (h, c), got {type(state).__name__}")
     return tuple(state)
-
-
-def _direction(state: Array | None, d: int, B: int | None) -> Array | None:
-    """Return the state of one direction as (B, H)."""
-    if state is None:
-        return None
-    return state[d : d + 1, ...] if B is None else state[d, ...]

@@ -1,5 +1,7 @@
 """A small layer as one call of the native kernel, beside the reference's scan with the products around it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -102,8 +104,28 @@ def test_a_whole_layer_reads_no_memory_that_nothing_was_written_into(name, on, r
 
     expected = run()
     monkeypatch.setattr(np, "empty", unwritten)
+    monkeypatch.setattr(small, "IDLE", [])
     for (path, a), (_, b) in zip(tree.items(run()), tree.items(expected), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=path)
+
+
+def test_calls_at_a_time_have_memories_of_their_own_and_calls_in_turn_share_one(monkeypatch, rng):
+    monkeypatch.setattr(small, "IDLE", [])
+    layer = xprnn.LSTM(5, 16)
+    params, xs = layer.init(0), list(rng.standard_normal((4, 100, 1, 5)))
+
+    def run(x):
+        y, _, cache = layer.forward(params, x)
+        return y, *layer.backward(params, cache, y)
+
+    expected = [run(x) for x in xs]
+    assert len(small.IDLE) == 1
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(run, xs * 20))
+    assert len(small.IDLE) <= 4
+    for k, each in enumerate(found):
+        for (path, a), (_, b) in zip(tree.items(each), tree.items(expected[k % 4]), strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=path)
 
 
 def test_what_is_run_as_a_whole():

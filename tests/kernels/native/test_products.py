@@ -56,7 +56,15 @@ def packed(sums, code, W, dtype):
 @pytest.mark.parametrize("vectors", [1, 2])
 def test_packed_weights_are_panels_filled_up_with_zeros(vectors, transposed, dtype, host, functions, rng):
     sums, code = functions(host, dtype, vectors)
-    for K, N in ((1, 1), (5, sums.width), (300, sums.width + 1), (7, 3 * sums.width - 1)):
+    half = max(sums.lanes // 2, 1)  # squares of a vector and of half of one, over one another, and numbers behind them
+    sizes = (
+        (1, 1),
+        (5, sums.width),
+        (300, sums.width + 1),
+        (half, 3 * sums.width - 1),
+        (3 * half - 1, sums.width - half + 1),
+    )
+    for K, N in sizes:
         W = rng.standard_normal((N, K)).astype(dtype).T if transposed else rng.standard_normal((K, N)).astype(dtype)
         expected = np.zeros((K, sums.padded(N)), dtype)
         expected[:, :N] = W

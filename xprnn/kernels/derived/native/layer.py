@@ -6,6 +6,7 @@ with all that is the same in every call. A call adds the addresses of its arrays
 
 import math
 from array import array
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -32,7 +33,13 @@ __all__ = ["FusedLayer", "fused", "takes"]
 MOST = 4_000_000
 """Multiply-adds of a product up to which a layer is run on one thread, in one call."""
 
-NO_EFFECTS = Effects()
+SMALL = 1 << 18
+"""Bytes of a memory up to which it is not freed after a call: the next one, of any layer, finds it in a cache."""
+
+IDLE: list[Any] = []
+"""Memories of so many bytes that no call is using: as many as calls once ran at a time."""
+
+NO_EFFECTS, BYTE = Effects(), np.dtype(np.uint8)
 
 
 def fused(cell: Cell, shape: tuple[int, ...], H: int, dtype: Any, around: Around = NOTHING) -> "FusedLayer | None":
@@ -86,7 +93,10 @@ class Frame(NamedTuple):
     written, cached : tuple of int
         Where that object, and backward that of the forward pass, stand in the table.
     states : tuple
-        Per state where the arrays stand that share an object: the states, and backward the gradients on their way.
+        Per state where the arrays stand that share an object: the states, and backward the gradients on their way; and
+        where its gradient at every step does, if the pass reads it.
+    backward : dict
+        Frames of the backward pass of this one.
     """
 
     code: Code
@@ -99,21 +109,40 @@ class Frame(NamedTuple):
     numbers: int
     written: tuple[int, ...]
     cached: tuple[int, ...]
-    states: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    states: tuple[tuple[tuple[int, ...], tuple[int, ...], int | None], ...]
+    backward: dict[Any, "Frame"]
 
-    def fill(self, x: Any, p: Params, inputs: dict[str, Any]) -> tuple["array[int]", list[Any]]:
-        """Return a table with x, the parameters, the effects and memory, and what must stay alive."""
-        table, memory = self.table[:], np.empty(self.bytes, np.uint8)
-        table[self.memory], alive = id(memory), [memory]
-        for k, a in ((self.x, x), *[(k, p[key]) for key, k in self.code.run.parameters]):
-            if type(a) is not np.ndarray or not (flags := a.flags).c_contiguous or not flags.aligned:
-                a = ready(a)
-                alive.append(a)
+    def run(self, table: "array[int]") -> None:
+        """Run the pass, in a memory that no other call is using."""
+        try:
+            memory = IDLE.pop() if self.bytes <= SMALL else np.empty(self.bytes, BYTE)
+        except IndexError:
+            memory = np.empty(SMALL, BYTE)
+        table[self.memory] = id(memory)
+        self.code.run.function(table.buffer_info()[0])
+        if self.bytes <= SMALL:
+            IDLE.append(memory)
+
+    def fill(self, x: Any, p: Params, inputs: dict[str, Any]) -> tuple["array[int]", Any, list[Any]]:
+        """Return a table with x, the parameters and the effects, what the pass writes, and what must stay alive."""
+        run, table, alive = self.code.run, self.table[:], []
+        if not x.flags.carray:  # in one piece, aligned and writeable: most are
+            alive.append(x := ready(x))
+        table[self.x] = id(x)
+        for key, k in run.parameters:
+            a = p[key]
+            if not a.flags.carray:
+                alive.append(a := ready(a))
             table[k] = id(a)
         for name, a in inputs.items():
-            if (k := self.code.run.at.get(name, -1)) >= 0:
+            if (k := run.at.get(name, -1)) >= 0:
                 add_strided(table, k, a)
-        return table, alive
+        if not self.numbers:
+            return table, None, alive
+        written = (pool.zeros if self.code.question.masked else pool.empty)((self.numbers,), x.dtype)
+        for k in self.written:
+            table[k] = id(written)
+        return table, written, alive
 
     def views(self, written: Any, leading: tuple[int, ...], *names: str) -> dict[str, Any]:
         """Return arrays that the pass has written, with these axes but for the last."""
@@ -128,9 +157,8 @@ class Cache(NamedTuple):
     """Cache of a layer for its backward pass."""
 
     around: Around
-    question: Question
-    biased: bool
-    track: States  # per state (T+1, B, n): the state before the first step, then after each
+    frame: Frame
+    track: Sequence[Any]  # per state (T+1, B, n): the state before the first step, then after each
     written: Any  # what else the forward pass leaves
     inputs: dict[str, Any]  # the effects as the machine code takes them
 
@@ -149,30 +177,28 @@ class FusedLayer:
         self, x: Any, state0: States | None, p: Params, around: Around = NOTHING, *, keep: bool = True
     ) -> tuple[States, States, Cache | None]:
         """Run the scan of a = W_ih x + b_ih."""
-        masked, packing = around.mask is not None, around.packing
-        effects = NO_EFFECTS if around is NOTHING else effects_of(around)
-        key = tuple(p), effects, masked, packing is not None, keep
-        frame = self._frames.get(key) or self._forward_frame(key)
-        inputs = inputs_of(around, self.sizes, self.shape[1], self.H)
-        table, alive = frame.fill(x, p, inputs)
-        written = (pool.zeros if masked else pool.empty)((frame.numbers,), self.dtype)
-        for k in frame.written:
-            table[k] = id(written)
-        shape = Shape.of(x, packing, lasting=keep)
-        track = tuple([shape.track(n, self.dtype) for n in self.sizes])
-        for i, (s, (at, _)) in enumerate(zip(track, frame.states, strict=True)):
-            shape.first(s)[...] = 0.0 if state0 is None else state0[i]
-            for k in at:
-                table[k] = id(s)
-        states = shape.states(track)
+        inputs, packing = dict[str, Any](), around.packing
+        key: tuple[Any, ...] = (tuple(p), keep)
+        if around is not NOTHING:
+            key += (effects_of(around), around.mask is not None, packing is not None)
+            inputs = inputs_of(around, self.sizes, self.shape[1], self.H)
+        frame = self._frames.get(key) or self._forward_frame(*key)
+        table, written, alive = frame.fill(x, p, inputs)
+        shape, track = Shape.of(x, packing, lasting=keep), []
+        for k, n in enumerate(self.sizes):
+            s = shape.track(n, self.dtype)
+            shape.first(s)[...] = 0.0 if state0 is None else state0[k]
+            for at in frame.states[k][0]:
+                table[at] = id(s)
+            track.append(s)
+        states = shape.states(tuple(track))
         if packing is not None:
             alive += add_packing(table, frame.code.run.at, shape)
             states = (pool.empty((packing.T, shape.B, self.sizes[0]), self.dtype),)
             table[frame.code.run.at["h"]] = id(states[0])
-        frame.code.run.run(table)
+        frame.run(table)
         del alive
-        cache = Cache(around, frame.code.question, frame.biased, track, written, inputs) if keep else None
-        return states, shape.final(track), cache
+        return states, shape.final(tuple(track)), Cache(around, frame, track, written, inputs) if keep else None
 
     def backward(
         self,
@@ -185,26 +211,24 @@ class FusedLayer:
         want: tuple[str, ...] = (),
     ) -> Gradients:
         """Run it backward: the gradients of all parameters of the layer, of x, and what `scan_backward` returns."""
-        _, question, biased, track, stored, inputs = cache
+        _, forward, track, stored, inputs = cache
         shape = Shape.of(x, cache.around.packing)
-        key = question, biased, tuple([d is not None for d in dstates]), want
-        frame = self._frames.get(key) or self._backward_frame(key)
-        run = frame.code.run
-        table, alive = frame.fill(x, p, inputs)
-        written = (pool.zeros if question.masked else pool.empty)((frame.numbers,), self.dtype)
-        for ks, a in ((frame.written, written), (frame.cached, stored)):
-            for k in ks:
-                table[k] = id(a)
+        key = tuple([d is not None for d in dstates]), want
+        frame = forward.backward.get(key) or self._backward_frame(forward, *key)
+        table, written, alive = frame.fill(x, p, inputs)
+        for k in frame.cached:
+            table[k] = id(stored)
+        run, dtype = frame.code.run, self.dtype
         if shape.packing is not None:
             alive += add_packing(table, run.at, shape)
         carries = self._add_states(frame, table, alive, shape, track, dstates, dfinal)
-        dx, dp = pool.empty(x.shape, self.dtype), {}
+        dx, dp = pool.empty(x.shape, dtype), {}
         table[run.at["dx"]] = id(dx)
         for name, k in run.gradients:
-            d = dp[name] = np.zeros(p[name].shape, self.dtype)
+            d = dp[name] = np.zeros(p[name].shape, dtype)
             table[k] = id(d)
         dfresh = self._add_sums(frame, table, alive) if "fresh" in want else ()
-        run.run(table)
+        frame.run(table)
         del alive
         dstate0 = tuple([carry[shape.T % 2] for carry in carries])
         if not want:
@@ -224,26 +248,24 @@ class FusedLayer:
         table: "array[int]",
         alive: list[Any],
         shape: Shape,
-        track: States,
+        track: Sequence[Any],
         dstates: Any,
         dfinal: Any,
     ) -> list[Any]:
         """Add the states and their gradients; return these on their way, (2, B, n)."""
-        carries = []
-        for (at, of_carry), s, end in zip(frame.states, track, dfinal, strict=True):
-            carry = np.zeros((2, shape.B, s.shape[-1]), self.dtype)
-            if end is not None:
-                carry[: 1 if shape.packing is None else 2] = end  # as in `Call.add_track`
+        carries, turns = [], 1 if shape.packing is None else 2  # as in `Call.add_track`
+        for i, (at, of_carry, of_d) in enumerate(frame.states):
+            d, carry = dstates[i], np.zeros((2, shape.B, self.sizes[i]), self.dtype)
+            if dfinal[i] is not None:
+                carry[:turns] = dfinal[i]
             for k in at:
-                table[k] = id(s)
+                table[k] = id(track[i])
             for k in of_carry:
                 table[k] = id(carry)
+            if d is not None and of_d is not None:
+                alive.append(d := ready(d))
+                table[of_d] = id(d)
             carries.append(carry)
-        for i, d in enumerate(dstates):
-            if d is not None and (at_d := frame.code.run.at.get(f"dstates{i}")) is not None:
-                d = ready(d)
-                alive.append(d)
-                table[at_d] = id(d)
         return carries
 
     def _add_sums(self, frame: Frame, table: "array[int]", alive: list[Any]) -> States:
@@ -256,21 +278,29 @@ class FusedLayer:
 
     # -- what is made once --------------------------------------------------------------------------------------------
 
-    def _forward_frame(self, key: tuple[Any, ...]) -> Frame:
-        keys, effects, masked, packed, keep = key
+    def _forward_frame(
+        self,
+        keys: tuple[str, ...],
+        keep: bool,
+        effects: Effects = NO_EFFECTS,
+        masked: bool = False,
+        packed: bool = False,
+    ) -> Frame:
         of_cell = tuple(name for name in self.cell.parameters(8, bias=True) if name in keys)
         question, biased = Question(self.cell, of_cell, self.dtype, effects, masked, packed), "b_ih" in keys
-        return self._frames.setdefault(key, self._frame(layer_forward_code(question, biased, keep), biased))
+        frame = self._frame(layer_forward_code(question, biased, keep), biased)
+        key = (keys, keep) if effects is NO_EFFECTS else (keys, keep, effects, masked, packed)
+        return self._frames.setdefault(key, frame)
 
-    def _backward_frame(self, key: tuple[Any, ...]) -> Frame:
-        question, biased = key[:2]
-        frame, cached = self._frame(layer_backward_code(*key), biased), []
+    def _backward_frame(self, forward: Frame, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Frame:
+        question, biased = forward.code.question, forward.biased
+        frame, cached = self._frame(layer_backward_code(question, biased, dstates, want), biased), []
         at = frame.code.run.at
-        for name, (start, _) in self._frame(layer_forward_code(question, biased, True), biased).places.items():
+        for name, (start, _) in forward.places.items():
             if name in at:
                 frame.table[at[name] + OFFSET] = start
                 cached.append(at[name])
-        return self._frames.setdefault(key, frame._replace(cached=tuple(cached)))
+        return forward.backward.setdefault((dstates, want), frame._replace(cached=tuple(cached)))
 
     def _frame(self, code: Code, biased: bool) -> Frame:
         """Lay out the arrays of a pass."""
@@ -288,9 +318,12 @@ class FusedLayer:
         def entries(k: int, *names: str) -> tuple[int, ...]:
             return tuple(at[f"{name}{k}"] for name in names if f"{name}{k}" in at)
 
-        pairs = tuple((entries(k, "prev", "state"), entries(k, "carry", "next")) for k in range(len(self.sizes)))
+        states = tuple(
+            (entries(k, "prev", "state"), entries(k, "carry", "next"), at.get(f"dstates{k}"))
+            for k in range(len(self.sizes))
+        )
         written = tuple(at[name] for name in places)
-        return Frame(code, biased, table, at["x"], at["memory"], size, places, used, written, (), pairs)
+        return Frame(code, biased, table, at["x"], at["memory"], size, places, used, written, (), states, {})
 
 
 @lru_cache(maxsize=128)

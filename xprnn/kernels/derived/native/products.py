@@ -108,7 +108,8 @@ class Products:
                 with then:
                     self._pack_rows(b, source, of_row, K, panel)
                 with otherwise:
-                    self._pack_columns(b, (source, of_row, of_column, left), K, panel)
+                    columns = source, of_row, of_column, left
+                    self._pack_columns(b, columns, self._pack_squares(b, columns, K, panel), K, panel)
         b.ret_void()
         return function
 
@@ -120,13 +121,36 @@ class Products:
             for v in range(0, self.width, self.lanes):
                 vector.store(vector.load(row, integer(v)), into, integer(v), align)
 
-    def _pack_columns(self, b: ir.IRBuilder, source: tuple[ir.Value, ...], K: ir.Value, panel: ir.Value) -> None:
-        """Copy a panel column by column, so many rows at a time that they stay in the first cache."""
+    def _pack_squares(self, b: ir.IRBuilder, source: tuple[ir.Value, ...], K: ir.Value, panel: ir.Value) -> ir.Value:
+        """Copy columns whose numbers lie side by side, in squares that are turned in registers; return how many.
+
+        The squares are of a vector, or of half of one; the last one of a column may lie over the one before.
+        """
+        W, of_row, of_column, columns = source
+        in_order, done = b.icmp_signed("==", of_row, integer(1)), integer(0)
+        for size in [size for size in (self.lanes, self.lanes // 2) if size > 1]:
+            square, left = Lanes(b, self.number_type, size), b.sub(columns, done)
+            fits = b.and_(in_order, b.icmp_signed(">=", K, integer(size)))
+            stop = b.add(done, b.select(fits, b.sub(left, b.srem(left, integer(size))), integer(0)))
+            with loop(b, done, stop, size) as j:
+                starts = [at(b, W, b.mul(of_column, b.add(j, integer(i)))) for i in range(size)]
+                with loop(b, integer(0), K, size) as first:
+                    k = minimum(b, first, b.sub(K, integer(size)))
+                    for i, row in enumerate(square.transpose([square.load(start, k) for start in starts])):
+                        into = b.add(b.mul(b.add(k, integer(i)), integer(self.width)), j)
+                        square.store(row, panel, into, size * size_of(self.number_type))
+            done = stop
+        return done
+
+    def _pack_columns(
+        self, b: ir.IRBuilder, source: tuple[ir.Value, ...], first: ir.Value, K: ir.Value, panel: ir.Value
+    ) -> None:
+        """Copy a panel by columns, from the first on, so many rows at a time that they stay in the first cache."""
         W, of_row, of_column, columns = source
         number = self.number(b)
         with loop(b, integer(0), K, DEPTH) as start:
             stop = minimum(b, b.add(start, integer(DEPTH)), K)
-            with loop(b, integer(0), columns) as j:
+            with loop(b, first, columns) as j:
                 column, into = at(b, W, b.mul(j, of_column)), at(b, panel, j)
                 with loop(b, start, stop) as k:
                     number.store(number.load(column, b.mul(k, of_row)), into, b.mul(k, integer(self.width)))

@@ -78,7 +78,7 @@ class _BoundLayer:
 
     def run(self, x: Any) -> Any:
         """Run a step on x (B, I); return the layer's own h, or h + x."""
-        if type(x) is not np.ndarray or not (flags := x.flags).c_contiguous or not flags.aligned:
+        if not x.flags.carray:  # in one piece, aligned and writeable: most are
             x = ready(x)
         run = self._next
         self._now, self._next = run, self._now

@@ -143,6 +143,25 @@ class Lanes:
         first = self.builder.insert_element(undefined, x, ir.Constant(I32, 0))
         return self.builder.shuffle_vector(first, undefined, zeros)
 
+    def transpose(self, rows: Sequence[ir.Value]) -> list[ir.Value]:
+        """Return the columns of a square whose rows are vectors: blocks of half its size change places, and so on."""
+        found, half = list(rows), self.count // 2
+        while half:
+            for i in [i for i in range(self.count) if not i & half]:
+                a, b = found[i], found[i + half]
+                found[i] = self._shuffle(a, b, [j if not j & half else self.count + j - half for j in self._all])
+                found[i + half] = self._shuffle(a, b, [j + half if not j & half else self.count + j for j in self._all])
+            half //= 2
+        return found
+
+    @property
+    def _all(self) -> range:
+        return range(self.count)
+
+    def _shuffle(self, a: ir.Value, b: ir.Value, numbers: list[int]) -> ir.Value:
+        """Return a vector of numbers of two, which are counted on."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, self.count), numbers))
+
     def constant(self, x: float) -> ir.Constant:
         """Return a constant, rounded to the type of the numbers."""
         return self._constant(self.number_type, float(x))
