@@ -17,8 +17,10 @@ from xprnn.activations import Activation
 ROOT = Path(xprnn.__file__).parent
 
 BY_THE_CODE = {
+    "kernels.derived.native.chain._chain": "one",
     "kernels.derived.native.code.shared_functions": "two dtypes",
     "kernels.derived.native.code.sizes_of": "two dtypes",
+    "kernels.derived.native.small_affine._compiled": "two dtypes, with a bias and without",
     "kernels.registry._numpy": "one",
     "kernels.registry._native": "one",
     "kernels.registry._jax": "one",

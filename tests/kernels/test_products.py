@@ -11,7 +11,7 @@ from xprnn._array import products as array_products
 
 try:
     from xprnn.kernels import threads
-    from xprnn.kernels.derived.native import linear
+    from xprnn.kernels.derived.native import linear, small_affine
 except ImportError:
     linear = None
 
@@ -54,6 +54,38 @@ def test_products_by_machine_code_are_those_of_numpy(shape, dtype, ragged, rng, 
         for name, value, wanted in zip("Wbx", found, exact, strict=True):
             if wanted is not None:
                 assert_close({name: value}, {name: wanted.astype(dtype)})
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    "shape", [(50, 1, 16, 1), (7, 3, 33, 61), (4, 1, 1, 1), (511, 1, 3, 17), (3, 0, 5, 2), (1, 1, 5, 9)], ids=str
+)
+def test_small_products_by_machine_code_are_those_of_numpy(shape, dtype, rng):
+    x, W, b, da = draw(shape, dtype, rng)
+    for bias in (b, None):
+        found = small_affine.SMALL_PRODUCTS.affine_time(x, W, bias, xpx.NUMPY)
+        assert_close(found, array_products.affine_time(x, W, bias, xpx.NUMPY))
+        found = small_affine.SMALL_PRODUCTS.affine_gradients(da, x[::-1], W, xpx.NUMPY, biased=bias is not None)
+        exact = (v.astype(np.float64) for v in (da, x[::-1], W))
+        exact = array_products.affine_gradients(*exact, xpx.NUMPY, biased=bias is not None)
+        for name, value, wanted in zip("Wbx", found, exact, strict=True):
+            assert (value is None) is (wanted is None)
+            if wanted is not None:
+                assert_close({name: value}, {name: wanted.astype(dtype)})
+
+
+@needs_native
+def test_small_products_of_few_rows_are_by_machine_code():
+    def products(rows, width=16, kernel="auto", dtype=np.float64):
+        return kernels.select_products(xpx.spec_of(np.empty(0, dtype)), rows, rows * width, kernel)
+
+    small = small_affine.SMALL_PRODUCTS
+    for kernel in ("auto", "native"):
+        assert [products(rows, kernel=kernel) is small for rows in (0, 1, 511, 512)] == [False, True, True, False]
+        assert [products(rows, 4096, kernel) is small for rows in (15, 16)] == [False, True]
+    for arguments in ((50, 16, "numpy"), (50, 16, "reference"), (50, 16, "auto", np.float16)):
+        assert products(*arguments) is array_products
 
 
 @needs_native

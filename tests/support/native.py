@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from xprnn.kernels.derived.native import code, layer, linear, machine, scan, stepper
+from xprnn.kernels.derived.native import chain, code, layer, linear, machine, scan, small_affine, stepper
 from xprnn.kernels.derived.native import compile as native_compile
 from xprnn.kernels.derived.native.vectors import FLOAT32, FLOAT64, I64, Lanes, integer, loop
 from xprnn.kernels.select import remembered
@@ -24,6 +24,7 @@ def forget():
     for cached in (
         scan.forward_code, scan.backward_code, layer.layer_forward_code, layer.layer_backward_code, stepper._code,
         code.shared_functions, code.sizes_of, linear._functions, remembered,
+        small_affine._layout, small_affine._compiled, chain._chain,
     ):  # fmt: skip
         cached.cache_clear()
 

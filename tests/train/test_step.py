@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -38,8 +39,8 @@ def check(model, calls, *, loss=losses.mse, optimizer=SGD, params=None, bound=No
     """Compare `Step` with the separate calls, bit for bit, and how many calls are bound with what is expected."""
     params = model.init(0) if params is None else params
     step = train.Step(model, loss, optimizer, params, **options)
-    inner, count = step._bound.gradients, []
-    step._bound.gradients = lambda *arguments: (count.append(1), inner(*arguments))[1]
+    inner, count = step._bound.run, []
+    step._bound.run = lambda *arguments: (count.append(1), inner(*arguments))[1]
     found = []
     for call in calls:
         x, y, mask, more = call[0], call[1], *(call[2:] or (None, {}))
@@ -191,10 +192,12 @@ def test_a_loss_may_hold_what_it_is_given(rng):
         np.testing.assert_array_equal(pred, before)
 
 
-def test_zeros_behind_the_last_step_have_the_sign_of_the_layers(rng):
-    x = np.where(rng.random((4, 3, 2)) < 0.5, -0.0, 0.0)
-    found, expected = bind(xprnn.Last(), {}, {}, x, "auto")[1], xprnn.Last()({}, x)[0]
-    np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
+@pytest.mark.parametrize("kernel", ["auto", "numpy"])
+def test_zeros_of_the_last_step_have_the_sign_of_the_layers(kernel, rng):
+    x, dy = (np.where(rng.random(shape) < 0.5, -0.0, 0.0) for shape in ((4, 3, 2), (3, 2)))
+    (network, y), (expected, _, cache) = bind(xprnn.Last(), {}, {}, x, kernel), xprnn.Last().forward({}, x)
+    np.testing.assert_array_equal(np.signbit(y), np.signbit(expected))
+    np.testing.assert_array_equal(np.signbit(network.backward(dy)), np.signbit(xprnn.Last().backward({}, cache, dy)[1]))
 
 
 def test_draws_lengths_and_changing_shapes_have_the_bits_of_the_separate_calls(rng):
@@ -208,6 +211,11 @@ def test_draws_lengths_and_changing_shapes_have_the_bits_of_the_separate_calls(r
     check(MODEL, [(x[::-1], y[:, ::-1]) for x, y in long], bound=5)
 
 
+def test_calls_with_and_without_a_mask_have_the_bits_of_the_separate_calls(rng):
+    calls = [(x, y, rng.random((6, 3)) < 0.6 if k % 2 else None, {}) for k, (x, y) in enumerate(sequences(rng, 6))]
+    check(MODEL, calls, optimizer=optim.Adam(0.01), bound=5)
+
+
 def test_numbers_that_are_not_finite_have_the_bits_of_the_separate_calls(rng):
     calls = sequences(rng)
     calls[2][0][3, 1, 0] = np.nan
@@ -215,6 +223,38 @@ def test_numbers_that_are_not_finite_have_the_bits_of_the_separate_calls(rng):
     calls = sequences(rng)
     calls[3][0][0] = np.inf
     check(MODEL, calls, optimizer=optim.Adam(), clip_norm=1.0, bound=4)
+
+
+def warned(function):
+    """Return the texts of the warnings of a call."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        function()
+    return {str(warning.message) for warning in found}
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize(
+    ("loss", "optimizer", "scale"), [(losses.mse, SGD, 1e160), (losses.half_sum_of_squares, optim.Adam(0.01), 1e156)]
+)
+def test_what_overflows_has_the_bits_and_the_warnings_of_the_separate_calls(loss, optimizer, scale, rng):
+    """The loss, and a moment: the parameters stay finite in both."""
+    (x, y), params = sequences(rng, 1)[0], MODEL.init(0)
+    expected = warned(lambda: by_hand(MODEL, loss, optimizer, params, [(x, y * scale)]))
+    assert expected
+    step = train.Step(MODEL, loss, optimizer, params)
+    for _ in range(3):
+        step(x, y)
+    assert not warned(lambda: step(x, y))
+    assert warned(lambda: step(x, y * scale)) == expected
+    assert_same(step.params, by_hand(MODEL, loss, optimizer, params, [(x, y)] * 4 + [(x, y * scale)])[1])
+    assert np.isfinite(step.params["1"]["W"]).all()
+
+
+def test_a_norm_whose_square_is_beyond_all_numbers_has_the_bits_of_the_separate_calls(rng):
+    params = MODEL.init(0)
+    params["1"]["W"] *= 1e160  # so great is the gradient at the layer before, too
+    check(MODEL, sequences(rng), loss=losses.mae, params=params, clip_norm=1.0, bound=4)
 
 
 def test_shapes_that_are_bound_are_few(rng):
@@ -323,13 +363,50 @@ def test_training_is_that_of_the_separate_calls_on_every_backend(backend, rng):
     xprnn.tree.map(assert_close, found, expected)
 
 
-def test_what_is_bound_is_one_call_each_way():
+WHOLE = {
+    **{name: LAYERS[name] for name in ("RNN", "LSTM", "two levels", "own cell")},
+    "several, and the last step": xprnn.Sequential(xprnn.GRU(3, 4), xprnn.Linear(4, 3), xprnn.RNN(3, 5), xprnn.Last()),
+}  # fmt: skip
+
+needs_code = pytest.mark.skipif(bool(kernels.KERNELS["native"].lacks), reason="without llvmlite no step is one call")
+
+
+@needs_code
+@pytest.mark.parametrize("optimizer", [SGD, optim.AdamW(), optim.RMSprop(0.1, centered=True)], ids=repr)
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_bound_is_one_call(name, optimizer, rng):
     """Else the tests of this file compared nothing that is new."""
-    if kernels.KERNELS["native"].lacks:
-        pytest.skip("without llvmlite no layer is one call")
-    step = train.Step(MODEL, losses.mse, SGD, MODEL.init(0))
+    model, rule = xprnn.Sequential(WHOLE[name], xprnn.Linear(5, 2)), {"clip_norm": 1.0, "clip_value": 0.1}
+    calls = [(x, y if name in LAYERS else y[-1]) for x, y in sequences(rng, shape=(6, 4, 3))]
+    check(model, calls, optimizer=optimizer, bound=4, **rule)
+    step = train.Step(model, losses.huber, optimizer, model.init(0), **rule)
+    assert step.several == "no call is bound yet"
+    for x, y in calls[:2]:
+        step(x, y)
+    assert step.several is None
+
+
+SEVERAL = {
+    "not all layers are machine code": (TOKENS, losses.softmax_cross_entropy, SGD, {}),
+    "there is no machine code": (MODEL, losses.mse, SGD, {"kernel": "numpy"}),
+    "the optimiser is a user's own, or of groups": (MODEL, losses.mse, Norms(), {}),
+    "the loss is a user's own, and may do otherwise at every call": (MODEL, lambda p, t: losses.mse(p, t), SGD, {}),
+    "the loss is no function of numbers side by side: exp, which no two": (MODEL, losses.poisson, SGD, {}),
+}
+
+
+@needs_code
+@pytest.mark.parametrize("why", SEVERAL)
+def test_it_says_why_a_step_is_several_calls(why):
+    model, loss, optimizer, options = SEVERAL[why]
+    step = train.Step(model, loss, optimizer, model.init(0), **options)
+    x, y = (np.ones((6, 4), int),) * 2 if model is TOKENS else (np.ones((6, 4, 3)), np.ones((6, 4, 2)))
     for _ in range(2):
-        step(np.ones((6, 3, 3)), np.ones((6, 3, 2)))
-    (network,) = step._bound._networks.values()
-    first = network._layers[0]._layers[0]
-    assert type(first).__module__ == "xprnn.kernels.derived.native.bound_passes"
+        step(x, y)
+    assert step.several.startswith(why)
+
+
+def test_why_no_call_is_bound_is_why_it_is_several():
+    large = xprnn.Linear(400, 400)
+    step = train.Step(large, losses.mse, SGD, large.init(0))
+    assert step.several == step.refusal is not None

@@ -16,8 +16,8 @@ from xprnn.train.data import Stream
 @pytest.fixture
 def counted(monkeypatch):
     """Return a list with an entry per bound update."""
-    calls, inner = [], BoundStep.gradients
-    monkeypatch.setattr(BoundStep, "gradients", lambda *arguments: (calls.append(1), inner(*arguments))[1])
+    calls, inner = [], BoundStep.run
+    monkeypatch.setattr(BoundStep, "run", lambda *arguments: (calls.append(1), inner(*arguments))[1])
     return calls
 
 
@@ -132,6 +132,25 @@ CHANGES = {
 def test_what_a_callback_changes_is_as_in_ordinary_updates(change, monkeypatch, counted, rng):
     options = {"epochs": 4, "optimizer": optim.Adam(0.1), "callbacks": [change]}
     check(monkeypatch, counted, MODEL, draw(rng), 10, **options)
+
+
+REFUSED = {
+    "the shape of a moment": lambda at: at.opt_state["m"]["1"].update(b=np.ones(3)),
+    "the dtype of a moment": lambda at: at.opt_state["m"]["1"].update(b=np.ones(2, np.float32)),
+    "the keys of the state": lambda at: at.opt_state.pop("v"),
+    "the keys of a moment": lambda at: at.opt_state["v"]["1"].pop("W"),
+    "the shape of a parameter": lambda at: at.params["1"].update(b=np.ones(3)),
+}
+
+
+@pytest.mark.parametrize("change", REFUSED.values(), ids=REFUSED)
+def test_what_a_callback_breaks_is_refused_as_in_ordinary_updates(change, monkeypatch, rng):
+    options, messages = {"epochs": 4, "optimizer": optim.Adam(0.1), "callbacks": [change]}, []
+    for call in (lambda *a, **k: ordinary(monkeypatch, run, *a, **k), run):
+        with pytest.raises((TypeError, ValueError)) as error:
+            call(MODEL, draw(rng), **options)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
 
 
 def snapshot(at):

@@ -7,7 +7,7 @@ from xprnn._array.namespace import Array
 from xprnn.cells import Params, States
 from xprnn.scan import Around
 
-__all__ = ["BoundLayer", "Fused", "Gradients"]
+__all__ = ["BoundLayer", "CodedLayer", "Fused", "Gradients"]
 
 
 class Gradients(NamedTuple):
@@ -30,6 +30,28 @@ class BoundLayer(Protocol):
     @abstractmethod
     def backward(self, dy: Array) -> Array:
         """Add to the gradients of the parameters; return that of x, into which the next call may write."""
+
+
+class CodedLayer(Protocol):
+    """Layer whose passes are machine code, bound as a `BoundLayer` is.
+
+    Attributes
+    ----------
+    codes : pair of BoundCode
+        Forward and backward; what is set before a call are "x" of both, and "dy".
+    zeros : list
+        Arrays that must be zeros before the backward one.
+    y, dx : array
+        Into which the calls write.
+    """
+
+    codes: tuple[Any, Any]
+    zeros: list[Array]
+    y: Array
+    dx: Array
+
+    def omit_dx(self) -> None:
+        """Compute dx no more: nobody asks for it."""
 
 
 class Fused(Protocol):
@@ -56,5 +78,5 @@ class Fused(Protocol):
     ) -> Gradients:
         """Run backward."""
 
-    def bind(self, p: Params, dp: Params) -> BoundLayer:
+    def bind(self, p: Params, dp: Params) -> CodedLayer:
         """Bind it, with nothing around and from zeros, to parameters and the arrays of their gradients."""

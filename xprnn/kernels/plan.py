@@ -16,7 +16,7 @@ from xprnn._array.packing import Packing
 from xprnn.cells import Cell, Params, States, input_map
 from xprnn.cells.layer_norm import NormCache
 from xprnn.cells.normalised import GAIN, NAMES
-from xprnn.kernels.fused import BoundLayer, Fused, Gradients
+from xprnn.kernels.fused import CodedLayer, Fused, Gradients
 from xprnn.kernels.half import HALF, single
 from xprnn.kernels.registry import Kernel
 from xprnn.scan import NOTHING, Around
@@ -207,7 +207,7 @@ class Plan(NamedTuple):
         scans = self.kernel.scans_backward(cell, arguments, want=want)
         return map(partial(self._gradients, cell), directions, caches, scans)
 
-    def bind(self, p: Params, dp: Params) -> BoundLayer | None:
+    def bind(self, p: Params, dp: Params) -> CodedLayer | None:
         """Bind a level that is one call, with nothing around and from zeros; None for any other."""
         if self.fused is None:
             return None

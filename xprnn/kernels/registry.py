@@ -72,6 +72,10 @@ class Kernel(NamedTuple):
         ``cast(a, dtype)`` converts an array of a half type to float32, or back.
     products : module or object
         `affine_time` and `affine_gradients`, the products of all steps outside of the scan.
+    small_products : object, optional
+        The same of products too small for threads.
+    code : module, optional
+        What a training step in one call is made of: functions that bind, and layers.
     fused : callable, optional
         ``fused(cell, shape, H, dtype, around)`` makes a `Fused` in place of products and scan for x (T, B, I), or None.
     normalises : bool
@@ -97,6 +101,8 @@ class Kernel(NamedTuple):
     takes_half: bool = False
     cast: Callable[[Any, Any], Any] = xpx.cast
     products: Any = array_products
+    small_products: Any = array_products
+    code: Any = None
     fused: Callable[..., Fused | None] | None = None
     words: random.Words = random.words
     bind_scan: Callable[..., Any] | None = None
@@ -174,7 +180,17 @@ def _numpy() -> Kernel:
 
 @cache
 def _native() -> Kernel:
-    from xprnn.kernels.derived.native import bound_passes, draws, halves, layer, linear, scan, stepper
+    from xprnn.kernels.derived.native import (
+        bound_passes,
+        draws,
+        halves,
+        layer,
+        linear,
+        scan,
+        small_affine,
+        stepper,
+        training,
+    )
 
     return Kernel(
         "native",
@@ -184,6 +200,8 @@ def _native() -> Kernel:
         stepper.Bound,
         cast=halves.cast,
         products=linear.PRODUCTS,
+        small_products=small_affine.SMALL_PRODUCTS,
+        code=training,
         fused=layer.fused,
         words=draws.words,
         bind_scan=bound_passes.BoundScan,

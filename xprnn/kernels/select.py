@@ -4,7 +4,6 @@ The choice depends on the configuration, on which options are present, on dtype,
 global or on a failed attempt. It is made once for each of these and remembered.
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -191,33 +190,41 @@ def _refusal(kernel: Kernel, question: Question, *, free: bool) -> str | None:
     return refusal
 
 
-def select_products(spec: ArraySpec, work: int, kernel: str = "auto") -> Any:
+PER_ROW = 256
+"""Numbers of a matrix that are packed per row of a small product: it is packed anew by every call."""
+
+
+def select_products(spec: ArraySpec, rows: int, work: int, kernel: str = "auto") -> Any:
     """Choose the module with the matrix products of a layer that has no scan: `affine_time` and `affine_gradients`.
 
     Parameters
     ----------
     spec : ArraySpec
         Library, dtype and device of the arrays.
-    work : int
-        Multiply-adds of a product.
+    rows, work : int
+        Rows, and multiply-adds, of a product.
     kernel : str
         As in `select`. A kernel without products of its own leaves them to the array library.
     """
-    if work <= SMALL:
+    is_half, is_small = xpx.is_half(spec.dtype), work <= SMALL
+    is_packed = 0 < rows < array_products.LONG and work <= PER_ROW * rows**2
+    of_library = (is_small and (is_half or not is_packed)) or (is_half and not spec.is_numpy)
+    found = None if of_library else _with_products(spec.xp, kernel)
+    if found is None:
         return array_products
-    is_half = xpx.is_half(spec.dtype)
-    if is_half and not spec.is_numpy:
-        return array_products
-    found = next(_with_products(spec.xp, kernel), None)
-    return array_products if found is None else UpcastProducts(found) if is_half else found.products
+    return UpcastProducts(found) if is_half else found.small_products if is_small else found.products
 
 
 def select_words(spec: ArraySpec, kernel: str = "auto") -> Words:
     """Choose what random numbers are drawn from: `xprnn.random.words`, or a kernel's function that returns the same."""
-    return next((found.words for found in _with_products(spec.xp, kernel)), words)
+    found = _with_products(spec.xp, kernel)
+    return words if found is None else found.words
 
 
-def _with_products(xp: Namespace, kernel: str) -> Iterator[Kernel]:
+@lru_cache(maxsize=64)
+def _with_products(xp: Namespace, kernel: str) -> Kernel | None:
+    """Return the first kernel with products of its own; to ask takes longer than a small product."""
     for name, entry in KERNELS.items():
         if kernel in ("auto", name) and entry.has_products and entry.runs_on(xp) and not entry.lacks:
-            yield entry.load()
+            return entry.load()
+    return None

@@ -97,7 +97,8 @@ class Linear(Stateless):
         steps = steps_of(x, self.batch_first, lengths, mask, self.in_features)
         x, valid, form, spec = steps
         checks.parameters("params", params, self._shapes, spec)
-        products = kernels.select_products(spec, math.prod(x.shape) * self.out_features, kernel)
+        rows = math.prod(x.shape[:-1])
+        products = kernels.select_products(spec, rows, rows * self.in_features * self.out_features, kernel)
         y = products.affine_time(x, params["W"], params.get("b"), spec.xp)
         return y if form is None else form.outward(select(valid, y, spec.xp)), LinearCache(self, steps, products)
 

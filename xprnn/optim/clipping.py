@@ -47,20 +47,25 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, Array]:
     xp = xpx.namespace(leaves[0])
     if isinstance(leaves[0], np.ndarray):
         with np.errstate(over="ignore"):
-            norm = _norm(leaves, xp)
+            norm = global_norm(leaves, xp)
         if np.isfinite(norm):
-            bound = xp.ones_like(norm) * max_norm
-            factor = bound / xp.where(norm > bound, norm, bound)
-            return tree.map(lambda g: g * factor, grads), norm
+            by = clip_factor(norm, max_norm, xp)
+            return tree.map(lambda g: g * by, grads), norm
     return _clip_any(grads, leaves, max_norm, xp)  # on a device always: to look would wait for it
 
 
-def _norm(leaves: list[Array], xp: Namespace) -> Array:
+def global_norm(leaves: list[Array], xp: Namespace) -> Array:
     """Return the square root of the sum of all squares."""
     squares = total(leaves[0] * leaves[0], xp)
     for g in leaves[1:]:
         squares = squares + total(g * g, xp)
     return xp.sqrt(squares)
+
+
+def clip_factor(norm: Array, max_norm: float, xp: Namespace) -> Array:
+    """Return what gradients of a finite norm are multiplied with."""
+    bound = xp.ones_like(norm) * max_norm
+    return bound / xp.where(norm > bound, norm, bound)
 
 
 def _clip_any(grads: Tree, leaves: list[Array], max_norm: float, xp: Namespace) -> tuple[Tree, Array]:
@@ -69,7 +74,7 @@ def _clip_any(grads: Tree, leaves: list[Array], max_norm: float, xp: Namespace) 
     most = xp.max(xp.stack(largest))
     bounded = xp.minimum(most, xp.ones_like(most) * float(xp.finfo(most.dtype).max) ** 0.75)  # 1 / most may be 0 by XLA
     scale = xp.where(xp.logical_and(most > 0.0, xp.isfinite(most)), bounded, xp.ones_like(most))
-    relative = _norm([g / scale for g in leaves], xp)
+    relative = global_norm([g / scale for g in leaves], xp)
     with np.errstate(over="ignore", invalid="ignore"):  # 0 times infinity is the NaN that is meant
         norm, bound = scale * relative, xp.ones_like(scale) * max_norm
         factor = bound / xp.where(relative == 0.0, xp.ones_like(relative), relative)  # NaN of NaN
@@ -102,9 +107,11 @@ def clip_by_value(grads: Tree, limit: float) -> Tree:
     tree_checks.floats("grads", grads, INSTEAD)
     grads = tree.trainable(grads)
 
-    def clip(g: Array) -> Array:
-        xp = xpx.namespace(g)
-        bound = xp.full_like(g, limit)  # not xp.clip: on CuPy, array-api-compat's asks the device
-        return xp.minimum(xp.maximum(g, -bound), bound)
+    return tree.map(lambda g: within(g, limit), grads)
 
-    return tree.map(clip, grads)
+
+def within(g: Array, limit: float) -> Array:
+    """Return an array with every number within -limit … limit."""
+    xp = xpx.namespace(g)
+    bound = xp.full_like(g, limit)  # not xp.clip: on CuPy, array-api-compat's asks the device
+    return xp.minimum(xp.maximum(g, -bound), bound)

@@ -177,12 +177,12 @@ class Adam(Elementwise):
     def _counts(self) -> bool:
         return True
 
-    def _coefficients(self, t: Any) -> tuple[float, float, float]:
+    def _coefficients(self, t: Any) -> tuple[float, ...]:
         (β1, β2), rate = self.betas, learning_rate.at(self.lr, t)
         return rate, -rate / (1.0 - β1 ** (t + 1)), (1.0 - β2 ** (t + 1)) ** -0.5
 
     def _change(self, shared: Any, g: Array, p: Any, *moments: Array) -> tuple[Array, ...]:
-        (β1, β2), (_, m_scale, root_scale), (m, v) = self.betas, shared, moments
+        (β1, β2), (_, m_scale, root_scale, *_), (m, v) = self.betas, shared, moments
         m = β1 * m + (1.0 - β1) * g
         v = β2 * v + (1.0 - β2) * g * g
         step = m * m_scale / (xpx.namespace(v).sqrt(v) * root_scale + self.eps)  # v̂ itself may be beyond float32
@@ -222,8 +222,12 @@ class AdamW(Adam):
     def _decays(self) -> bool:
         return True
 
+    def _coefficients(self, t: Any) -> tuple[float, ...]:
+        rate, *scales = super()._coefficients(t)
+        return rate, *scales, -rate * self.weight_decay
+
     def _change(self, shared: Any, g: Array, p: Any, *moments: Array) -> tuple[Array, ...]:
         if not self.decoupled:
             return super()._change(shared, g + self.weight_decay * p, p, *moments)
         step, *after = super()._change(shared, g, p, *moments)
-        return step + -shared[0] * self.weight_decay * p, *after
+        return step + shared[3] * p, *after

@@ -100,6 +100,10 @@ class Graph:
         """Return a segment of an array that a step is given."""
         return self.node("leaf", (), (array, segment), width)
 
+    def total(self, segments: tuple[Node, ...]) -> Node:
+        """Return the sum of all numbers of an array: none that a step can have."""
+        raise TraceError("a sum over the axis None")
+
     def apply(self, op: str, *args: Node) -> Node:
         """Return an elementwise operation, simplified where that changes no bit of a result."""
         if op not in LOGIC:

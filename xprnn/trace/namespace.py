@@ -76,6 +76,11 @@ def ones_like(x: Rows, **_: Any) -> Rows:
     return _filled(x, 1.0)
 
 
+def full_like(x: Rows, value: Any, **_: Any) -> Rows:
+    """Return a constant in the shape of x."""
+    return _filled(x, float(value))
+
+
 def _filled(x: Any, value: float) -> Rows:
     if not isinstance(x, Rows):
         raise TraceError(f"an array like a {type(x).__name__}")
@@ -111,9 +116,11 @@ def reshape(x: Any, shape: tuple[Any, ...], **_: Any) -> Rows:
 
 
 def sum(x: Any, axis: Any = None, keepdims: Any = False, dtype: Any = None) -> Any:
-    """Sum over a row, or over all rows: then it is a gradient."""
+    """Sum over a row, over all rows, which is a gradient, or over all numbers."""
     if not isinstance(x, Rows):
         raise TraceError(f"a sum of a {type(x).__name__}")
+    if axis is None:
+        return Rows(x.graph, x.float, [x.graph.total(x.segments)], 0)
     axes = tuple(a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,)) if a is not None)
     if axes == tuple(range(x.leading)) and not keepdims and x.leading:
         return Gradient(x, [Term(x.segments, None)])

@@ -5,6 +5,7 @@ on x of the same shape, which must have come before; what depends on values is c
 """
 
 import math
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from xprnn import kernels, tree
 from xprnn._array import namespace as xpx
 from xprnn._array import products as array_products
+from xprnn._array.checks import FLOATS
 from xprnn._array.sums import sum_first
 from xprnn.kernels.fused import BoundLayer
 from xprnn.kernels.plan import Direction, Plan
@@ -42,26 +44,44 @@ def bind(layer: Layer, p: Params, dp: Params, x: Any, kernel: str) -> tuple[Boun
     bound : BoundLayer
     y : array
     """
+    code = code_of(kernel)
+    layers, _ = _bind(layer, p, dp, x, kernel, code)
+    network = _joined(layers, code)
+    return network, network.forward(x)
+
+
+def code_of(kernel: str) -> Any:
+    """Return what makes several layers one call of machine code, or None."""
+    entry = kernels.KERNELS["native"]
+    return entry.load().code if kernel in ("auto", "native") and not entry.lacks else None
+
+
+def _bind(layer: Layer, p: Params, dp: Params, x: Any, kernel: str, code: Any) -> tuple[list[Any], Any]:
+    """Return layers one after the other, each a `BoundLayer` or a `CodedLayer`, and the output of the last."""
     if type(layer) is Sequential:
-        return _bind_all(layer, p, dp, x, kernel)
+        chain: list[Any] = []
+        for k, each in enumerate(layer.layers):
+            bound, x = _bind(each, p[str(k)], dp[str(k)], x, kernel, code)
+            chain += bound
+        return chain, x
     if isinstance(layer, Recurrent) and _is_simple(layer, x):
-        return _bind_levels(layer, p, dp, x, kernel)
+        return _bind_levels(layer, p, dp, x, kernel, code)
     if type(layer) is Linear:
-        bound: BoundLayer = (_FewRows if _few_rows(layer, x, kernel) else _BoundLinear)(layer, p, dp, x, kernel)
+        one = _linear(layer, p, dp, x, kernel, code)
     elif type(layer) is Last and x.ndim == 3 and len(x) and not layer.batch_first and x.dtype.kind == "f":
-        bound = _BoundLast(x)
+        one = _BoundLast(x) if code is None or x.dtype not in FLOATS else code.BoundLast(x.shape, x.dtype)
     else:
-        bound = _AnyLayer(layer, p, dp, kernel)
-    return bound, bound.forward(x)
+        one = _AnyLayer(layer, p, dp, kernel)
+    return [one], _joined([one], code).forward(x)
 
 
-def _bind_all(layer: Sequential, p: Params, dp: Params, x: Any, kernel: str) -> tuple[BoundLayer, Any]:
-    """Bind layers one after the other."""
-    chain = []
-    for k, each in enumerate(layer.layers):
-        bound, x = bind(each, p[str(k)], dp[str(k)], x, kernel)
-        chain.append(bound)
-    return _Chain(chain), x
+def _joined(layers: list[Any], code: Any) -> BoundLayer:
+    """Return layers as one, of which neighbours that are machine code are one call."""
+    found: list[BoundLayer] = []
+    for is_code, some in groupby(layers, lambda layer: hasattr(layer, "codes")):
+        neighbours = list(some)
+        found += [code.CodedLayers(neighbours)] if is_code else neighbours
+    return found[0] if len(found) == 1 else _Chain(found)
 
 
 def _is_simple(layer: Recurrent, x: Any) -> bool:
@@ -70,15 +90,15 @@ def _is_simple(layer: Recurrent, x: Any) -> bool:
     return has_our_passes(layer) and x.ndim == 3 and not around
 
 
-def _bind_levels(layer: Recurrent, p: Params, dp: Params, x: Any, kernel: str) -> tuple[BoundLayer, Any]:
+def _bind_levels(layer: Recurrent, p: Params, dp: Params, x: Any, kernel: str, code: Any) -> tuple[list[Any], Any]:
     """Bind the levels of a recurrent layer."""
-    chain: list[BoundLayer] = []
+    chain: list[Any] = []
     for name in layer._names:
         shape, spec = (*x.shape, layer.hidden_size), xpx.spec_of(x)
         plan = kernels.select(layer.cell, NOTHING, spec, shape, kernel)
         chain.append(plan.bind(p[name], dp[name]) or _BoundLevel(layer, plan, p[name], dp[name]))
-        x = chain[-1].forward(x)
-    return _Chain(chain), x
+        x = _joined(chain[-1:], code).forward(x)
+    return chain, x
 
 
 class _Chain:
@@ -124,11 +144,10 @@ class _BoundLevel:
 
 
 class _BoundLinear:
-    """An affine layer, by the products that its `forward` chooses."""
+    """An affine layer, by products of all steps."""
 
-    def __init__(self, layer: Linear, p: Params, dp: Params, x: Any, kernel: str) -> None:
-        work = math.prod(x.shape) * layer.out_features
-        self._products = kernels.select_products(xpx.spec_of(x), work, kernel)
+    def __init__(self, products: Any, p: Params, dp: Params) -> None:
+        self._products = products
         self._W, self._b, self._dW, self._db = p["W"], p.get("b"), dp["W"], dp.get("b")
         self._x: Any = None
 
@@ -147,11 +166,15 @@ class _BoundLinear:
         return dx
 
 
-def _few_rows(layer: Linear, x: Any, kernel: str) -> bool:
-    """Return whether the products of an affine layer are NumPy's own, each in one piece."""
-    rows, work = math.prod(x.shape[:-1]), math.prod(x.shape) * layer.out_features
+def _linear(layer: Linear, p: Params, dp: Params, x: Any, kernel: str, code: Any) -> Any:
+    """Bind an affine layer by the products that its `forward` chooses."""
+    rows = math.prod(x.shape[:-1])
+    work = rows * layer.in_features * layer.out_features
+    products = kernels.select_products(xpx.spec_of(x), rows, work, kernel)
+    if code is not None and isinstance(products, code.SmallProducts):
+        return code.BoundAffine(p, dp, x.shape, x.dtype)
     few = x.ndim > 1 and rows < array_products.LONG  # of a vector alone it is another product
-    return few and kernels.select_products(xpx.spec_of(x), work, kernel) is array_products
+    return (_FewRows if few and products is array_products else _BoundLinear)(products, p, dp)
 
 
 class _FewRows(_BoundLinear):

@@ -1,7 +1,7 @@
 """The trained arrays of a tree one after the other in a single array, on NumPy."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,13 @@ MOST = 1 << 17
 """Numbers up to which a model is small: beyond, its products take so long that nothing around them matters."""
 
 EMPTY = np.empty(0)
+
+
+class Flat(NamedTuple):
+    """Parameters and an optimiser's state; nothing writes into its arrays."""
+
+    params: np.ndarray
+    opt_state: Any
 
 
 def refusal(model: Layer, params: Tree) -> str | None:
@@ -52,16 +59,27 @@ class FlatTree:
 
     def __init__(self, params: Tree) -> None:
         leaves = tree.leaves(tree.trainable(params))
-        stops = np.cumsum([a.size for a in leaves]).tolist()
-        self._at = [(slice(stop - a.size, stop), a.shape) for stop, a in zip(stops, leaves, strict=True)]
+        self.stops: list[int] = np.cumsum([a.size for a in leaves]).tolist()
+        self._at = [(slice(stop - a.size, stop), a.shape) for stop, a in zip(self.stops, leaves, strict=True)]
         self._params = tree.map(lambda a: EMPTY, params, constant="fixed")
         self._trained = tree.trainable(self._params)
-        self.size, self.dtype = stops[-1], leaves[0].dtype
+        self.size, self.dtype = self.stops[-1], leaves[0].dtype
+
+    def takes(self, arrays: Tree) -> bool:
+        """Return whether a tree is like the parameters, in keys, shapes, dtype and library."""
+        try:
+            leaves = self._in_order(arrays)
+        except (TypeError, ValueError):  # of other keys
+            return False
+        alike = [(type(a), getattr(a, "dtype", None), np.shape(a)) for a in leaves]
+        return alike == [(np.ndarray, self.dtype, shape) for _, shape in self._at]
 
     def pack(self, arrays: Tree) -> np.ndarray:
         """Copy the arrays of a tree like the parameters into one."""
-        in_order = tree.map(lambda _, a: a, self._trained, tree.trainable(arrays))
-        return np.concatenate([a.reshape(-1) for a in tree.leaves(in_order)])
+        return np.concatenate([a.reshape(-1) for a in self._in_order(arrays)])
+
+    def _in_order(self, arrays: Tree) -> list[Any]:
+        return tree.leaves(tree.map(lambda _, a: a, self._trained, tree.trainable(arrays)))
 
     def views(self, flat: np.ndarray) -> Tree:
         """Return a tree like the parameters without constants, whose arrays lie in a flat one."""

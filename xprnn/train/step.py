@@ -8,8 +8,8 @@ from xprnn._array import checks
 from xprnn._array import namespace as xpx
 from xprnn.protocol import Layer, check_layer
 from xprnn.train.arguments import INSTEAD, check_optimizer, check_params
-from xprnn.train.bound_step import BoundStep, Flat
-from xprnn.train.flat import refusal
+from xprnn.train.bound_step import BoundStep
+from xprnn.train.flat import Flat, refusal
 from xprnn.train.gradients import loss_of
 from xprnn.train.resume import check_like
 from xprnn.train.update_rule import UpdateRule, clipped, moved
@@ -41,6 +41,8 @@ class Step:
         Copies of the parameters and of the optimiser's state.
     refusal : str or None
         Why no call is bound, None where calls are.
+    several : str or None
+        Why the last call was several calls of kernels and of NumPy, None where it was one of machine code.
 
     Raises
     ------
@@ -116,15 +118,15 @@ class Step:
         TypeError, ValueError
             As `model.forward`, the loss and the optimiser.
         """
-        bound = self._bound
-        if bound is None or lengths is not None or (rng is not None and self._draws) or not bound.takes(x):
-            value = self._run_ordinary(x, target, mask, lengths, rng)
-            if bound is not None and lengths is None:
-                bound.admit(x)
-            return value
-        now = self._now if isinstance(self._now, Flat) else bound.pack(*self._now)
-        value, grads = bound.gradients(now.params, x, target, mask)
-        self._now = bound.descend(now, grads)
+        bound, now = self._bound, self._now
+        if bound is not None and lengths is None and (rng is None or not self._draws) and bound.takes(x):
+            flat = now if isinstance(now, Flat) else bound.pack(*now)
+            if flat is not None:
+                value, self._now = bound.run(flat, x, target, mask)
+                return value
+        value = self._run_ordinary(x, target, mask, lengths, rng)
+        if bound is not None and lengths is None:
+            bound.admit(x)
         return value
 
     def _run_ordinary(self, x: Any, target: Any, mask: Any, lengths: Any, rng: Any) -> Any:
@@ -154,6 +156,11 @@ class Step:
     def opt_state(self) -> Any:
         """A copy of the optimiser's state."""
         return _copied(self._trees()[1])
+
+    @property
+    def several(self) -> str | None:
+        """Why the last call was several, None where it was one of machine code."""
+        return self.refusal if self._bound is None else self._bound.refusal
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how a copy, or another process, makes it again, from where it is."""

@@ -9,8 +9,8 @@ from xprnn._array.sums import total
 from xprnn.protocol import draws
 from xprnn.random import Key
 from xprnn.train import nonfinite
-from xprnn.train.bound_step import BoundStep, Flat
-from xprnn.train.flat import refusal
+from xprnn.train.bound_step import BoundStep
+from xprnn.train.flat import Flat, refusal
 from xprnn.train.gradients import Gradients
 from xprnn.train.minibatch import Batch
 from xprnn.train.state import At, Plan
@@ -47,8 +47,8 @@ class Updater:
         plan, bound = self._plan, self._bound
         count = sum(batch.counted for batch in group)
         takes = bound is not None and count > 0 and group[0].lengths is None
-        if bound is not None and takes and bound.takes(group[0].x):
-            return self._launch_bound(bound, at, group[0])
+        if bound is not None and takes and bound.takes(group[0].x) and (now := self._flat(bound, at)) is not None:
+            return self._launch_bound(bound, at, now, group[0])
         loss, grads, carried = self._accumulate(at, group, count)
         carried = tree.map(xpx.detached, carried) if plan.source.chunk else None
         if grads is None:  # nothing counts: there is nothing to learn
@@ -64,19 +64,20 @@ class Updater:
             bound.admit(group[0].x)
         return Update(self._report(loss, new), params, opt_state, average, carried, count)
 
-    def _launch_bound(self, bound: BoundStep, at: At, batch: Batch) -> Update:
-        """Compute an update of one minibatch by layers that are bound."""
+    def _flat(self, bound: BoundStep, at: At) -> Flat | None:
+        """Return parameters and state in one array each, None where a callback has made them what no update takes."""
         newest = self._newest
         if newest is not None and newest[0] is at.params and newest[1] is at.opt_state:
-            now = newest[2]
-        else:
-            now = bound.pack(at.params, at.opt_state)
-        loss, grads = bound.gradients(now.params, batch.x, batch.y, batch.mask)
-        now = bound.descend(now, grads, _scale(at))
+            return newest[2]
+        return bound.pack(at.params, at.opt_state)
+
+    def _launch_bound(self, bound: BoundStep, at: At, now: Flat, batch: Batch) -> Update:
+        """Compute an update of one minibatch by layers that are bound."""
+        loss, now = bound.run(now, batch.x, batch.y, batch.mask, _scale(at))
         params, opt_state = bound.unpack(now)
         self._newest = params, opt_state, now
         average = self._averaged(at, params)
-        new = [now.params] if self._plan.update.clip_value is None else [now.params, grads]
+        new = [now.params] if self._plan.update.clip_value is None else [now.params, bound.grads]
         return Update(self._report(loss, new), params, opt_state, average, None, batch.counted)
 
     def _averaged(self, at: At, params: Any) -> Any:

@@ -68,7 +68,7 @@ class PassCode:
         if self.kind.packed:
             table[at["B"]] = B
         for name, function in self._functions.items():
-            table[at[name]] = ctypes.cast(function, ctypes.c_void_p).value or 0
+            table[at[name]] = address_of(function)
         for name, size in (("H", H), ("I", I)):
             if name in at:
                 table[at[name]] = size
@@ -134,7 +134,8 @@ def length_of(width: str, H: int) -> int:
     return int(width) if width.isdigit() else H
 
 
-def _number_type(dtype: np.dtype) -> ir.Type:
+def number_type_of(dtype: np.dtype) -> ir.Type:
+    """Return LLVM's type of the numbers of a dtype."""
     return FLOAT32 if dtype == np.float32 else FLOAT64
 
 
@@ -142,7 +143,12 @@ def _module(dtype: np.dtype) -> tuple[ir.Module, Affine]:
     """Return a new module, and what emits functions into it."""
     module = ir.Module("xprnn")
     module.triple = host().triple
-    return module, Affine(module, _number_type(dtype), host())
+    return module, Affine(module, number_type_of(dtype), host())
+
+
+def address_of(function: Any) -> int:
+    """Return where a compiled function begins."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 @cache

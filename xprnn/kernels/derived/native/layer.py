@@ -25,7 +25,7 @@ from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.shape import Shape
 from xprnn.kernels.derived.step_trace import Effects, effects_of, trace_step
-from xprnn.kernels.fused import BoundLayer, Gradients
+from xprnn.kernels.fused import CodedLayer, Gradients
 from xprnn.scan import NOTHING, Around
 
 __all__ = ["FusedLayer", "fused", "takes"]
@@ -236,7 +236,7 @@ class FusedLayer:
         arrays = frame.views(written, shape.leading, "da", "dgate", "dnoise")
         return Gradients(dp, dx, dstate0, around_gradients(want, arrays, dfresh, len(track), self.dtype), arrays["da"])
 
-    def bind(self, p: Params, dp: Params) -> BoundLayer:
+    def bind(self, p: Params, dp: Params) -> CodedLayer:
         """Bind it to parameters and the arrays of their gradients."""
         from xprnn.kernels.derived.native import bound_passes  # which is made of what stands here
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from xprnn.kernels.derived.native.table import SmallLayer
+from xprnn.kernels.derived.native.table import NOT_WANTED, SmallLayer
 from xprnn.kernels.derived.native.vectors import integer
 
 Pass = Any
@@ -32,8 +32,9 @@ def derive_layer(of: Pass, layer: SmallLayer) -> None:
     b, I, G = of.builder, of.entry("I"), of.widths["da"]
     rows, da, numbers = of.all_rows, of.pointers["da"], of.pointers["numbers"]
     packed, null = of.pointers["packed_input"], ir.Constant(da.type, None)
-    b.call(of.functions["pack"], [of.pointers["p_W_ih"], I, integer(1), G, I, packed])
-    b.call(of.functions["affine"], [da, G, packed, null, of.pointers["dx"], I, rows, G, I, numbers])
+    with b.if_then(b.icmp_signed("==", of.entry("dx", NOT_WANTED), integer(0))):
+        b.call(of.functions["pack"], [of.pointers["p_W_ih"], I, integer(1), G, I, packed])
+        b.call(of.functions["affine"], [da, G, packed, null, of.pointers["dx"], I, rows, G, I, numbers])
     _outer(of, of.pointers["d_W_ih"], (da, G), (of.pointers["x"], I), rows)
     if layer.biased:
         _outer(of, of.pointers["d_b_ih"], (da, G), None, rows)

@@ -77,6 +77,9 @@ from step to step and from row to row."""
 
 OBJECT, OFFSET, STEP, ROW = range(FIELDS)
 
+NOT_WANTED = STEP
+"""The field of dx, whose steps lie side by side, that is 1 where nobody asks for it."""
+
 DATA = object.__basicsize__
 """Bytes of an array object in front of the address of its numbers: what NumPy's own `PyArray_DATA` reads, which is part
 of its binary interface. Python takes 20 times as long to ask for an address."""
