@@ -12,6 +12,7 @@ from tests.support.close import assert_close
 from tests.support.own_cells import MGU, IndRNN, Memory
 from tests.support.scans import ON_NUMPY
 from xprnn import tree
+from xprnn._array import pool
 from xprnn.cells import OPTIONS, Cell
 from xprnn.train import Checkpoints
 
@@ -160,6 +161,7 @@ def test_the_memory_of_a_training_step_is_bounded_by_the_formula_and_a_budget_is
     params = layer.init(0, like=x)
 
     def peak(layer):
+        pool.release()
         tracemalloc.start()
         y, _, cache = layer.forward(params, x, rng=1)
         grads = layer.backward(params, cache, np.ones_like(y))
