@@ -208,7 +208,8 @@ def test_no_side_remains_after_an_error(echo, error):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["INT", "TERM", "KILL"])
 def test_no_side_remains_stopped_when_the_benchmark_is_ended_from_outside(echo, number):
     code = textwrap.dedent(f"""
-        import pathlib, sys, time
+        import pathlib, signal, sys, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
         sys.path.insert(0, {str(SCRIPTS)!r})
         from benchmarks import process
         process.SERVER = pathlib.Path({str(echo)!r})

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install 'xprnn[fast]')")
+
 import xprnn
 from xprnn import kernels, random
 from xprnn._array.namespace import spec_of

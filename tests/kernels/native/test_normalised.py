@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install 'xprnn[fast]')")
+
 import xprnn
 from tests.support.close import assert_close
 from xprnn import activations
