@@ -410,3 +410,29 @@ def test_why_no_call_is_bound_is_why_it_is_several():
     large = xprnn.Linear(400, 400)
     step = train.Step(large, losses.mse, SGD, large.init(0))
     assert step.several == step.refusal is not None
+
+
+@pytest.mark.parametrize(
+    "last", [(), (xprnn.Linear(4, 4),), (xprnn.Last(),), (xprnn.Last(), xprnn.Dropout(0.1))], ids=str
+)
+@pytest.mark.parametrize("run", ["step", "fit"])
+def test_predictions_that_a_users_loss_holds_are_not_written_over(last, run, rng):
+    predictions = []
+
+    def loss(pred, target, mask=None):
+        predictions.append((pred, np.array(pred)))
+        return losses.mse(pred, target)
+
+    model, x = xprnn.Sequential(xprnn.GRU(2, 4), *last), rng.standard_normal((5, 12, 2))
+    params = model.init(0)
+    y = rng.standard_normal(model(params, x)[0].shape)
+    if run == "fit":
+        data = [a.swapaxes(0, 1) if a.ndim == 3 else a for a in (x, y)]
+        train.fit(model, params, tuple(data), loss=loss, optimizer=optim.SGD(0.1), epochs=2, batch_size=3, callbacks=())
+    else:
+        step = train.Step(model, loss, optim.SGD(0.1), params)
+        for _ in range(4):
+            step(x, y)
+    assert len(predictions) >= 4
+    for held, at_first in predictions:
+        np.testing.assert_array_equal(held, at_first)

@@ -104,8 +104,7 @@ class BoundStep:
                 return found
             self._hold(now.params)
         self.grads.fill(0.0)
-        y = bound.network.forward(x)
-        y = y if y.base is None else y.copy()  # the memory of a layer is none of the loss's
+        y = bound.network.forward(x).copy()  # a user's loss may hold it, and the next call may write into the layer's
         value, dy = loss_of(self._loss, y, target, mask, self._spec)
         bound.network.backward(dy)
         return value, self._updated(now, scale)
