@@ -22,6 +22,9 @@ LINE = 64
 BLOCK = 1024
 """Rows at a time where only some rows count."""
 
+NARROW = 64
+"""Columns of a right operand below which its panels would be mostly empty: the operands then change places."""
+
 
 class Products(NamedTuple):
     """The products of all steps, or of some."""
@@ -54,6 +57,8 @@ class Products(NamedTuple):
         N, I = da.shape[1], x.shape[1]
         if len(da) * N * I <= SMALL:
             return array_products.outer_time(da, x, xpx.NUMPY)
+        if min(N, NARROW) > I:
+            return np.ascontiguousarray(self.outer_time(x, da).T)
         dW = pool.zeros((N, I), x.dtype)
         function, sizes = _functions(x.dtype)["outer"], sizes_of(x.dtype)
 
