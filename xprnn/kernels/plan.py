@@ -184,28 +184,21 @@ class Plan(NamedTuple):
         want: tuple[str, ...],
     ) -> Iterator[Gradients]:
         if self.normalised is not None:
-            directions = [d.normalised() for d in directions]
-            found = self._run_backward(self.normalised, directions, caches, dstates, dfinals, want=want)
-            return (g._replace(params=_renamed(g.params, ORIGINAL)) for g in found)
-        return self._run_backward(cell, directions, caches, dstates, dfinals, want=want)
-
-    def _run_backward(
-        self,
-        cell: Cell,
-        directions: Iterable[Direction],
-        caches: Iterable[Any],
-        dstates: Iterable[tuple[Array | None, ...]],
-        dfinals: Iterable[tuple[Array | None, ...]],
-        *,
-        want: tuple[str, ...],
-    ) -> Iterator[Gradients]:
+            cell, directions = self.normalised, [d.normalised() for d in directions]
         each = zip(directions, caches, dstates, dfinals, strict=True)
         if self.fused is not None:
             run = self.fused.backward
-            return (run(dstate, dfinal, cache, d.x, d.params, want=want) for d, cache, dstate, dfinal in each)
+            found = (run(dstate, dfinal, cache, d.x, d.params, want=want) for d, cache, dstate, dfinal in each)
+            return self._named(found)
         arguments = ((dstate, dfinal, cache.scan, d.cell_params) for d, cache, dstate, dfinal in each)
         scans = self.kernel.scans_backward(cell, arguments, want=want)
-        return map(partial(self._gradients, cell), directions, caches, scans)
+        return self._named(map(partial(self._gradients, cell), directions, caches, scans))
+
+    def _named(self, found: Iterator[Gradients]) -> Iterator[Gradients]:
+        """Return gradients under the names of the layer's parameters."""
+        if self.normalised is None:
+            return found
+        return (each._replace(params=_renamed(each.params, ORIGINAL)) for each in found)
 
     def bind(self, p: Params, dp: Params) -> CodedLayer | None:
         """Bind a level that is one call, with nothing around and from zeros; None for any other."""
