@@ -117,12 +117,12 @@ empty, zeros, release = _pool.empty, _pool.zeros, _pool.release
 
 
 def set_memory_limit(n: int) -> None:
-    """Set how much memory is held to be used again by arrays of the CPU kernels.
+    """Set the memory limit of the pool from which the kernels on NumPy allocate arrays.
 
     Parameters
     ----------
     n : int
-        In bytes; at first 256 MiB. With 0 every array has memory of its own.
+        Bytes of the pool; at first 256 MiB. With 0 every array has memory of its own.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def set_memory_limit(n: int) -> None:
 
     Notes
     -----
-    What is held goes back to the system at once, but for arrays that are in use: these are never written over.
+    Free memory goes back to the C library at once. Memory of arrays that are in use is never written over.
 
     Examples
     --------
@@ -149,5 +149,5 @@ def set_memory_limit(n: int) -> None:
 
 
 def get_memory_limit() -> int:
-    """Return how many bytes at most are held to be used again by arrays of the CPU kernels."""
+    """Return the memory limit, in bytes, of the pool from which the kernels on NumPy allocate arrays."""
     return _pool.limit

@@ -83,7 +83,7 @@ class Kernel(NamedTuple):
     packs : bool
         Whether it takes ragged batches packed, with `Around.packing`; any other is given their mask.
     words : callable
-        What `xprnn.random` draws from: `xprnn.random.words`, or what returns the same.
+        The generator of random words: `xprnn.random.words`, or a function that returns the same.
     bind_scan : callable, optional
         ``bind_scan(cell, a, p)`` binds a scan to parameters and the shape of a, for many training steps: `forward(a)`
         returns h, and `backward(dh)` da and dp; the next call writes into h and da.

@@ -216,7 +216,7 @@ def select_products(spec: ArraySpec, rows: int, work: int, kernel: str = "auto")
 
 
 def select_words(spec: ArraySpec, kernel: str = "auto") -> Words:
-    """Choose what random numbers are drawn from: `xprnn.random.words`, or a kernel's function that returns the same."""
+    """Choose the generator of random words: `xprnn.random.words`, or a kernel's function that returns the same."""
     found = _with_products(spec.xp, kernel)
     return words if found is None else found.words
 
