@@ -13,10 +13,13 @@ from xprnn.kernels.derived.native.compile import compiled
 from xprnn.kernels.derived.native.machine import host
 from xprnn.kernels.derived.native.passes import Pass
 from xprnn.kernels.derived.native.shortcuts import shortened
-from xprnn.kernels.derived.native.table import FUNCTIONS, OFFSET, PACKED, ROW, STEP, Kind, table_of
+from xprnn.kernels.derived.native.table import FUNCTIONS, OFFSET, PACKED, ROW, STEP, Kind, memory_of, table_of
 from xprnn.kernels.derived.native.vectors import FLOAT32, FLOAT64
 from xprnn.kernels.derived.program import Program, described
 from xprnn.kernels.derived.shape import Shape
+
+CHUNK = 128
+"""Rows of a chunk of steps, if a step has no more: a product of so many is as fast as one of all."""
 
 LINE = 64
 """Bytes at whose multiples memory begins that is of a step alone."""
@@ -49,9 +52,9 @@ class PassCode:
         self.function = code.function("run")
         self.prepare = code.function("prepare") if stream else None
         self.at, self.emitted = table_of(program, kind), sizes_of(dtype)
-        self.arrays, self.itemsize = program.arrays, dtype.itemsize
+        self.arrays, self.itemsize, self.local = program.arrays, dtype.itemsize, set(memory_of(kind, program))
         self.kind, self.products = kind, [product for stage in program.stages for product in stage.products]
-        self.of_tile = ["R", *[name for name in self.at if name.startswith(SCRATCH)]]
+        self.of_tile = [name for name in self.at if name in ("R", "C", *self.local) or name.startswith(SCRATCH)]
         self.parameters = [(name.removeprefix("p_"), k) for name, k in self.at.items() if name.startswith("p_")]
         self.gradients = [(name.removeprefix("d_"), k) for name, k in self.at.items() if name.startswith("d_")]
         self._functions = shared_functions(dtype)  # which live as long as this
@@ -64,49 +67,49 @@ class PassCode:
     def _layout(self, T: int, B: int, R: int, H: int, I: int = 0) -> tuple["array[int]", int]:
         """Return a table for some sizes, without the array objects, and the bytes of its memory."""
         table, at = array("q", bytes(8 * self.at[""])), self.at
-        table[at["T"]], table[at["R"]] = T, R
-        if self.kind.packed:
-            table[at["B"]] = B
-        for name, function in self._functions.items():
-            table[at[name]] = address_of(function)
-        for name, size in (("H", H), ("I", I)):
+        C = max(1, min(T, CHUNK // R))
+        for name, size in {"T": T, "B": B, "R": R, "H": H, "I": I, "C": C}.items():
             if name in at:
                 table[at[name]] = size
-        states = {f"{name}{k}": width for k, width in enumerate(self.kind.widths) for name in STATES}
-        for name in at:
-            if (
-                widths := (states[name],) if name in states else self.arrays.get(name)
-            ) is not None and name not in SMALL:
-                self._lay_out(table, name, sum(length_of(width, H) for width in widths), B)
-        return table, self._lay_out_memory(table, R, H, T * I and self._of_layer(T * R, H, I))
+        for name, function in self._functions.items():
+            table[at[name]] = address_of(function)
+        for name, n in self._widths(H).items():
+            if name in at and name not in self.local and not name.startswith(SCRATCH):
+                self._lay_out(table, name, n, B)
+        return table, self._lay_out_memory(table, R, H, self._of_chunk(C * R, H, I) if self.kind.layer else {})
+
+    def _widths(self, H: int) -> dict[str, int]:
+        """Return the numbers of a row of every array."""
+        states = {f"{name}{k}": (width,) for k, width in enumerate(self.kind.widths) for name in STATES}
+        return {name: sum(length_of(w, H) for w in widths) for name, widths in (self.arrays | states).items()}
 
     def _lay_out(self, table: "array[int]", name: str, n: int, B: int) -> None:
         """Set where an array (T, B, n) begins in its object, and its strides."""
         at = self.at[name]
-        if name.startswith(("operand", "result", "spill")) or (name == "a" and self.kind.layer):
-            return
         table[at + STEP], table[at + ROW] = n if self.kind.packed else B * n, n
         if name.startswith(("state", "next")):  # they share an object with the states before, and with the carry
             table[at + OFFSET] = B * n
 
-    def _of_layer(self, R: int, H: int, I: int) -> dict[str, int]:
-        """Return the numbers of a whole layer's memory."""
-        layer, emitted = self.kind.layer, self.emitted
-        if layer is None:
-            return {}
-        G = layer.gates * H
+    def _of_chunk(self, R: int, H: int, I: int) -> dict[str, int]:
+        """Return the numbers of what a pass holds of R rows, and of its sums."""
+        layer, emitted, widths = self.kind.layer, self.emitted, {**self._widths(H), "x": I}
+        assert layer is not None
         if not self.kind.backward:
-            numbers = emitted.affine_scratch(G)
-            return {"packed_input": I * emitted.padded(G), "a": R * emitted.padded(G), "numbers": numbers}
-        rows = {f"{name}{k}": (width,) for k, width in enumerate(self.kind.widths) for name in STATES} | self.arrays
-        widths = [I, *[sum(length_of(w, H) for w in rows[y]) for y in layer.seconds]]
-        lasting = [ws for name, ws in rows.items() if not name.startswith(SCRATCH)]
-        longest = max([G, *[sum(length_of(w, H) for w in ws) for ws in lasting]])
-        numbers = max(emitted.affine_scratch(I), longest, *[emitted.outer_scratch(longest, n) for n in widths])
-        return {"packed_input": G * emitted.padded(I), "numbers": numbers}
+            G = widths.get("a", 0)
+            sizes = {"packed_input": I * emitted.padded(G), "numbers": emitted.affine_scratch(G)}
+            return sizes | {"x_rows": R * I, "a": R * emitted.padded(G)}
+        sizes = {"packed_input": widths["da"] * emitted.padded(I), "dx_rows": R * emitted.padded(I), "places": 8 * R}
+        sizes |= {name: R * widths[name] for name in self.local if name in self.arrays}
+        sizes |= {f"rows_{x}": R * widths[x] for x in layer.copied} | {f"sum_{x}": widths[x] for x in layer.sums}
+        numbers = [widths[x] for x in layer.sums]
+        for x, ys in layer.outers.items():
+            n, N = sum(widths[y] for y in ys), widths[x]
+            sizes |= {f"right_{x}": R * n, f"sums_{x}": emitted.sums(N) * emitted.padded(n)}
+            numbers.append(emitted.outer_scratch(N, n))
+        return sizes | {"numbers": max(numbers)}
 
-    def _lay_out_memory(self, table: "array[int]", R: int, H: int, more: Any = None) -> int:
-        """Set where in the memory what is of a step alone begins; return its bytes."""
+    def _lay_out_memory(self, table: "array[int]", R: int, H: int, more: dict[str, int]) -> int:
+        """Set where in the memory what is of a step or a chunk alone begins; return its bytes."""
         sizes = {"active": 8 * R}
         for m, product in enumerate(self.products):
             K = sum(length_of(width, H) for width in product.matrix.inner)
@@ -115,18 +118,16 @@ class PassCode:
             if product.operand.startswith("operand"):
                 sizes[product.operand] = R * K
         sizes["spill"] = R * sum(length_of(width, H) for width in self.arrays.get("spill", ()))
-        sizes |= more or {}
         used = 0
-        for name, n in sizes.items():
+        for name, n in {**sizes, **more}.items():
             if name in self.at:
                 table[self.at[name]] = used
-                used += -(-n * (1 if name == "active" else self.itemsize) // LINE) * LINE + LINE
+                used += -(-n * (1 if name in ("active", "places") else self.itemsize) // LINE) * LINE + LINE
         return used + LINE
 
 
 STATES = ("prev", "state", "new", "carry", "next", "dstates", "fresh", "gate", "noise", "dfresh")
-SCRATCH = ("active", "operand", "result", "spill", "packed", "numbers")
-SMALL = ("T", "R", "rows", "memory")
+SCRATCH = ("active", "operand", "result", "spill", "packed")
 
 
 def length_of(width: str, H: int) -> int:

@@ -20,7 +20,7 @@ from xprnn.kernels.derived.native import scan
 from xprnn.kernels.derived.native.call import inputs_of
 from xprnn.kernels.derived.native.code import LINE, PassCode, add_packing, add_strided, length_of, ready
 from xprnn.kernels.derived.native.question import Code, Question, code_of, kind_of, stores_of
-from xprnn.kernels.derived.native.table import OFFSET, SmallLayer
+from xprnn.kernels.derived.native.table import OFFSET, LayerKind
 from xprnn.kernels.derived.proof import disproof
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.shape import Shape
@@ -222,7 +222,7 @@ class FusedLayer:
         if shape.packing is not None:
             alive += add_packing(table, run.at, shape)
         carries = self._add_states(frame, table, alive, shape, track, dstates, dfinal)
-        dx, dp = pool.empty(x.shape, dtype), {}
+        dx, dp = (pool.zeros if forward.code.question.masked else pool.empty)(x.shape, dtype), {}
         table[run.at["dx"]] = id(dx)
         for name, k in run.gradients:
             d = dp[name] = np.zeros(p[name].shape, dtype)
@@ -233,8 +233,9 @@ class FusedLayer:
         dstate0 = tuple([carry[shape.T % 2] for carry in carries])
         if not want:
             return Gradients(dp, dx, dstate0, NOTHING, None)
-        arrays = frame.views(written, shape.leading, "da", "dgate", "dnoise")
-        return Gradients(dp, dx, dstate0, around_gradients(want, arrays, dfresh, len(track), self.dtype), arrays["da"])
+        arrays = frame.views(written, shape.leading, "lasting", "dgate", "dnoise")
+        around = around_gradients(want, arrays, dfresh, len(track), self.dtype)
+        return Gradients(dp, dx, dstate0, around, arrays["lasting"])
 
     def bind(self, p: Params, dp: Params) -> CodedLayer:
         """Bind it to parameters and the arrays of their gradients."""
@@ -330,7 +331,7 @@ class FusedLayer:
 def layer_forward_code(question: Question, biased: bool, keep: bool) -> Code:
     """Return the code of a layer's forward pass."""
     trace = trace_step(*question.of_trace)
-    kind = kind_of(question, trace, layer=SmallLayer(question.cell.gates, biased))
+    kind = kind_of(question, trace, layer=LayerKind(question.cell.gates, biased))
     program = schedule(trace.graph, stores_of(question, trace, keep=keep), arrays=trace.arrays)
     return code_of(question, PassCode(program, kind, question.dtype), trace, ("cache", "new"))
 
@@ -340,7 +341,8 @@ def layer_backward_code(question: Question, biased: bool, dstates: tuple[bool, .
     """Return the code of a layer's backward pass."""
     trace = trace_step(*question.of_trace, dstates=dstates, want=want, packed=question.packed)
     gradients = tuple((key, tuple(terms)) for key, terms in trace.gradients.items())
-    kind = kind_of(question, trace, dstates, SmallLayer(question.cell.gates, biased, gradients))
+    kind = kind_of(question, trace, dstates, LayerKind(question.cell.gates, biased, gradients, bool(want)))
     program = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
     program = program._replace(arrays=trace.cache | program.arrays)  # the scan may need none of what a gradient is of
-    return code_of(question, PassCode(program, kind, question.dtype), trace, ("da", "grad", "dgate", "dnoise"))
+    code = code_of(question, PassCode(program, kind, question.dtype), trace, ("dgate", "dnoise"))
+    return code._replace(outputs=(*code.outputs, ("lasting", program.arrays["da"]))) if want else code

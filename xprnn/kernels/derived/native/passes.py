@@ -5,12 +5,12 @@ step, it lists the rows that take it, runs the stages of the program for these, 
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
+from xprnn.kernels.derived.native.chunks import collect, pack_input, run_chunks
 from xprnn.kernels.derived.native.loops import Rows
-from xprnn.kernels.derived.native.small_layer import derive_layer, map_input
 from xprnn.kernels.derived.native.sums import Sums
 from xprnn.kernels.derived.native.table import (
     DATA,
@@ -24,6 +24,7 @@ from xprnn.kernels.derived.native.table import (
     arrays_of,
     lengths_of,
     matrices_of,
+    memory_of,
     table_of,
 )
 from xprnn.kernels.derived.native.vectors import FLOAT64, I8, I64, Lanes, integer, loop, turns
@@ -31,6 +32,25 @@ from xprnn.kernels.derived.program import Program
 
 AHEAD = 2
 """How many rows ahead of its turn a row is asked for."""
+
+
+class Row(NamedTuple):
+    """A row of a batch at a step.
+
+    Attributes
+    ----------
+    t, r : ir.Value
+        The step, and the row in the batch.
+    q : ir.Value
+        Which of the rows that take the step it is.
+    local : ir.Value
+        Where it is among the rows of a chunk of steps.
+    """
+
+    t: ir.Value
+    r: ir.Value
+    q: ir.Value
+    local: ir.Value
 
 
 class Pass:
@@ -53,6 +73,7 @@ class Pass:
         self.program, self.kind, self.products, self.what = program, kind, products, what
         self.number_type = products.number_type
         self.table = table_of(program, kind)
+        self.local = set(memory_of(kind, program))
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64.as_pointer()]), name)
         self.builder = ir.IRBuilder(function.append_basic_block("entry"))
         entry = function.args[0]
@@ -81,9 +102,10 @@ class Pass:
         b, found = self.builder, {}
         line = b.and_(b.add(self._address("memory"), integer(63)), integer(-64))
         for name in self.table:
-            if name.startswith((*SCRATCH, "active", "packed", "numbers")) or (name == "a" and self.kind.layer):
+            if name in self.local or name.startswith((*SCRATCH, "active", "packed")):
                 at = b.add(line, self.entry(name))
-                found[name] = b.inttoptr(at, (I64 if name == "active" else self.number_type).as_pointer())
+                number_type = I64 if name in ("active", "places") else self.number_type
+                found[name] = b.inttoptr(at, number_type.as_pointer())
         for name in [*matrices_of(self.program), *arrays_of(self.program, self.kind)]:
             if not name.startswith(SCRATCH) and name not in found:
                 start = b.inttoptr(self._address(name), self._element(name).as_pointer())
@@ -106,27 +128,36 @@ class Pass:
     # -- the pass --------------------------------------------------------------------------------------------------
 
     def _emit(self) -> None:
-        b, T = self.builder, self.entry("T")
         if self.what != "step":
             self._pack_all()
-        if self.kind.layer and not self.kind.backward:
-            map_input(self)
+            if self.kind.layer:
+                pack_input(self)
         if self.what == "prepare":
             return
-        states = range(len(self.kind.widths))
-        ends = [self.pointers[f"{name}{k}"] for k in states for name in ("carry", "next")] if self.kind.backward else []
-        with turns(b, integer(0), T, 1, ends) as turn:
-            t = b.sub(b.sub(T, integer(1)), turn.index) if self.kind.backward else turn.index
-            pairs = turn.values
-            named = {
-                f"{name}{k}": pairs[2 * k + j] for k in states for j, name in enumerate(("carry", "next")) if pairs
-            }
-            self._step(t, named)
-            turn.hand_on([pairs[2 * k + 1 - j] for k in states for j in (0, 1)] if pairs else [])
+        if self.kind.layer:
+            run_chunks(self, self.kind.layer)
+        else:
+            self.run_steps(integer(0), self.entry("T"), self.ends)
         if self.kind.packed and not self.kind.backward:
             self._clear_gaps()
-        if self.kind.layer and self.kind.backward:
-            derive_layer(self, self.kind.layer)
+
+    @property
+    def ends(self) -> list[ir.Value]:
+        """The gradients at the states behind the last step and before it: the two change places with every step."""
+        states = range(len(self.kind.widths)) if self.kind.backward else ()
+        return [self.pointers[f"{name}{k}"] for k in states for name in ("carry", "next")]
+
+    def run_steps(self, first: ir.Value, last: ir.Value, ends: list[ir.Value]) -> list[ir.Value]:
+        """Emit steps, which count from the end of a backward pass; return how many rows took them, and the ends."""
+        b = self.builder
+        with turns(b, first, last, 1, [integer(0), *ends]) as turn:
+            t = b.sub(b.sub(self.entry("T"), integer(1)), turn.index) if self.kind.backward else turn.index
+            start, *pairs = turn.values
+            names = [f"{name}{k}" for k in range(len(pairs) // 2) for name in ("carry", "next")]
+            rows = self._step(t, dict(zip(names, pairs, strict=True)), start)
+            swapped = [pairs[k + 1 - 2 * (k % 2)] for k in range(len(pairs))]
+            turn.hand_on([b.add(start, rows), *swapped])
+        return turn.values
 
     def _clear_gaps(self) -> None:
         """Set h to 0 at invalid steps."""
@@ -152,25 +183,30 @@ class Pass:
                 b.call(self.functions["pack"], [W, *strides, K, N, self.pointers[f"packed{m}"]])
                 m += 1
 
-    def _step(self, t: ir.Value, carries: dict[str, ir.Value]) -> None:
-        """Emit a step."""
-        b, R = self.builder, self.entry("R")
-        rows = self.pointers["rows"]
-        if self.kind.packed:
-            R = self._integer("counts", t)
+    def rows_at(self, t: ir.Value) -> ir.Value:
+        """Return how many rows there are at a step."""
+        return self._integer("counts", t) if self.kind.packed else self.entry("R")
+
+    def row(self, t: ir.Value, q: ir.Value, start: ir.Value, *, of_all: bool = False) -> Row:
+        """Return a row of a step, of those that take it or of all; in a chunk they begin at `start`."""
+        at = self._integer("active", q) if self.kind.masked and not of_all else q
+        local = q if self.kind.backward else at  # forward the input map is of all rows
+        return Row(t, self._integer("rows", at), q, self.builder.add(start, local))
+
+    def _step(self, t: ir.Value, carries: dict[str, ir.Value], start: ir.Value) -> ir.Value:
+        """Emit a step; return how many rows of a chunk it is."""
+        b, of_all = self.builder, self.rows_at(t)
+        R = of_all
         if self.kind.masked:
-            active = self.pointers["active"]
             with turns(b, integer(0), R, 1, [integer(0)]) as turn:
-                r = b.load(b.gep(rows, [turn.index]))
-                turn.hand_on([self._sort(t, r, turn.values[0], active, carries)])
-            rows, R = active, turn.values[0]
+                turn.hand_on([self._sort(t, turn.index, turn.values[0], carries)])
+            R = turn.values[0]
         m = 0
         for stage in self.program.stages:
             if stage.loops:
                 with loop(b, integer(0), R) as q:
-                    r = b.load(b.gep(rows, [q]))
-                    arrays = loop_arrays(stage.loops)
-                    base = self._bases(arrays, t, r, q, carries)
+                    row, arrays = self.row(t, q, start), loop_arrays(stage.loops)
+                    base = self._bases(arrays, row, carries)
                     ahead = {name: self._ahead(name, base(name)) for name in sorted(arrays) if self._is_far(name)}
                     for each in stage.loops:
                         self.rows.emit(each, base, ahead)
@@ -178,19 +214,21 @@ class Pass:
                 K, N = self.widths[product.operand], self._padded(product.result)
                 operand, lda, result = self.pointers[product.operand], K, self.pointers[product.result]
                 if not product.operand.startswith(SCRATCH):
-                    first = b.load(rows)
-                    operand, lda = (
-                        self._base(product.operand, t, first, first, carries),
-                        self.entry(product.operand, ROW),
-                    )
+                    operand = self.base(product.operand, self.row(t, integer(0), start), carries)
+                    lda = K if product.operand in self.local else self.entry(product.operand, ROW)
                 arguments = [operand, lda, self.pointers[f"packed{m}"], result, N, R, K, N, integer(int(product.adds))]
                 b.call(self.functions["product"], arguments)
                 m += 1
+        if self.kind.layer and self.kind.backward:
+            with loop(b, integer(0), R) as q:
+                collect(self, self.kind.layer, self.row(t, q, start))
+            return R
+        return of_all
 
     def _is_far(self, name: str) -> bool:
         """Return whether an array of all steps may be in no near cache."""
         near = (*SCRATCH, "p_", "mask", "reset", "dfresh", "carry", "next")
-        return not self.kind.layer and not name.startswith(near)
+        return name not in self.local and not name.startswith(near)
 
     def _ahead(self, name: str, base: ir.Value) -> ir.Value:
         """Return the row that comes so much later that it is there by then."""
@@ -205,30 +243,46 @@ class Pass:
         b, panel = self.builder, integer(self.products.width)
         return b.mul(b.sdiv(b.add(n, integer(self.products.width - 1)), panel), panel)
 
-    def _bases(
-        self, names: Iterable[str], t: ir.Value, r: ir.Value, q: ir.Value, carries: dict[str, ir.Value]
-    ) -> Callable[[str], ir.Value]:
-        """Return where the arrays of a row begin."""
-        return {name: self._base(name, t, r, q, carries) for name in sorted(names)}.__getitem__
+    def width(self, name: str) -> ir.Value:
+        """Return the length of a row of an array."""
+        if name == "x":
+            return self.entry("I")
+        if name in self.widths:
+            return self.widths[name]
+        states = {f"{state}{k}": width for k, width in enumerate(self.kind.widths) for state in ("prev", "state")}
+        return self.rows.length(states[name])
 
-    def _base(self, name: str, t: ir.Value, r: ir.Value, q: ir.Value, carries: dict[str, ir.Value]) -> ir.Value:
+    def _bases(self, names: Iterable[str], row: Row, carries: dict[str, ir.Value]) -> Callable[[str], ir.Value]:
+        """Return where the arrays of a row begin."""
+        return {name: self.base(name, row, carries) for name in sorted(names)}.__getitem__
+
+    def base(self, name: str, row: Row, carries: dict[str, ir.Value] | None = None) -> ir.Value:
+        """Return where an array of a row begins."""
         b = self.builder
-        start = carries.get(name, self.pointers[name])
+        t, r, q, local = row
+        start = (carries or {}).get(name, self.pointers[name])
         if name.startswith("p_"):
             return start
+        if name in self.local:
+            return b.gep(start, [b.mul(local, self.padded(self.widths[name]) if name == "a" else self.widths[name])])
         if name.startswith(SCRATCH):
             width = self._padded(name) if name.startswith("result") else self.widths[name]
             return b.gep(start, [b.mul(q, width)])
-        if name == "a" and self.kind.layer:
-            first = self._first(name, t) if self.kind.packed else b.mul(t, self.entry("R"))
-            return b.gep(start, [b.mul(b.add(first, r), self.padded(self.widths["a"]))])
-        row = b.mul(r, self.entry(name, ROW))
-        if name in carries:
-            return b.gep(start, [row])
+        if name == "x":
+            return b.gep(start, [b.mul(self.place(row), self.entry("I"))])
+        of_row = b.mul(r, self.entry(name, ROW))
+        if carries and name in carries:
+            return b.gep(start, [of_row])
         step = self._first(name, t) if self.kind.packed else t
         if self.kind.packed and (name == "h" or name.startswith("dstates")):  # as they stand in the batch
             return b.gep(start, [b.mul(self._integer("steps", b.add(step, r)), self.entry(name, ROW))])
-        return b.gep(start, [b.add(b.mul(step, self.entry(name, STEP)), row)])
+        return b.gep(start, [b.add(b.mul(step, self.entry(name, STEP)), of_row)])
+
+    def place(self, row: Row) -> ir.Value:
+        """Return where a row is among those of all steps."""
+        b = self.builder
+        first = self._first("x", row.t) if self.kind.packed else b.mul(row.t, self.entry("B"))
+        return b.add(first, row.r)
 
     def _first(self, name: str, t: ir.Value) -> ir.Value:
         """Return where the rows of a step begin in a packed array, or in a track."""
@@ -242,43 +296,38 @@ class Pass:
         """Return an entry of an array of integers."""
         return self.builder.load(self.builder.gep(self.pointers[name], [k]))
 
-    @property
-    def all_rows(self) -> ir.Value:
-        """The rows of all steps."""
-        return self.entry("S") if self.kind.packed else self.builder.mul(self.entry("T"), self.entry("R"))
-
     # -- rows that skip a step -------------------------------------------------------------------------------------
 
-    def _sort(
-        self, t: ir.Value, r: ir.Value, count: ir.Value, active: ir.Value, carries: dict[str, ir.Value]
-    ) -> ir.Value:
+    def _sort(self, t: ir.Value, p: ir.Value, count: ir.Value, carries: dict[str, ir.Value]) -> ir.Value:
         """List a row that takes the step, or carry its states; return how many are listed."""
         b = self.builder
-        takes = b.icmp_unsigned("!=", b.load(self._base("mask", t, r, r, carries)), ir.Constant(I8, 0))
+        r = self._integer("rows", p)
+        row = Row(t, r, r, p)
+        takes = b.icmp_unsigned("!=", b.load(self.base("mask", row, carries)), ir.Constant(I8, 0))
         with b.if_else(takes) as (then, otherwise):
             with then:
-                b.store(r, b.gep(active, [count]))
+                b.store(p, b.gep(self.pointers["active"], [count]))
                 there = b.block
             with otherwise:
-                self._skip(t, r, carries)
+                self._skip(row, carries)
                 skipping = b.block
         phi = b.phi(I64)
         phi.add_incoming(integer(1), there)
         phi.add_incoming(integer(0), skipping)
         return b.add(count, phi)
 
-    def _skip(self, t: ir.Value, r: ir.Value, carries: dict[str, ir.Value]) -> None:
+    def _skip(self, row: Row, carries: dict[str, ir.Value]) -> None:
         """Emit a step that a row skips: its states are what the step would have begun from."""
         b, kind = self.builder, self.kind
         begins = None
         if kind.reset:
-            begins = b.icmp_unsigned("!=", b.load(self._base("reset", t, r, r, carries)), ir.Constant(I8, 0))
+            begins = b.icmp_unsigned("!=", b.load(self.base("reset", row, carries)), ir.Constant(I8, 0))
         for k, width in enumerate(kind.widths):
             names = [f"carry{k}", f"next{k}"] if kind.backward else [f"prev{k}", f"state{k}"]
             names += [f"dstates{k}"] if kind.backward and kind.dstates[k] else []
             names += [f"fresh{k}"] if kind.fresh and not kind.backward else []
             names += [f"dfresh{k}"] if kind.backward and f"dfresh{k}" in self.program.arrays else []
-            base = self._bases(names, t, r, r, carries)
+            base = self._bases(names, row, carries)
             with loop(b, integer(0), self.rows.length(width)) as j:
                 self._skip_unit(k, j, base, begins, names)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from xprnn.cells import Cell
 from xprnn.kernels.derived.native.code import PassCode
-from xprnn.kernels.derived.native.table import Kind, SmallLayer
+from xprnn.kernels.derived.native.table import Kind, LayerKind
 from xprnn.kernels.derived.step_trace import Effects, StepTrace, Store, effects_of
 from xprnn.scan import Around
 
@@ -44,7 +44,7 @@ def question_of(cell: Cell, keys: tuple[str, ...], dtype: np.dtype, around: Arou
 
 
 def kind_of(
-    question: Question, trace: StepTrace, dstates: tuple[bool, ...] | None = None, layer: SmallLayer | None = None
+    question: Question, trace: StepTrace, dstates: tuple[bool, ...] | None = None, layer: LayerKind | None = None
 ) -> Kind:
     """Return what of a pass is not in its program; a backward one has `dstates`."""
     _, _, _, effects, masked, packed = question

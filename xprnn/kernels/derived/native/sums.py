@@ -29,8 +29,12 @@ class Sums(Products):
 
     def outer_scratch(self, N: int, I: int) -> int:
         """Return the numbers of `scratch` that `outer` needs for C (N, I)."""
-        rows = -(-N // self.rows) * self.rows
+        rows = self.sums(N)
         return (DEPTH + rows) * self.padded(I) + DEPTH * min(rows, COLUMNS)
+
+    def sums(self, N: int) -> int:
+        """Return the rows of whole blocks that hold the sums of N rows."""
+        return -(-N // self.rows) * self.rows
 
     @cached_property
     def outer(self) -> ir.Function:
@@ -41,16 +45,32 @@ class Sums(Products):
         function, b = self.function("outer", "pipipiiiip")
         A, lda, B, ldb, C, ldc, R, N, I, scratch = function.args
         ld = multiple(b, I, self.width)
-        of_B, sums = scratch, at(b, scratch, b.mul(ld, integer(DEPTH)))
-        of_A = at(b, sums, b.mul(multiple(b, N, self.rows), ld))
+        numbers = b.mul(multiple(b, N, self.rows), ld)
+        sums, rest = scratch, at(b, scratch, numbers)
         with loop(b, integer(0), R, DEPTH * GROUP) as group:
-            self.copy(b, None, sums, b.mul(multiple(b, N, self.rows), ld))
-            with loop(b, group, minimum(b, b.add(group, integer(DEPTH * GROUP)), R), DEPTH) as r:
-                depth = minimum(b, b.sub(R, r), integer(DEPTH))
-                b.call(self.pack, [at(b, B, b.mul(r, ldb)), ldb, integer(1), depth, I, of_B])
-                self._add_block(b, (at(b, A, b.mul(r, lda)), lda, of_A), of_B, (sums, ld), depth, N)
+            self.copy(b, None, sums, numbers)
+            rows = minimum(b, b.sub(R, group), integer(DEPTH * GROUP))
+            of_rows = at(b, A, b.mul(group, lda)), lda, at(b, B, b.mul(group, ldb)), ldb
+            b.call(self.add_outer, [*of_rows, sums, rows, N, I, rest])
             with loop(b, integer(0), N) as n:
                 self.add_to(b, at(b, sums, b.mul(n, ld)), at(b, C, b.mul(n, ldc)), I)
+        b.ret_void()
+        return function
+
+    @cached_property
+    def add_outer(self) -> ir.Function:
+        """`add_outer(A, lda, B, ldb, sums, R, N, I, scratch)`: sums += Aᵀ B of A (R, N), B (R, I).
+
+        `sums` has whole blocks of rows and the columns of whole panels; `scratch` is that of `outer`.
+        """
+        function, b = self.function("add_outer", "pipipiiip")
+        A, lda, B, ldb, sums, R, N, I, of_B = function.args
+        ld = multiple(b, I, self.width)
+        of_A = at(b, of_B, b.mul(ld, integer(DEPTH)))
+        with loop(b, integer(0), R, DEPTH) as r:
+            depth = minimum(b, b.sub(R, r), integer(DEPTH))
+            b.call(self.pack, [at(b, B, b.mul(r, ldb)), ldb, integer(1), depth, I, of_B])
+            self._add_block(b, (at(b, A, b.mul(r, lda)), lda, of_A), of_B, (sums, ld), depth, N)
         b.ret_void()
         return function
 

@@ -9,6 +9,7 @@ FUNCTIONS = {
     "product": "pippiiiii",
     "affine": "pipppiiiip",
     "outer": "pipipiiiip",
+    "add_outer": "pipipiiip",
     "sum_rows": "pipiip",
 }
 """Functions of `products.py` that a pass calls, and the kinds of their arguments: pointers and integers."""
@@ -17,8 +18,8 @@ SCRATCH = ("operand", "result", "spill")
 """How the names of arrays begin that are of a step alone, row after row."""
 
 
-class SmallLayer(NamedTuple):
-    """A pass that runs the input map and the gradients of a layer, too, on all rows of a small batch.
+class LayerKind(NamedTuple):
+    """A pass that runs the input map and the gradients of a layer, too, a chunk of steps at a time.
 
     Attributes
     ----------
@@ -26,18 +27,46 @@ class SmallLayer(NamedTuple):
     biased : bool
         Whether the input map has a bias.
     gradients : tuple
-        Backward: per parameter of the cell its name, the segments of its second axis or None, and the pairs of arrays
-        whose products over all rows it is, one under the other.
+        Backward: per parameter of the cell its name and the pairs of arrays whose products over all rows it is, one
+        under the other; the second is None where the first alone is summed.
+    lasting : bool
+        Backward: whether da is there after the pass.
     """
 
     gates: int
     biased: bool
     gradients: tuple[tuple[str, tuple[tuple[str, str | None], ...]], ...] = ()
+    lasting: bool = False
 
     @property
-    def seconds(self) -> set[str]:
-        """The second arrays of the pairs."""
-        return {y for _, terms in self.gradients for _, y in terms if y}
+    def terms(self) -> list[tuple[str, tuple[tuple[str, str | None], ...]]]:
+        """The gradients of all parameters, those of the input map among them."""
+        biases = [("b_ih", (("da", None),))] if self.biased else []
+        return [("W_ih", (("da", "x"),)), *biases, *self.gradients]
+
+    @property
+    def outers(self) -> dict[str, tuple[str, ...]]:
+        """Per array that is the first of a product the second ones."""
+        found: dict[str, dict[str, None]] = {}
+        for _, terms in self.terms:
+            for x, y in terms:
+                if y is not None:
+                    found.setdefault(x, {})[y] = None
+        return {x: tuple(ys) for x, ys in found.items()}
+
+    @property
+    def sums(self) -> list[str]:
+        """The arrays that are summed."""
+        return sorted({x for _, terms in self.terms for x, y in terms if y is None})
+
+    @property
+    def copied(self) -> list[str]:
+        """The first ones that are not of a chunk alone."""
+        return sorted(x for x in {*self.outers, *self.sums} if not x.startswith(LOCAL))
+
+
+LOCAL = ("da", "grad")
+"""How the names of arrays begin of which the backward pass of a layer holds a chunk of steps alone."""
 
 
 class Kind(NamedTuple):
@@ -64,7 +93,7 @@ class Kind(NamedTuple):
     fresh: bool
     widths: tuple[str, ...]
     dstates: tuple[bool, ...] = ()
-    layer: "SmallLayer | None" = None
+    layer: LayerKind | None = None
     packed: bool = False
 
 
@@ -78,7 +107,7 @@ from step to step and from row to row."""
 OBJECT, OFFSET, STEP, ROW = range(FIELDS)
 
 NOT_WANTED = STEP
-"""The field of dx, whose steps lie side by side, that is 1 where nobody asks for it."""
+"""The field of dx that is 1 where nobody asks for it; its rows lie where those of x do."""
 
 DATA = object.__basicsize__
 """Bytes of an array object in front of the address of its numbers: what NumPy's own `PyArray_DATA` reads, which is part
@@ -87,10 +116,9 @@ of its binary interface. Python takes 20 times as long to ask for an address."""
 
 def table_of(program: Program, kind: Kind) -> dict[str, int]:
     """Return where sizes and arrays stand in the table of a pass; its length is under ""."""
-    sizes = (*(("I",) if kind.layer else ()), *(("B", "S", *PACKED) if kind.packed else ()))
+    sizes = (*(("I", "C") if kind.layer else ()), *(("B", "S", *PACKED) if kind.packed else ("B",)))
     found = {name: k for k, name in enumerate(("T", "R", "rows", "memory", *FUNCTIONS, *lengths_of(program), *sizes))}
-    scratch = ["active", *[name for name in sorted(program.arrays) if name.startswith(SCRATCH)]]
-    scratch += ["packed_input", "numbers", *(() if kind.backward else ("a",))] if kind.layer else []
+    scratch = ["active", *[name for name in sorted(program.arrays) if name.startswith(SCRATCH)], *memory_of(kind, program)]
     for name in (*scratch, *[f"packed{m}" for m in range(_count(program))]):
         found[name] = len(found)
     n = len(found)
@@ -98,6 +126,18 @@ def table_of(program: Program, kind: Kind) -> dict[str, int]:
         if name not in found:
             found[name], n = n, n + FIELDS
     return found | {"": n}
+
+
+def memory_of(kind: Kind, program: Program) -> list[str]:
+    """Return what the pass of a layer holds of a chunk of steps, and its sums."""
+    layer = kind.layer
+    if layer is None:
+        return []
+    if not kind.backward:
+        return ["packed_input", "numbers", "x_rows", "a"]
+    local = [name for name in sorted(program.arrays) if name.startswith(LOCAL)]
+    found = ["packed_input", "numbers", "dx_rows", "places", *local, *[f"rows_{x}" for x in layer.copied]]
+    return found + [f"{name}_{x}" for x in layer.outers for name in ("right", "sums")] + [f"sum_{x}" for x in layer.sums]
 
 
 def lengths_of(program: Program) -> list[str]:
@@ -136,10 +176,10 @@ def _layer_arrays(kind: Kind) -> set[str]:
     """Return the arrays of the input map and of its gradients."""
     layer = kind.layer
     assert layer is not None
-    found = {"x", "p_W_ih", *(("p_b_ih",) if layer.biased and not kind.backward else ())}
+    found = {"x", "p_W_ih"}
     if not kind.backward:
-        return found - {"a"}
-    found |= {"dx", "d_W_ih", *(("d_b_ih",) if layer.biased else ())}
-    for key, terms in layer.gradients:
+        return found | ({"p_b_ih"} if layer.biased else set())
+    found |= {"dx", *(("lasting",) if layer.lasting else ())}
+    for key, terms in layer.terms:
         found |= {f"d_{key}", *[name for pair in terms for name in pair if name]}
     return found
