@@ -78,5 +78,5 @@ class Fused(Protocol):
     ) -> Gradients:
         """Run backward."""
 
-    def bind(self, p: Params, dp: Params) -> CodedLayer:
-        """Bind it, with nothing around and from zeros, to parameters and the arrays of their gradients."""
+    def bind(self, p: Params, dp: Params) -> CodedLayer | None:
+        """Bind it, with nothing around and from zeros, to parameters and the arrays of their gradients, if it is small."""

@@ -4,7 +4,7 @@ A tile is whole scans of its rows, so threads meet once per scan, and a row's nu
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,9 +97,13 @@ def rows(B: int) -> np.ndarray:
     return np.arange(B) if len(FIRST_ROWS) < B else FIRST_ROWS[:B]
 
 
-def tiles(B: int, work: int, lengths: Any | None) -> list[np.ndarray]:
-    """Return the rows of each tile, for so many multiply-adds; longer rows are spread over the tiles."""
-    n = min(_pool.n, B, work // WORTH)
+def count(B: int, work: int) -> int:
+    """Return how many tiles a batch of so many multiply-adds is worth on these threads."""
+    return max(1, min(_pool.n, B, work // WORTH))
+
+
+def tiles(B: int, n: int, lengths: Any | None = None) -> list[np.ndarray]:
+    """Return the rows of n tiles; longer rows are spread over them."""
     if n <= 1:
         return [rows(B)]
     if lengths is None:
@@ -109,14 +113,15 @@ def tiles(B: int, work: int, lengths: Any | None) -> list[np.ndarray]:
     return [np.sort(dealt[k::n]) for k in range(n)]
 
 
-def run(
-    function: Callable[..., None], tiles: list[np.ndarray], before: tuple[Any, ...], after: tuple[Any, ...]
-) -> None:
-    """Call `function(*before, tile, *after)` for every tile, side by side."""
-    if len(tiles) == 1:
-        function(*before, tiles[0], *after)
-        return
-    futures = [_pool.get().submit(function, *before, tile, *after) for tile in tiles[1:]]
-    function(*before, tiles[0], *after)
+def run(function: Callable[[Any], None], tiles: Sequence[Any]) -> None:
+    """Call `function(tile)` for every tile, on as many threads as there may be."""
+    n = min(_pool.n, len(tiles))
+
+    def run_share(k: int) -> None:
+        for tile in tiles[k::n]:
+            function(tile)
+
+    futures = [_pool.get().submit(run_share, k) for k in range(1, n)]
+    run_share(0)
     for future in futures:
         future.result()

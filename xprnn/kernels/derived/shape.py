@@ -1,5 +1,6 @@
 """The shape of a batch, and how its arrays lie: all steps of all rows, or the valid ones packed."""
 
+import math
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -34,6 +35,11 @@ class Shape(NamedTuple):
         if self.packing is None:
             return pool.empty((self.T + 1, self.B, n), dtype)
         return pool.empty((self.B + self.leading[0] if self.lasting else 2 * self.B, n), dtype)
+
+    @property
+    def rows(self) -> int:
+        """The rows of all steps."""
+        return math.prod(self.leading)
 
     @property
     def starts(self) -> Any:

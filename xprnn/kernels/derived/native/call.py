@@ -115,11 +115,11 @@ class Call:
         products, (_, B, packing, leading, _) = max(1, len(self.code.run.products)), self.shape
         lengths = None if mask is None else np.count_nonzero(mask[..., 0], axis=0)
         lengths = lengths if packing is None else np.arange(B, 0, -1)  # in this order
-        tiles = threads.tiles(B, math.prod(leading) * self.H**2 * products, lengths)
-        if len(tiles) == 1:
+        n = threads.count(B, math.prod(leading) * self.H**2 * products)
+        if n == 1:
             self.run_alone()
         else:
-            threads.run(self._run_tile, tiles, (), ())
+            threads.run(self._run_tile, threads.tiles(B, n, lengths))
 
     def run_alone(self) -> None:
         """Run all rows on this thread."""

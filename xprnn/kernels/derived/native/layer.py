@@ -30,8 +30,11 @@ from xprnn.scan import NOTHING, Around
 
 __all__ = ["FusedLayer", "fused", "takes"]
 
-MOST = 4_000_000
-"""Multiply-adds of a product up to which a layer is run on one thread, in one call."""
+ROWS = 16
+"""Rows of a tile of a backward pass at least: of fewer each is a smaller share of reading the matrices."""
+
+TILES = 32
+"""Tiles of a backward pass at most: each has sums of its own."""
 
 SMALL = 1 << 18
 """Bytes of a memory up to which it is not freed after a call: the next one, of any layer, finds it in a cache."""
@@ -43,10 +46,10 @@ NO_EFFECTS, BYTE = Effects(), np.dtype(np.uint8)
 
 
 def fused(cell: Cell, shape: tuple[int, ...], H: int, dtype: Any, around: Around = NOTHING) -> "FusedLayer | None":
-    """Return what runs a layer of H units in one call for x (T, B, I), or None if it is not small."""
+    """Return what runs a layer of H units in one call for x (T, B, I), or None if nothing does."""
     T, B, I = shape
-    is_small = cell.input_norm(H) is None and T * B * I > 0 and T * B * cell.gates * H * max(I, H) < MOST
-    return FusedLayer(cell, shape, H, np.dtype(dtype)) if is_small else None
+    takes = cell.input_norm(H) is None and T * B * I > 0
+    return FusedLayer(cell, shape, H, np.dtype(dtype)) if takes else None
 
 
 def takes(cell: Cell, around: Around, dtype: Any, shape: tuple[int, ...]) -> str | None:
@@ -115,7 +118,7 @@ class Frame(NamedTuple):
     def run(self, table: "array[int]") -> None:
         """Run the pass, in a memory that no other call is using."""
         try:
-            memory = IDLE.pop() if self.bytes <= SMALL else np.empty(self.bytes, BYTE)
+            memory = IDLE.pop() if self.bytes <= SMALL else pool.empty((self.bytes,), BYTE)
         except IndexError:
             memory = np.empty(SMALL, BYTE)
         table[self.memory] = id(memory)
@@ -169,6 +172,7 @@ class FusedLayer:
     def __init__(self, cell: Cell, shape: tuple[int, ...], H: int, dtype: np.dtype) -> None:
         self.cell, self.shape, self.H, self.dtype = cell, shape, H, dtype
         self.sizes, self.rows = cell.widths(H), np.array(threads.rows(shape[1]))
+        self.work = cell.gates * H * (H + shape[2])  # multiply-adds of a row
         self._frames: dict[Any, Frame] = {}
 
     # -- the two passes -----------------------------------------------------------------------------------------------
@@ -196,7 +200,8 @@ class FusedLayer:
             alive += add_packing(table, frame.code.run.at, shape)
             states = (pool.empty((packing.T, shape.B, self.sizes[0]), self.dtype),)
             table[frame.code.run.at["h"]] = id(states[0])
-        frame.run(table)
+        n = threads.count(shape.B, shape.rows * self.work)
+        self._run(frame, table, shape, n, around.mask)
         del alive
         return states, shape.final(tuple(track)), Cache(around, frame, track, written, inputs) if keep else None
 
@@ -224,11 +229,16 @@ class FusedLayer:
         carries = self._add_states(frame, table, alive, shape, track, dstates, dfinal)
         dx, dp = (pool.zeros if forward.code.question.masked else pool.empty)(x.shape, dtype), {}
         table[run.at["dx"]] = id(dx)
+        n, of_tiles = self._tiles(shape), []
         for name, k in run.gradients:
-            d = dp[name] = np.zeros(p[name].shape, dtype)
+            size = p[name].shape
+            d = dp[name] = np.zeros(size, dtype) if n == 1 else pool.zeros((n, *size), dtype)
             table[k] = id(d)
+            of_tiles.append((k + OFFSET, math.prod(size)))
         dfresh = self._add_sums(frame, table, alive) if "fresh" in want else ()
-        frame.run(table)
+        self._run(frame, table, shape, n, cache.around.mask, of_tiles)
+        if n > 1:
+            dp = {name: np.add.reduce(d, axis=0) for name, d in dp.items()}
         del alive
         dstate0 = tuple([carry[shape.T % 2] for carry in carries])
         if not want:
@@ -237,11 +247,45 @@ class FusedLayer:
         around = around_gradients(want, arrays, dfresh, len(track), self.dtype)
         return Gradients(dp, dx, dstate0, around, arrays["lasting"])
 
-    def bind(self, p: Params, dp: Params) -> CodedLayer:
-        """Bind it to parameters and the arrays of their gradients."""
+    def bind(self, p: Params, dp: Params) -> CodedLayer | None:
+        """Bind it to parameters and the arrays of their gradients, if threads are no use to it."""
+        T, B, _ = self.shape
+        if self._tiles(Shape(T, B, None, (T, B))) > 1:
+            return None
         from xprnn.kernels.derived.native import bound_passes  # which is made of what stands here
 
         return bound_passes.BoundLayer(self.cell, self.shape, self.dtype, p, dp)
+
+    def _tiles(self, shape: Shape) -> int:
+        """Return how many tiles a backward pass is of, on any number of threads: each is a share of the sums."""
+        return max(1, min(shape.B // ROWS, shape.rows * self.work // threads.WORTH, shape.rows // (self.H + self.shape[2]), TILES))
+
+    def _run(
+        self, frame: Frame, table: "array[int]", shape: Shape, n: int, mask: Any, of_tiles: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """Run a pass in n tiles; in an array `of_tiles` the numbers of each begin behind those of the one before."""
+        if n == 1:
+            frame.run(table)
+            return
+        (_, B, packing, _, _), run = shape, frame.code.run
+        lengths = None if mask is None else np.count_nonzero(mask[..., 0], axis=0)
+        lengths = lengths if packing is None else np.arange(B, 0, -1)  # in this order
+
+        def run_tile(tile: tuple[int, Any]) -> None:
+            k, rows = tile
+            of_rows, size = run.layout(*self.shape[:2], len(rows), self.H, self.shape[2])
+            own, memory = table[:], pool.empty((size,), BYTE)
+            for name in run.of_tile:
+                own[run.at[name]] = of_rows[run.at[name]]
+            for at, numbers in of_tiles:
+                own[at] = k * numbers
+            own[run.at["rows"]], own[run.at["memory"]] = id(rows), id(memory)
+            if packing is not None:
+                counts = rows.searchsorted(packing.counts)
+                own[run.at["counts"]] = id(counts)
+            run.run(own)
+
+        threads.run(run_tile, list(enumerate(threads.tiles(B, n, lengths))))
 
     def _add_states(
         self,

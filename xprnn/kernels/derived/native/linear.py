@@ -70,7 +70,7 @@ class Products(NamedTuple):
                 at = of_da.ctypes.data + n * size, N, of_x.ctypes.data, I, dW.ctypes.data + n * I * size, I
                 function(*at, len(of_da), count, I, memory.ctypes.data)
 
-        threads.run(run, threads.tiles(N, len(da) * N * I, None), (), ())
+        threads.run(run, threads.tiles(N, threads.count(N, len(da) * N * I)))
         return dW
 
     def sum_time(self, da: Any) -> Any:
@@ -94,7 +94,7 @@ class Products(NamedTuple):
                 x, into, length = rows[start:], some[n:], min(R - start, GROUP * ROWS)
                 function(x.ctypes.data + n * x.itemsize, N, into.ctypes.data, length, count, scratch.ctypes.data)
 
-        threads.run(run, threads.tiles(N, rows.size, None), (), ())
+        threads.run(run, threads.tiles(N, threads.count(N, rows.size)))
         return np.add.reduce(sums, axis=0, dtype=np.float64).astype(da.dtype)
 
     def _blocks(self, R: int) -> list[Any]:
@@ -131,7 +131,7 @@ class Products(NamedTuple):
 
         count = R if self.steps is None else len(self.steps)
         if count:
-            threads.run(run, threads.tiles(count, count * K * N, None), (), ())
+            threads.run(run, threads.tiles(count, threads.count(count, count * K * N)))
         return y.reshape(*x.shape[:-1], N)
 
 
