@@ -67,7 +67,7 @@ class PassCode:
     def _layout(self, T: int, B: int, R: int, H: int, I: int = 0) -> tuple["array[int]", int]:
         """Return a table for some sizes, without the array objects, and the bytes of its memory."""
         table, at = array("q", bytes(8 * self.at[""])), self.at
-        C = max(1, min(T, CHUNK // R))
+        C = max(1, min(T, CHUNK // max(R, 1)))
         for name, size in {"T": T, "B": B, "R": R, "H": H, "I": I, "C": C}.items():
             if name in at:
                 table[at[name]] = size
