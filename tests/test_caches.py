@@ -63,7 +63,7 @@ def test_every_cache_has_a_greatest_size_or_a_reason_not_to_grow():
     assert {
         "kernels.select.remembered",
         "_array.layout._form_once",
-        "kernels.derived.native.scan.forward_code",
+        "kernels.derived.native.layer.forward_code",
     } <= found.keys()
     assert {name for name, bounded in found.items() if not bounded} == BY_THE_CODE.keys()
 

@@ -92,13 +92,13 @@ def run(layer, params, x, weight, **options):
     return {"y": y, "state": state, "params": dparams, "x": dx, "state0": dstate0}
 
 
-@pytest.fixture(params=["as it is", "never small"])
+@pytest.fixture(params=["as they are", "in tiles"])
 def _layers(request, monkeypatch):
-    """Run layers in one call of machine code, and as scans between products."""
-    if request.param == "never small" and kernels.KERNELS["native"].lacks is None:
-        from xprnn.kernels.derived.native import layer
+    """Run layers as they are, and in tiles as if they were large."""
+    if request.param == "in tiles" and kernels.KERNELS["native"].lacks is None:
+        from tests.support.tiles import in_tiles
 
-        monkeypatch.setattr(layer, "MOST", 0)
+        in_tiles(monkeypatch)
     forget()
     yield
     forget()

@@ -12,7 +12,6 @@ from tests.support.scans import FAST_ON_NUMPY
 from xprnn import kernels, tree
 from xprnn._array.packing import Packing
 from xprnn.kernels import threads
-from xprnn.kernels.select import remembered
 
 T, I, H = 7, 3, 9
 LENGTHS = ([5, 0, 1, 7, 7, 3], [7, 7, 2, 7], [0, 0, 0], [3, 3], [0, 0, 0, 1], [4], [0])
@@ -29,19 +28,17 @@ OPTIONS = {
 }
 
 
-SEVERAL = "native, in several calls"
+SEVERAL = "native, in tiles"
 
 
 @pytest.fixture(params=[*FAST_ON_NUMPY, *([SEVERAL] if "native" in FAST_ON_NUMPY else [])])
 def kernel(request, monkeypatch):
-    """The name of a kernel; native code runs these small layers in one call each way, and as if they were large."""
-    remembered.cache_clear()
+    """The name of a kernel; native code runs these small layers as they are, and in tiles as if they were large."""
     if request.param == SEVERAL:
-        from xprnn.kernels.derived.native import layer
+        from tests.support.tiles import in_tiles
 
-        monkeypatch.setattr(layer, "MOST", 0)
-    yield request.param.split(",")[0]
-    remembered.cache_clear()
+        in_tiles(monkeypatch)
+    return request.param.split(",")[0]
 
 
 def valid_steps(lengths):

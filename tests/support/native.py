@@ -22,7 +22,7 @@ every_dtype = pytest.mark.parametrize("dtype", TYPES)
 def forget():
     """Forget all code that was emitted: what is asked for next is emitted anew."""
     for cached in (
-        scan.forward_code, scan.backward_code, layer.layer_forward_code, layer.layer_backward_code, stepper._code,
+        layer.forward_code, layer.backward_code, scan._layer, stepper._code,
         code.shared_functions, code.sizes_of, linear._functions, remembered,
         small_affine._layout, small_affine._compiled, chain._chain,
     ):  # fmt: skip

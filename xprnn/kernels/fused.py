@@ -79,4 +79,4 @@ class Fused(Protocol):
         """Run backward."""
 
     def bind(self, p: Params, dp: Params) -> CodedLayer | None:
-        """Bind it, with nothing around and from zeros, to parameters and the arrays of their gradients, if it is small."""
+        """Bind it, with nothing around and from zeros, to parameters and arrays of gradients; None if it is large."""

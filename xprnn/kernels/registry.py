@@ -196,7 +196,7 @@ def _native() -> Kernel:
         "native",
         scan.scan,
         scan.scan_backward,
-        layer.takes,
+        scan.takes,
         stepper.Bound,
         cast=halves.cast,
         products=linear.PRODUCTS,

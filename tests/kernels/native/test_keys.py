@@ -10,8 +10,8 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install '
 from tests.support.derived_cells import CELLS
 from xprnn.cells import LSTM
 from xprnn.kernels.derived.native import code as native_code
-from xprnn.kernels.derived.native import layer, scan
-from xprnn.kernels.derived.native.question import Question
+from xprnn.kernels.derived.native import layer
+from xprnn.kernels.derived.native.question import InputMap, Question
 from xprnn.kernels.derived.step_trace import Effects
 from xprnn.trace import Node
 
@@ -52,11 +52,11 @@ def texts_by_key(cells, **which):
     found = {}
     for question in questions(cells, **which):
         states = len(question.cell.states)
-        passes = [asked(scan.forward_code, question, keep) for keep in (True, False)]
-        passes.append(asked(scan.backward_code, question, (True,) * states, ()))
-        if question.cell.norm is None:
-            passes.append(asked(layer.layer_forward_code, question, True, True))
-            passes.append(asked(layer.layer_backward_code, question, True, (True, *(False,) * (states - 1)), ()))
+        scan, mapped = InputMap(False), InputMap(True, True)
+        passes = [asked(layer.forward_code, question, scan, keep) for keep in (True, False)]
+        passes.append(asked(layer.backward_code, question, scan, (True,) * states, ()))
+        passes.append(asked(layer.forward_code, question, mapped, True))
+        passes.append(asked(layer.backward_code, question, mapped, (True, *(False,) * (states - 1)), ()))
         for key, text in passes:
             found.setdefault(key, set()).add(text)
     return found

@@ -1,4 +1,4 @@
-"""A small layer as one call of the native kernel, beside the reference's scan with the products around it."""
+"""A layer as one call of the native kernel, beside the reference's scan with the products around it."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,11 +11,11 @@ import xprnn
 from tests.support.close import assert_close
 from tests.support.native_scans import ALL, FLOATS, arguments, every_cell
 from tests.support.scans import gradients_of
+from tests.support.tiles import in_tiles
 from xprnn import kernels, scan, tree
 from xprnn._array import namespace as xpx
 from xprnn.cells import LSTM, input_map
-from xprnn.kernels import threads
-from xprnn.kernels.derived.native import layer as small
+from xprnn.kernels.derived.native import frame
 
 FUSED = kernels.KERNELS["native"].load().fused
 WHOLE = {name: cell for name, cell in ALL.items() if FUSED(cell, (5, 4, 3), 6, np.float64)}
@@ -104,13 +104,13 @@ def test_a_whole_layer_reads_no_memory_that_nothing_was_written_into(name, on, r
 
     expected = run()
     monkeypatch.setattr(np, "empty", unwritten)
-    monkeypatch.setattr(small, "IDLE", [])
+    monkeypatch.setattr(frame, "IDLE", [])
     for (path, a), (_, b) in zip(tree.items(run()), tree.items(expected), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=path)
 
 
 def test_calls_at_a_time_have_memories_of_their_own_and_calls_in_turn_share_one(monkeypatch, rng):
-    monkeypatch.setattr(small, "IDLE", [])
+    monkeypatch.setattr(frame, "IDLE", [])
     layer = xprnn.LSTM(5, 16)
     params, xs = layer.init(0), list(rng.standard_normal((4, 100, 1, 5)))
 
@@ -119,10 +119,10 @@ def test_calls_at_a_time_have_memories_of_their_own_and_calls_in_turn_share_one(
         return y, *layer.backward(params, cache, y)
 
     expected = [run(x) for x in xs]
-    assert len(small.IDLE) == 1
+    assert len(frame.IDLE) == 1
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(run, xs * 20))
-    assert len(small.IDLE) <= 4
+    assert len(frame.IDLE) <= 4
     for k, each in enumerate(found):
         for (path, a), (_, b) in zip(tree.items(each), tree.items(expected[k % 4]), strict=True):
             np.testing.assert_array_equal(a, b, err_msg=path)
@@ -131,19 +131,25 @@ def test_calls_at_a_time_have_memories_of_their_own_and_calls_in_turn_share_one(
 def test_what_is_run_as_a_whole():
     assert FUSED(LSTM(peepholes=True), (5, 4, 3), 6, np.float32, scan.Around(reset=np.zeros((5, 4, 1), bool)))
     assert FUSED(LSTM(norm=1e-5), (5, 4, 3), 6, np.float32) is None
-    for shape in ((0, 4, 3), (5, 0, 3), (5000, 40, 3)):
-        assert FUSED(LSTM(), shape, 6, np.float32) is None
+    assert FUSED(LSTM(), (5, 4, 0), 6, np.float32) is None
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("on", AROUND, ids="+".join)
 @every_cell
-@pytest.mark.parametrize("width", [(1, 8), (8, 8), (64, 8)], ids=str)
-def test_no_whole_layer_is_large_enough_for_a_second_thread(cell, width, monkeypatch):
-    I, H = width
-    B = 1 + next(B for B in range(100_000) if FUSED(cell, (10, B + 1, I), H, np.float32) is None)
-    assert FUSED(cell, (10, B, I), H, np.float32) is None
-    assert B == 1 or 10 * B * cell.gates * H * max(I, H) >= small.MOST
-    monkeypatch.setattr(threads, "_pool", type("Pool", (), {"n": 64}))
-    assert len(threads.tiles(B - 1, 10 * (B - 1) * cell.gates * H * H, None)) == 1
+def test_sums_over_tiles_are_those_of_all_rows(cell, on, dtype, rng, monkeypatch):
+    shape, want = (6, 7, 3, 5), tuple(name for name in ("gate", "fresh") if name in on)
+    cell, x, state0, p, around, weight = draw_layer(cell, shape, on, dtype, rng, bias="both")
+    around, layer, found = scan.Around(*around), FUSED(cell, x.shape, shape[3], dtype), []
+    if layer is None:
+        pytest.skip("its input map is normalised")
+    for n in (1, 3, 7):
+        in_tiles(monkeypatch, n)
+        states, final, cache = layer.forward(x, state0, p, around)
+        gradients = layer.backward(weight["states"], weight["final"], cache, x, p, want=want)
+        found.append(dict(tree.items((states, final, tuple(gradients[:4])))))
+    for several in found[1:]:
+        assert_close(several, found[0], tol=2e-6 if dtype == np.float32 else None)
 
 
 OPTIONS = {

@@ -9,6 +9,7 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed (pip install '
 
 import xprnn
 from tests.support.close import assert_close
+from tests.support.tiles import in_tiles
 from xprnn import activations
 from xprnn._array.namespace import spec_of
 from xprnn.kernels.derived.proof import is_shipped
@@ -30,23 +31,19 @@ def results(layer, params, x, dy, kernel, flags):
             "gradients": layer.backward(params, cache, dy)}  # fmt: skip
 
 
-@pytest.mark.parametrize(("H", "bias"), [(5, "input"), (70, True)])  # in one call, and as a scan between products
+@pytest.mark.parametrize(("H", "bias"), [(5, "input"), (70, True)])
 @pytest.mark.parametrize("make", [xprnn.GRU, xprnn.LSTM])
 @pytest.mark.parametrize("call", CALLS)
 def test_the_scan_has_the_numbers_of_the_reference(make, bias, H, call, rng, monkeypatch):
-    from xprnn.kernels.derived.native import layer as small
-    from xprnn.kernels.select import remembered
-
-    monkeypatch.setattr(small, "MOST", small.MOST if H == 5 else 0)
-    remembered.cache_clear()
+    if H == 70:
+        in_tiles(monkeypatch)
     options, flags = CALLS[call]
     layer, x = make(3, H, layer_norm=True, bias=bias, **options), rng.standard_normal((7, 4, 3))
     params, dy = layer.init(0), rng.standard_normal((7, 4, layer.widths[1]))
     (plan, *_) = layer.plans(spec_of(x), 7, 4, training=True, kernel="native")
     assert plan.normalised is not None
-    assert (plan.fused is None) == (H == 70)
+    assert plan.fused is not None
     assert_close(*[results(layer, params, x, dy, kernel, flags) for kernel in ("native", "reference")])
-    remembered.cache_clear()
 
 
 def test_noise_on_the_pre_activations_stands_behind_the_normalisation_and_so_beside_the_scan(rng):

@@ -13,7 +13,7 @@ from tests.support.native_scans import arguments, assert_equals_the_reference
 from xprnn import GRU, LSTM, tree
 from xprnn.cells import LSTM as LSTMCell
 from xprnn.kernels import explain
-from xprnn.kernels.derived.native import call, layer, loops, scan, small_layer, vectors
+from xprnn.kernels.derived.native import chunks, frame, layer, loops, vectors
 from xprnn.kernels.derived.native import compile as native_compile
 from xprnn.kernels.derived.native.loops import Rows
 from xprnn.kernels.derived.native.passes import Pass
@@ -63,9 +63,14 @@ def carry_forgotten(right, graph, stores, *args, **options):
     return right(graph, [s for s in stores if s.array != "next1"], *args, **options)
 
 
-def same_turn(right, self, t, carries):
+def same_turn(right, self, t, carries, start):
     """Write the carried gradients where they are read."""
-    right(self, t, {name: carries[name.replace("next", "carry")] for name in carries})
+    return right(self, t, {name: carries[name.replace("next", "carry")] for name in carries}, start)
+
+
+def one_row_missing(right, of, rows):
+    """Leave the last row of a chunk out of its products."""
+    right(of, of.builder.sub(rows, vectors.integer(1)))
 
 
 def last_of_the_sum_missing(right, of_pass):
@@ -87,7 +92,7 @@ FAULTS = {
     "units behind the last vector": changed(Rows, "_rest", no_rest),
     "segments": changed(Rows, "__init__", segments_exchanged),
     "the terms of a gradient": changed(_Tracer, "_gradients", terms_exchanged),
-    "the carry": changed(scan, "schedule", carry_forgotten),
+    "the carry": changed(layer, "schedule", carry_forgotten),
     "the turn of the carries": changed(Pass, "_step", same_turn),
     "the last summand of a product": changed(Pass, "_pack_all", last_of_the_sum_missing),
     "a scalar function": changed(loops.functions, "tanh", lambda right, lanes, x: x),
@@ -103,15 +108,14 @@ OF_ROWS = {
     "a segment that begins at such a step": changed(
         Pass, "_skip_unit", lambda right, self, k, j, base, begins, names: right(self, k, j, base, None, names)
     ),
-    "rows that stand elsewhere": changed(call, "add_strided", one_row_for_all),
+    "rows that stand elsewhere": changed(frame, "add_strided", one_row_for_all),
 }  # fmt: skip
 
 OF_SUMS = {"numbers behind a row's end": changed(loops._Body, "run", garbage_in_the_rest)}
 
 OF_LAYERS = {
-    "a gradient of the layer": changed(
-        small_layer, "_outer", lambda right, of, target, x, y, rows: right(of, target, x, y, vectors.integer(1))
-    ),
+    "the products of a chunk": changed(chunks, "_add_products", one_row_missing),
+    "the gradient of x": changed(chunks, "_map_back", one_row_missing),
     "the gradient of the second state": changed(layer, "schedule", carry_forgotten),
 }
 
@@ -182,7 +186,7 @@ def test_a_fault_in_a_small_layer_is_found(fault, monkeypatch):
 @pytest.mark.usefixtures("nothing_compiled")
 def test_a_fault_in_a_small_layer_of_a_users_cell_is_found_before_it_runs(monkeypatch):
     disproof.cache_clear()
-    OF_LAYERS["a gradient of the layer"](monkeypatch)
+    OF_LAYERS["the products of a chunk"](monkeypatch)
     layer, x = ForwardMGU(3, 5), np.ones((4, 2, 3))
     with pytest.warns(RuntimeWarning, match="the gradients of ForwardMGUCell by machine code are not those of its own"):
         explained = explain(layer, x)

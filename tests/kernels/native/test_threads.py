@@ -37,7 +37,7 @@ def test_results_do_not_depend_on_the_number_of_threads(cell, shape, on, dtype, 
     found = []
     for n in (1, 2, 3, 5):
         thread_count(n)
-        rows = threads.tiles(shape[1], 10**6, rng.integers(0, shape[0] + 1, shape[1]))
+        rows = threads.tiles(shape[1], threads.count(shape[1], 10**6), rng.integers(0, shape[0] + 1, shape[1]))
         assert len(rows) == min(n, shape[1])
         assert np.array_equal(np.sort(np.concatenate(rows)), np.arange(shape[1]))
         found.append(run("native", *given))
@@ -50,17 +50,17 @@ def test_rows_of_all_lengths_are_dealt_evenly(thread_count, rng):
     lengths = rng.integers(1, 100, 40)
     for n in (2, 3, 4):
         thread_count(n)
-        shares = [lengths[rows].sum() for rows in threads.tiles(40, 10**9, lengths)]
+        shares = [lengths[rows].sum() for rows in threads.tiles(40, threads.count(40, 10**9), lengths)]
         assert len(shares) == n
         assert max(shares) - min(shares) <= 100
 
 
 def test_small_scans_wake_no_thread(thread_count):
     thread_count(4)
-    assert len(threads.tiles(64, threads.WORTH, None)) == 1
-    assert len(threads.tiles(64, 2 * threads.WORTH, None)) == 2
-    assert len(threads.tiles(64, 100 * threads.WORTH, None)) == 4
-    assert len(threads.tiles(3, 100 * threads.WORTH, None)) == 3
+    assert threads.count(64, threads.WORTH) == 1
+    assert threads.count(64, 2 * threads.WORTH) == 2
+    assert threads.count(64, 100 * threads.WORTH) == 4
+    assert threads.count(3, 100 * threads.WORTH) == 3
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,9 @@ import multiprocessing, warnings
 import numpy as np
 from xprnn import RNN, kernels
 from xprnn.kernels import threads
-from xprnn.kernels.derived.native import layer as small
 
 warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks
 threads.WORTH = 1
-small.MOST = 0
 kernels.set_num_threads(3)
 layer = RNN(3, 4)
 params, x = layer.init(0), np.ones((5, 8, 3))

@@ -1,4 +1,4 @@
-"""A small layer, or a scan, bound to parameters and a shape: both passes of a training step without any allocation.
+"""A layer, or a scan, bound to parameters and a shape: both passes of a training step without any allocation.
 
 Tables are filled once; what is set before a call is the array that comes in.
 """
@@ -8,80 +8,59 @@ from typing import Any
 import numpy as np
 
 from xprnn.cells import Cell, Params
-from xprnn.kernels import threads
-from xprnn.kernels.derived.native.call import Call
 from xprnn.kernels.derived.native.chain import BoundCode
 from xprnn.kernels.derived.native.code import ready
-from xprnn.kernels.derived.native.layer import layer_backward_code, layer_forward_code
-from xprnn.kernels.derived.native.question import Code, question_of
-from xprnn.kernels.derived.native.scan import backward_code, forward_code, gradients
+from xprnn.kernels.derived.native.frame import Frame
+from xprnn.kernels.derived.native.layer import FusedLayer
 from xprnn.kernels.derived.native.table import NOT_WANTED
-from xprnn.kernels.derived.shape import Shape
-from xprnn.scan import NOTHING
 
 __all__ = ["BoundLayer", "BoundScan"]
 
 
-class _BoundPasses:
-    """Both passes over (T, B, ·), from a state of zeros and with nothing around the cell, on the caller's thread.
+class BoundLayer:
+    """A layer as a `CodedLayer`, from a state of zeros and with nothing around the cell, on the caller's thread.
 
     Parameters
     ----------
-    cell : Cell
-    codes : (Code, Code)
-        Forward, and backward with a gradient at every h.
-    shape, dtype
-        Of the array (T, B, ·) that comes in; its name in the tables is `name`.
-    H : int
+    layer : FusedLayer
     p : dict
         The parameters, in one piece, which every call reads.
-    more : dict
-        Arrays of the backward pass by their names in the table.
+    dp : dict
+        Arrays that the backward pass adds their gradients to.
     """
 
-    def __init__(
-        self,
-        cell: Cell,
-        codes: tuple[Code, Code],
-        shape: tuple[int, ...],
-        dtype: Any,
-        name: str,
-        H: int,
-        p: Params,
-        more: dict[str, Any],
-    ) -> None:
-        T, B, I = shape
-        self._track = tuple([np.zeros((T + 1, B, n), dtype) for n in cell.widths(H)])
-        forward, backward = calls = [Call(code, Shape(T, B, None, (T, B)), H) for code in codes]
-        for call in calls:
-            table, call.bytes = call.code.run.layout(T, B, B, H, I)
-            call.table = table[:]
-            call.add_inputs(p, {})
-        for k, s in enumerate(self._track):
-            forward.add(f"prev{k}", s)
-            forward.add(f"state{k}", s)
-        stored, nothing = forward.add_outputs(dtype, zeros=False), (None,) * len(self._track)
-        self.y = self._track[0][1:]
-        carries = backward.add_track(self._track, stored, (self.y, *nothing[1:]), nothing)  # dh is like h
-        self._arrays = {**stored, **backward.add_outputs(dtype, zeros=False)}
-        for key, array in more.items():
-            backward.add(key, array)
-        self._calls = calls
-        self.zeros = [carry[0] for carry in carries]
-        self.codes = _bound(forward, {"x": name}), _bound(backward, {"x": name, "dy": "dstates0", "dx": "dx"})
-
-
-class BoundLayer(_BoundPasses):
-    """One direction of a layer that `is_small`, as a `CodedLayer`: x (T, B, I) is its input."""
-
-    def __init__(self, cell: Cell, shape: tuple[int, ...], dtype: Any, p: Params, dp: Params) -> None:
-        keys = tuple(key for key in cell.parameters(8, bias=True) if key in p)
-        question, biased = question_of(cell, keys, dtype, NOTHING), "b_ih" in p
-        code = layer_backward_code(question, biased, _of_h(cell), ())
-        self.dx = np.empty(shape, dtype)
-        more = {"dx": self.dx, **{f"d_{key}": dp[key] for key, _ in code.run.gradients}}
-        H = len(p["W_ih"]) // cell.gates
-        super().__init__(cell, (layer_forward_code(question, biased, True), code), shape, dtype, "x", H, p, more)
+    def __init__(self, layer: FusedLayer, p: Params, dp: Params) -> None:
+        (T, B, I, _), dtype = layer.extents, layer.dtype
+        forward, backward = layer.frames(p)
+        track = [np.zeros((T + 1, B, n), dtype) for n in layer.sizes]
+        carries = [np.zeros((2, B, n), dtype) for n in layer.sizes]
+        self.y, self.zeros = track[0][1:], [carry[0] for carry in carries]
+        self.dx, self.da = np.empty((T, B, I), dtype), None
+        tables, alive = [], [layer, p, dp, track, carries]
+        stored: Any = None
+        for frame in (forward, backward):
+            table, written, more = frame.fill(self.y, p, {})
+            memory, at = np.empty(frame.bytes, np.uint8), frame.code.run.at
+            table[frame.memory] = id(memory)
+            for (of_states, of_carry, of_d), s, carry in zip(frame.states, track, carries, strict=True):
+                for k in of_states:
+                    table[k] = id(s)
+                for k in of_carry:
+                    table[k] = id(carry)
+                if of_d is not None:
+                    table[of_d] = id(self.y)  # dh is like h
+            for k in frame.cached:
+                table[k] = id(stored)
+            for key, k in frame.code.run.gradients:
+                table[k] = id(dp[key])
+            if "dx" in at:
+                table[at["dx"]] = id(self.dx)
+            if "lasting" in at:
+                (self.da,) = frame.views(written, (T, B), "lasting").values()
+            stored = written if frame is forward else stored
+            alive += [memory, written, *more]
+            tables.append(table)
+        self.codes = _bound(forward, tables[0], alive), _bound(backward, tables[1], alive)
 
     def omit_dx(self) -> None:
         """Leave `dx` as it is from now on."""
@@ -89,42 +68,34 @@ class BoundLayer(_BoundPasses):
         code.table[code.at["dx"] + NOT_WANTED] = 1
 
 
-class BoundScan(_BoundPasses):
-    """A scan of few rows: x is a, the pre-activations (T, B, G*H)."""
+class BoundScan:
+    """A scan of few rows: `forward` takes a, the pre-activations (T, B, G*H)."""
 
     def __init__(self, cell: Cell, a: Any, p: Params) -> None:
-        question = question_of(cell, tuple(p), a.dtype, NOTHING)
-        codes = forward_code(question, True), backward_code(question, _of_h(cell), ())
-        super().__init__(cell, codes, a.shape, a.dtype, "a", a.shape[-1] // cell.gates, p, {})
+        layer = FusedLayer(cell, a.shape, a.shape[-1] // cell.gates, a.dtype, mapped=False)
+        self._dp = {key: np.zeros(x.shape, a.dtype) for key, x in p.items()}
+        self._bound = BoundLayer(layer, p, self._dp)
 
     def forward(self, a: Any) -> Any:
         """Return h (T, B, n), into which the next call writes."""
-        self._a = a = ready(a)
-        for code in self.codes:
-            code.set("x", a)
-        self.codes[0].run()
-        return self.y
+        bound = self._bound
+        bound.codes[0].set("x", a := ready(a))
+        bound.codes[0].run()
+        return bound.y
 
     def backward(self, dh: Any) -> tuple[Any, Params]:
         """Return the gradient of a, into which the next call writes, and those of the parameters."""
-        self.codes[1].set("dy", dh := ready(dh))
-        for x in self.zeros:
+        bound = self._bound
+        bound.codes[1].set("dy", dh := ready(dh))
+        for x in (*bound.zeros, *self._dp.values()):
             x[...] = 0.0
-        self.codes[1].run()
-        call = self._calls[1]
-        dp = gradients(call.code.trace, dict(self._arrays), call.shape, self._track, None)
-        return self._arrays["da"], dp
+        bound.codes[1].run()
+        return bound.da, {key: x.copy() for key, x in self._dp.items()}
 
 
-def _of_h(cell: Cell) -> tuple[bool, ...]:
-    """Return which states have a gradient at every step: h alone."""
-    return True, *[False] * (len(cell.states) - 1)
-
-
-def _bound(call: Call, names: dict[str, str]) -> BoundCode:
-    """Return the code of a call with its table; what is set later has other names there."""
-    table, at = call.table, call.code.run.at
-    rows, memory = threads.rows(call.shape.B), np.empty(call.bytes, np.uint8)
-    table[at["rows"]], table[at["memory"]] = id(rows), id(memory)
-    places = {name: at[inner] for name, inner in names.items() if inner in at}
-    return BoundCode(call.code.run.function, table, [call, rows, memory], places)
+def _bound(frame: Frame, table: Any, alive: list[Any]) -> BoundCode:
+    """Return the code of a pass with its table; what is set later has names of its own."""
+    at = frame.code.run.at
+    places = {"x": frame.x, "dy": at.get("dstates0"), "dx": at.get("dx")}
+    found = {name: k for name, k in places.items() if k is not None}
+    return BoundCode(frame.code.run.function, table, alive, found)

@@ -11,48 +11,48 @@ from llvmlite import ir
 
 from xprnn.kernels.derived.native.products import minimum, multiple
 from xprnn.kernels.derived.native.sums import GROUP
-from xprnn.kernels.derived.native.table import NOT_WANTED, LayerKind
+from xprnn.kernels.derived.native.table import NOT_WANTED
 from xprnn.kernels.derived.native.vectors import integer, loop, turns
 
 Pass = Any
 """The `Pass` of passes.py, which calls what stands here."""
 
 
-def run_chunks(of: Pass, layer: LayerKind) -> None:
+def run_chunks(of: Pass) -> None:
     """Emit all steps, in chunks."""
     b, T, C = of.builder, of.entry("T"), of.entry("C")
     backward = of.kind.backward
     if backward:
-        _clear_sums(of, layer)
+        _clear_sums(of)
     with turns(b, integer(0), T, C, of.ends) as turn:
         first, last = turn.index, minimum(b, b.add(turn.index, C), T)
         if not backward:
-            _map_input(of, layer, first, last)
+            _map_input(of, first, last)
         rows, *ends = of.run_steps(first, last, turn.values)
         if backward:
-            _add_products(of, layer, rows)
+            _add_products(of, rows)
             is_due = b.icmp_signed("==", b.srem(b.sdiv(first, C), integer(GROUP)), integer(GROUP - 1))
             with b.if_then(is_due):
-                _hand_over(of, layer)
-                _clear_sums(of, layer)
+                _hand_over(of)
+                _clear_sums(of)
         turn.hand_on(ends)
     if backward:
-        _hand_over(of, layer)
+        _hand_over(of)
 
 
 def pack_input(of: Pass) -> None:
     """Pack the matrix of the input map."""
     name = "da" if of.kind.backward else "a"
-    if name not in of.program.arrays:
+    if not of.kind.mapped or name not in of.program.arrays:
         return
     I, G = of.entry("I"), of.width(name)
     strides = [I, integer(1), G, I] if of.kind.backward else [integer(1), I, I, G]
     of.builder.call(of.functions["pack"], [of.pointers["p_W_ih"], *strides, of.pointers["packed_input"]])
 
 
-def _map_input(of: Pass, layer: LayerKind, first: ir.Value, last: ir.Value) -> None:
+def _map_input(of: Pass, first: ir.Value, last: ir.Value) -> None:
     """Emit a = W_ih x + b_ih of a chunk, if the scan reads it."""
-    if "a" not in of.program.arrays:
+    if not of.kind.mapped or "a" not in of.program.arrays:
         return
     b, I, G = of.builder, of.entry("I"), of.width("a")
     x = of.pointers["x_rows"]
@@ -62,35 +62,47 @@ def _map_input(of: Pass, layer: LayerKind, first: ir.Value, last: ir.Value) -> N
             row = of.row(turn.index, q, start, of_all=True)
             of.products.copy(b, of.base("x", row), b.gep(x, [b.mul(row.local, I)]), I)
         turn.hand_on([b.add(start, R)])
-    bias = of.pointers["p_b_ih"] if layer.biased else ir.Constant(x.type, None)
+    bias = of.pointers["p_b_ih"] if of.kind.biased else ir.Constant(x.type, None)
     packed, a, numbers = (of.pointers[name] for name in ("packed_input", "a", "numbers"))
     b.call(of.functions["affine"], [x, I, packed, bias, a, of.padded(G), turn.values[0], I, G, numbers])
 
 
-def collect(of: Pass, layer: LayerKind, row: Any) -> None:
+def collect(of: Pass, row: Any) -> None:
     """Emit copies of what the products behind a chunk read of a row, and where dx and da of it stand in all steps."""
     b, place = of.builder, of.place(row)
     b.store(place, b.gep(of.pointers["places"], [row.local]))
-    for x, ys in layer.outers.items():
+    for x, ys in of.kind.outers.items():
         into = b.gep(of.pointers[f"right_{x}"], [b.mul(row.local, _width_of(of, ys))])
         for y in ys:
             of.products.copy(b, of.base(y, row), into, of.width(y))
             into = b.gep(into, [of.width(y)])
-    for x in layer.copied:
-        of.products.copy(b, of.base(x, row), b.gep(of.pointers[f"rows_{x}"], [b.mul(row.local, of.width(x))]), of.width(x))
-    if layer.lasting:
+    for x in of.kind.copied:
+        of.products.copy(
+            b, of.base(x, row), b.gep(of.pointers[f"rows_{x}"], [b.mul(row.local, of.width(x))]), of.width(x)
+        )
+    if of.kind.lasting:
         n = of.width("da")
         of.products.copy(b, of.base("da", row), b.gep(of.pointers["lasting"], [b.mul(place, n)]), n)
 
 
-def _add_products(of: Pass, layer: LayerKind, rows: ir.Value) -> None:
-    """Emit dx of a chunk, and its share of the sums."""
-    b, I, G, numbers = of.builder, of.entry("I"), of.width("da"), of.pointers["numbers"]
-    for x, ys in layer.outers.items():
+def _add_products(of: Pass, rows: ir.Value) -> None:
+    """Emit the share of a chunk in the sums, and its dx."""
+    b, numbers = of.builder, of.pointers["numbers"]
+    for x, ys in of.kind.outers.items():
         right, n = of.pointers[f"right_{x}"], _width_of(of, ys)
-        b.call(of.functions["add_outer"], [*_left(of, x), right, n, of.pointers[f"sums_{x}"], rows, of.width(x), n, numbers])
-    for x in layer.sums:
+        b.call(
+            of.functions["add_outer"],
+            [*_left(of, x), right, n, of.pointers[f"sums_{x}"], rows, of.width(x), n, numbers],
+        )
+    for x in of.kind.sums:
         b.call(of.functions["sum_rows"], [*_left(of, x), of.pointers[f"sum_{x}"], rows, of.width(x), numbers])
+    if of.kind.mapped:
+        _map_back(of, rows)
+
+
+def _map_back(of: Pass, rows: ir.Value) -> None:
+    """Emit dx of a chunk, unless nobody asks for it."""
+    b, I, G = of.builder, of.entry("I"), of.width("da")
     with b.if_then(b.icmp_signed("==", of.entry("dx", NOT_WANTED), integer(0))):
         dx, ld = of.pointers["dx_rows"], of.padded(I)
         arguments = [of.pointers["da"], G, of.pointers["packed_input"], dx, ld, rows, G, I, integer(0)]
@@ -114,20 +126,20 @@ def _width_of(of: Pass, names: tuple[str, ...]) -> ir.Value:
     return total
 
 
-def _clear_sums(of: Pass, layer: LayerKind) -> None:
+def _clear_sums(of: Pass) -> None:
     """Set the sums to 0."""
     b = of.builder
-    for x, ys in layer.outers.items():
+    for x, ys in of.kind.outers.items():
         rows = multiple(b, of.width(x), of.products.rows)
         of.products.copy(b, None, of.pointers[f"sums_{x}"], b.mul(rows, of.padded(_width_of(of, ys))))
-    for x in layer.sums:
+    for x in of.kind.sums:
         of.products.copy(b, None, of.pointers[f"sum_{x}"], of.width(x))
 
 
-def _hand_over(of: Pass, layer: LayerKind) -> None:
+def _hand_over(of: Pass) -> None:
     """Add the sums to the gradients of the parameters."""
     b = of.builder
-    for key, terms in layer.terms:
+    for key, terms in of.kind.terms:
         target = of.pointers[f"d_{key}"]
         for x, y in terms:
             n = of.width(x)
@@ -135,7 +147,7 @@ def _hand_over(of: Pass, layer: LayerKind) -> None:
                 of.products.add_to(b, of.pointers[f"sum_{x}"], target, n)
                 target = b.gep(target, [n])
                 continue
-            ys = layer.outers[x]
+            ys = of.kind.outers[x]
             ld, width = of.padded(_width_of(of, ys)), of.width(y)
             start = b.gep(of.pointers[f"sums_{x}"], [_width_of(of, ys[: ys.index(y)])])
             with loop(b, integer(0), n) as k:

@@ -76,7 +76,7 @@ class PassCode:
         for name, n in self._widths(H).items():
             if name in at and name not in self.local and not name.startswith(SCRATCH):
                 self._lay_out(table, name, n, B)
-        return table, self._lay_out_memory(table, R, H, self._of_chunk(C * R, H, I) if self.kind.layer else {})
+        return table, self._lay_out_memory(table, R, H, self._of_chunk(C * R, H, I))
 
     def _widths(self, H: int) -> dict[str, int]:
         """Return the numbers of a row of every array."""
@@ -92,21 +92,20 @@ class PassCode:
 
     def _of_chunk(self, R: int, H: int, I: int) -> dict[str, int]:
         """Return the numbers of what a pass holds of R rows, and of its sums."""
-        layer, emitted, widths = self.kind.layer, self.emitted, {**self._widths(H), "x": I}
-        assert layer is not None
-        if not self.kind.backward:
+        kind, emitted, widths = self.kind, self.emitted, {**self._widths(H), "x": I}
+        if not kind.backward:
             G = widths.get("a", 0)
             sizes = {"packed_input": I * emitted.padded(G), "numbers": emitted.affine_scratch(G)}
             return sizes | {"x_rows": R * I, "a": R * emitted.padded(G)}
         sizes = {"packed_input": widths["da"] * emitted.padded(I), "dx_rows": R * emitted.padded(I), "places": 8 * R}
         sizes |= {name: R * widths[name] for name in self.local if name in self.arrays}
-        sizes |= {f"rows_{x}": R * widths[x] for x in layer.copied} | {f"sum_{x}": widths[x] for x in layer.sums}
-        numbers = [widths[x] for x in layer.sums]
-        for x, ys in layer.outers.items():
+        sizes |= {f"rows_{x}": R * widths[x] for x in kind.copied} | {f"sum_{x}": widths[x] for x in kind.sums}
+        numbers = [widths[x] for x in kind.sums]
+        for x, ys in kind.outers.items():
             n, N = sum(widths[y] for y in ys), widths[x]
             sizes |= {f"right_{x}": R * n, f"sums_{x}": emitted.sums(N) * emitted.padded(n)}
             numbers.append(emitted.outer_scratch(N, n))
-        return sizes | {"numbers": max(numbers)}
+        return sizes | {"numbers": max(numbers, default=0)}
 
     def _lay_out_memory(self, table: "array[int]", R: int, H: int, more: dict[str, int]) -> int:
         """Set where in the memory what is of a step or a chunk alone begins; return its bytes."""
@@ -186,7 +185,7 @@ def add_strided(table: "array[int]", k: int, x: Any) -> None:
 
 def add_packing(table: "array[int]", at: dict[str, int], shape: Shape) -> list[Any]:
     """Set how a batch is packed in a table; return the arrays, which must stay alive."""
-    table[at["T"]], table[at["S"]] = shape.T, shape.leading[0]
+    table[at["T"]] = shape.T
     packing = shape.packing
     assert packing is not None
     arrays = [packing.counts, packing.firsts, shape.starts, packing.steps, packing.gaps, packing.holes]

@@ -130,14 +130,10 @@ class Pass:
     def _emit(self) -> None:
         if self.what != "step":
             self._pack_all()
-            if self.kind.layer:
-                pack_input(self)
+            pack_input(self)
         if self.what == "prepare":
             return
-        if self.kind.layer:
-            run_chunks(self, self.kind.layer)
-        else:
-            self.run_steps(integer(0), self.entry("T"), self.ends)
+        run_chunks(self)
         if self.kind.packed and not self.kind.backward:
             self._clear_gaps()
 
@@ -219,9 +215,9 @@ class Pass:
                 arguments = [operand, lda, self.pointers[f"packed{m}"], result, N, R, K, N, integer(int(product.adds))]
                 b.call(self.functions["product"], arguments)
                 m += 1
-        if self.kind.layer and self.kind.backward:
+        if self.kind.backward:
             with loop(b, integer(0), R) as q:
-                collect(self, self.kind.layer, self.row(t, q, start))
+                collect(self, self.row(t, q, start))
             return R
         return of_all
 

@@ -1,16 +1,16 @@
 """What the code of a pass depends on, and the code with what of its trace a call needs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xprnn.cells import Cell
 from xprnn.kernels.derived.native.code import PassCode
-from xprnn.kernels.derived.native.table import Kind, LayerKind
+from xprnn.kernels.derived.native.table import Kind
 from xprnn.kernels.derived.step_trace import Effects, StepTrace, Store, effects_of
 from xprnn.scan import Around
 
-__all__ = ["Code", "Question", "code_of", "kind_of", "question_of", "stores_of"]
+__all__ = ["Code", "InputMap", "Question", "code_of", "kind_of", "question_of", "stores_of"]
 
 
 class Question(NamedTuple):
@@ -29,6 +29,13 @@ class Question(NamedTuple):
         return self.cell, self.keys, self.dtype, self.effects
 
 
+class InputMap(NamedTuple):
+    """Whether a pass maps its input, and with a bias."""
+
+    mapped: bool
+    biased: bool = False
+
+
 class Code(NamedTuple):
     """Code of a pass, and what of the trace a call needs."""
 
@@ -43,13 +50,11 @@ def question_of(cell: Cell, keys: tuple[str, ...], dtype: np.dtype, around: Arou
     return Question(cell, keys, dtype, effects_of(around), around.mask is not None, around.packing is not None)
 
 
-def kind_of(
-    question: Question, trace: StepTrace, dstates: tuple[bool, ...] | None = None, layer: LayerKind | None = None
-) -> Kind:
-    """Return what of a pass is not in its program; a backward one has `dstates`."""
+def kind_of(question: Question, trace: StepTrace, input_map: InputMap, **of_backward: Any) -> Kind:
+    """Return what of a pass is not in its program."""
     _, _, _, effects, masked, packed = question
-    backward = dstates is not None
-    return Kind(backward, masked, effects.reset, effects.fresh, trace.widths, dstates or (), layer, packed)
+    backward = bool(of_backward)
+    return Kind(backward, masked, effects.reset, effects.fresh, packed, trace.widths, *input_map, **of_backward)
 
 
 def stores_of(question: Question, trace: StepTrace, *, keep: bool) -> list[Store]:

@@ -15,7 +15,7 @@ from xprnn.cells import Cell, States, input_map
 from xprnn.kernels import threads
 from xprnn.kernels.derived.bound import BoundLayers
 from xprnn.kernels.derived.native.code import PassCode, ready
-from xprnn.kernels.derived.native.table import OFFSET, ROW, STEP, Kind, LayerKind
+from xprnn.kernels.derived.native.table import OFFSET, ROW, STEP, Kind
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.step_trace import Effects, trace_step
 from xprnn.kernels.reference_stepper import LayerBinding, widths
@@ -96,8 +96,7 @@ class _BoundLayer:
 def _code(cell: Cell, keys: tuple[str, ...], dtype: np.dtype, effects: Effects, biased: bool) -> PassCode:
     trace = trace_step(cell, keys, dtype, effects)
     stores = [store for store in trace.forward if store.array.startswith("state")]
-    small = LayerKind(cell.gates, biased) if cell.norm is None else None
-    kind = Kind(False, False, False, False, trace.widths, layer=small)
+    kind = Kind(False, False, False, False, False, trace.widths, cell.norm is None, biased)
     return PassCode(schedule(trace.graph, stores, arrays=trace.arrays), kind, dtype, stream=True)
 
 

@@ -18,31 +18,57 @@ SCRATCH = ("operand", "result", "spill")
 """How the names of arrays begin that are of a step alone, row after row."""
 
 
-class LayerKind(NamedTuple):
-    """A pass that runs the input map and the gradients of a layer, too, a chunk of steps at a time.
+Terms = tuple[tuple[str, tuple[tuple[str, str | None], ...]], ...]
+
+LOCAL = ("da", "grad")
+"""How the names of arrays begin of which the backward pass holds a chunk of steps alone."""
+
+
+class Kind(NamedTuple):
+    """What of a pass is not in its program.
 
     Attributes
     ----------
-    gates : int
+    backward : bool
+    masked : bool
+        Whether rows may skip steps.
+    reset, fresh : bool
+        Whether segments begin, and whether in states other than zeros.
+    packed : bool
+        Whether arrays are of the valid steps of a ragged batch alone, as in `xprnn._array.packing`.
+    widths : tuple of str
+        Of the states.
+    mapped : bool
+        Whether the input map is of the pass: x comes in, and not the pre-activations a.
     biased : bool
-        Whether the input map has a bias.
-    gradients : tuple
-        Backward: per parameter of the cell its name and the pairs of arrays whose products over all rows it is, one
-        under the other; the second is None where the first alone is summed.
+        Whether it has a bias.
+    dstates : tuple of bool
+        Backward: which states have a gradient of their own at every step.
+    of_cell : tuple
+        Backward: per parameter of the cell its name and the pairs of arrays whose products over all rows are its
+        gradient, one under the other; the second is None where the first alone is summed.
     lasting : bool
         Backward: whether da is there after the pass.
     """
 
-    gates: int
-    biased: bool
-    gradients: tuple[tuple[str, tuple[tuple[str, str | None], ...]], ...] = ()
+    backward: bool
+    masked: bool
+    reset: bool
+    fresh: bool
+    packed: bool
+    widths: tuple[str, ...]
+    mapped: bool
+    biased: bool = False
+    dstates: tuple[bool, ...] = ()
+    of_cell: Terms = ()
     lasting: bool = False
 
     @property
-    def terms(self) -> list[tuple[str, tuple[tuple[str, str | None], ...]]]:
+    def terms(self) -> Terms:
         """The gradients of all parameters, those of the input map among them."""
-        biases = [("b_ih", (("da", None),))] if self.biased else []
-        return [("W_ih", (("da", "x"),)), *biases, *self.gradients]
+        of_bias: Terms = (("b_ih", (("da", None),)),) if self.biased else ()
+        of_map: Terms = (("W_ih", (("da", "x"),)), *of_bias) if self.mapped else ()
+        return of_map + self.of_cell
 
     @property
     def outers(self) -> dict[str, tuple[str, ...]]:
@@ -65,38 +91,6 @@ class LayerKind(NamedTuple):
         return sorted(x for x in {*self.outers, *self.sums} if not x.startswith(LOCAL))
 
 
-LOCAL = ("da", "grad")
-"""How the names of arrays begin of which the backward pass of a layer holds a chunk of steps alone."""
-
-
-class Kind(NamedTuple):
-    """What of a pass is not in its program.
-
-    Attributes
-    ----------
-    backward : bool
-    masked : bool
-        Whether rows may skip steps.
-    reset, fresh : bool
-        Whether segments begin, and whether in states other than zeros.
-    widths : tuple of str
-        Of the states.
-    dstates : tuple of bool
-        Backward: which states have a gradient of their own at every step.
-    packed : bool
-        Whether arrays are of the valid steps of a ragged batch alone, as in `xprnn._array.packing`.
-    """
-
-    backward: bool
-    masked: bool
-    reset: bool
-    fresh: bool
-    widths: tuple[str, ...]
-    dstates: tuple[bool, ...] = ()
-    layer: LayerKind | None = None
-    packed: bool = False
-
-
 PACKED = ("counts", "firsts", "starts", "steps", "gaps", "holes")
 """The arrays of integers of a packed batch."""
 
@@ -116,9 +110,13 @@ of its binary interface. Python takes 20 times as long to ask for an address."""
 
 def table_of(program: Program, kind: Kind) -> dict[str, int]:
     """Return where sizes and arrays stand in the table of a pass; its length is under ""."""
-    sizes = (*(("I", "C") if kind.layer else ()), *(("B", "S", *PACKED) if kind.packed else ("B",)))
+    sizes = ("B", "C", *(("I",) if kind.mapped else ()), *(PACKED if kind.packed else ()))
     found = {name: k for k, name in enumerate(("T", "R", "rows", "memory", *FUNCTIONS, *lengths_of(program), *sizes))}
-    scratch = ["active", *[name for name in sorted(program.arrays) if name.startswith(SCRATCH)], *memory_of(kind, program)]
+    scratch = [
+        "active",
+        *[name for name in sorted(program.arrays) if name.startswith(SCRATCH)],
+        *memory_of(kind, program),
+    ]
     for name in (*scratch, *[f"packed{m}" for m in range(_count(program))]):
         found[name] = len(found)
     n = len(found)
@@ -129,15 +127,20 @@ def table_of(program: Program, kind: Kind) -> dict[str, int]:
 
 
 def memory_of(kind: Kind, program: Program) -> list[str]:
-    """Return what the pass of a layer holds of a chunk of steps, and its sums."""
-    layer = kind.layer
-    if layer is None:
-        return []
+    """Return what a pass holds of a chunk of steps, and its sums."""
+    of_map = ["packed_input", "dx_rows" if kind.backward else "x_rows"] if kind.mapped else []
     if not kind.backward:
-        return ["packed_input", "numbers", "x_rows", "a"]
+        return [*of_map, *(("numbers", "a") if kind.mapped else ())]
     local = [name for name in sorted(program.arrays) if name.startswith(LOCAL)]
-    found = ["packed_input", "numbers", "dx_rows", "places", *local, *[f"rows_{x}" for x in layer.copied]]
-    return found + [f"{name}_{x}" for x in layer.outers for name in ("right", "sums")] + [f"sum_{x}" for x in layer.sums]
+    found = [
+        *of_map,
+        "numbers",
+        "places",
+        *local,
+        *[f"rows_{x}" for x in kind.copied],
+        *[f"sum_{x}" for x in kind.sums],
+    ]
+    return found + [f"{name}_{x}" for x in kind.outers for name in ("right", "sums")]
 
 
 def lengths_of(program: Program) -> list[str]:
@@ -165,21 +168,12 @@ def arrays_of(program: Program, kind: Kind) -> list[str]:
     names |= {f"{name}{k}" for k in states for name in (("carry", "next") if kind.backward else ("prev", "state"))}
     if kind.masked:
         names |= {"mask", *[f"dstates{k}" for k in states if kind.backward and kind.dstates[k]]}
-    if kind.layer:
-        names |= _layer_arrays(kind)
+    if kind.mapped:
+        names |= {"x", "p_W_ih", *(("p_b_ih",) if kind.biased and not kind.backward else ())}
+    if kind.backward:
+        names |= {*(("dx",) if kind.mapped else ()), *(("lasting",) if kind.lasting else ())}
+        for key, terms in kind.terms:
+            names |= {f"d_{key}", *[name for pair in terms for name in pair if name]}
     if kind.reset:
         names |= {"reset", *[f"fresh{k}" for k in states if kind.fresh and not kind.backward]}
     return sorted(names)
-
-
-def _layer_arrays(kind: Kind) -> set[str]:
-    """Return the arrays of the input map and of its gradients."""
-    layer = kind.layer
-    assert layer is not None
-    found = {"x", "p_W_ih"}
-    if not kind.backward:
-        return found | ({"p_b_ih"} if layer.biased else set())
-    found |= {"dx", *(("lasting",) if layer.lasting else ())}
-    for key, terms in layer.terms:
-        found |= {f"d_{key}", *[name for pair in terms for name in pair if name]}
-    return found
