@@ -131,7 +131,7 @@ def test_a_budget_is_kept(name):
 
 def test_a_tenth_of_the_memory():
     layer = xprnn.LSTM(8, 32)
-    T, B = 2000, 4
+    T, B = 4000, 4
     y = T * B * 32 * 4
     plain, returned = peak(layer, T, B, 8)
     segmented, _ = peak(xprnn.Segmented(layer, segments=40), T, B, 8)

@@ -62,9 +62,9 @@ class Fused(Protocol):
     """
 
     def forward(
-        self, x: Array, state0: States | None, p: Params, around: Around, *, keep: bool
+        self, x: Array, state0: States | None, p: Params, around: Around, noise: Array | None = None, *, keep: bool
     ) -> tuple[States, States, Any]:
-        """Run forward: the states, the final states, and the cache."""
+        """Run forward, with noise (T, B, G*H) on the pre-activations: the states, the final states, and the cache."""
 
     def backward(
         self,

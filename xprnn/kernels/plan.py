@@ -130,8 +130,8 @@ class Plan(NamedTuple):
             cell, directions = self.normalised, [d.normalised() for d in directions]
         if self.fused is not None:
             states, finals, caches = [], [], []
-            for x, p, _, state0, around, _ in directions:
-                of_steps, final, cache = self.fused.forward(x, state0, p, around, keep=keep)
+            for x, p, _, state0, around, noise in directions:
+                of_steps, final, cache = self.fused.forward(x, state0, p, around, noise, keep=keep)
                 states.append(of_steps)
                 finals.append(final)
                 caches.append(cache)
@@ -147,7 +147,7 @@ class Plan(NamedTuple):
     ) -> tuple[Array, States, Params, Around]:
         """Return the arguments of a scan; append the cache of the input map's normalisation to `norms`."""
         x, params, _, state0, around, noise = direction
-        a, norm = input_map.forward(cell, params, x, xpx.namespace(x), self.kernel.products_at(around.mask))
+        a, norm = input_map.forward(cell, params, x, xpx.namespace(x), self.kernel.products)
         norms.append(norm)
         if state0 is None:
             B = x.shape[1] if around.packing is None else len(around.packing.order)
@@ -209,8 +209,7 @@ class Plan(NamedTuple):
     def _gradients(self, cell: Cell, d: Direction, cache: DirectionCache, scan: tuple[Any, ...]) -> Gradients:
         """Return the gradients of a direction from those of its scan."""
         da, dstate0, dp, daround = scan
-        products = self.kernel.products_at(d.around.mask)
-        dp_input, dx = input_map.backward(cell, d.params, da, d.x, cache.norm, xpx.namespace(da), products)
+        dp_input, dx = input_map.backward(cell, d.params, da, d.x, cache.norm, xpx.namespace(da), self.kernel.products)
         return Gradients({**dp, **dp_input}, dx, dstate0, daround, da)
 
 

@@ -17,7 +17,6 @@ from xprnn._array import products as array_products
 from xprnn._array.namespace import Namespace
 from xprnn.activations import RELU
 from xprnn.cells import GRU, LSTM, Cell, Elman, GRUResetBefore
-from xprnn.cells.normalised import Normalised
 from xprnn.kernels.fused import Fused
 from xprnn.kernels.reference_stepper import BoundReference
 from xprnn.scan import Around
@@ -29,7 +28,9 @@ class Memory(NamedTuple):
     transient: int  # numbers per step and row
     block: int  # numbers per row and step of a block of `xprnn.scan.BLOCK` steps
     objects: int  # bytes of Python's objects per step
-    beside: Callable[[int], int] = lambda rows: 0  # numbers beside, for so many steps times rows
+    beside: Callable[[int, int, int, int], int] = lambda T, B, I, weights: (
+        0
+    )  # numbers beside, for so many of parameters
 
 
 def reference_memory(cell: Cell, H: int) -> Memory:
@@ -110,10 +111,6 @@ class Kernel(NamedTuple):
     normalises: bool = False
     memory: Callable[[Cell, int], "Memory"] = lambda cell, H: reference_memory(cell, H)
 
-    def products_at(self, mask: Any | None) -> Any:
-        """Return the products, of the steps alone at which a mask (T, B, 1) is True where that spares anything."""
-        return self.products if mask is None or self.products is array_products else self.products.at(mask)
-
     def scans(self, cell: Cell, arguments: Iterable[tuple[Any, ...]], *, keep: bool = True) -> list[Any]:
         """Run `scan` for each direction of a level."""
         if self.side_by_side:
@@ -150,14 +147,12 @@ def _numpy_why_slower(cell: Cell, dtype: Any, shape: tuple[int, ...], directions
 
 
 def _native_memory(cell: Cell, H: int) -> Memory:
-    """Return the memory of pre-activations and gradients, and of packed matrices and blocks of rows per thread."""
-    from xprnn.kernels.derived.memory import of_gradients
+    """Return the memory of chunks and tiles, and of packed copies; with a normalisation also of pre-activations."""
     from xprnn.kernels.derived.native.memory import of_threads
 
     G = cell.gates
-    if cell.norm is not None and cell.input_norm(H) is not None:
-        cell = Normalised(cell)
-    transient = (2 * G + 1 + (G > 1) + 2 * len(cell.states)) * H + of_gradients(cell, H)
+    normalised = cell.norm is not None and cell.input_norm(H) is not None
+    transient = (2 * G * normalised + 2 * (G > 1) + 2 * len(cell.states)) * H
     return Memory(transient, 0, 0, partial(of_threads, G * H, max(cell.widths(H))))
 
 

@@ -145,7 +145,7 @@ def _normalised(kernel: Kernel, question: Question) -> Cell | None:
 
 def _fused(kernel: Kernel, question: Question, dtype: Any) -> Fused | None:
     """Return what runs the level in one call, or None."""
-    if question.noise or kernel.fused is None:
+    if kernel.fused is None:
         return None
     T, B, I, H = question.shape
     return kernel.fused(question.cell, (T, B, I), H, dtype, question.around)

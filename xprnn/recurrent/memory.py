@@ -30,11 +30,11 @@ def training_step(layer: Configuration, T: int, B: int, itemsize: int, kernel: s
     widths = [layer.input_size] + [layer.widths[1]] * (layer.num_layers - 1)
     copies = [2 if (layer.dropout if k else layer.input_dropout) else 1 for k in range(layer.num_layers)]
     numbers: float = sum(width * copy for width, copy in zip(widths, copies, strict=True)) + 2 * max(widths)
-    numbers += D * _cached(layer) + memory.transient + _transient(layer, reference=chosen is kernels.REFERENCE)
+    numbers += D * _cached(layer) + memory.transient + _transient(layer, chosen)
     numbers += min(T, BLOCK) / T * memory.block
     h = layer.state_sizes[0]
     weights = sum(2 * layer.cell.gates * H * (h + width + 6) + 2 * h * H for width in widths)
-    constant = (3 * weights + memory.beside(T * B)) * itemsize + 65536
+    constant = (3 * weights + memory.beside(T, B, max(widths), weights)) * itemsize + 65536
     return int(T * (B * numbers * itemsize + D * memory.objects) + constant)
 
 
@@ -68,8 +68,9 @@ def _cached(layer: Configuration) -> int:
     return int(numbers)
 
 
-def _transient(layer: Configuration, *, reference: bool) -> int:
+def _transient(layer: Configuration, kernel: Kernel) -> int:
     """Return numbers per step and row that one direction needs for a moment, copies under masks and resets included."""
+    reference = kernel is kernels.REFERENCE
     G, H, h, states = layer.cell.gates, layer.hidden_size, layer.state_sizes[0], sum(layer.state_sizes)
     numbers = states + 2 * h + 2 * G * H * (layer.noise > 0)
     numbers += layer.learn_tau * ((7 if reference else 2) * states + G * H)
@@ -77,5 +78,5 @@ def _transient(layer: Configuration, *, reference: bool) -> int:
     numbers += (G * H + layer.widths[0]) * layer.bidirectional  # of the other direction, where both run side by side
     if h != H:  # what goes into a projection, and its gradients
         numbers += 4 * h + 2 * H
-    numbers += (3 * G + 2) * H * layer.layer_norm  # n̂ before its gain, and gradients at products
+    numbers += (3 * G + 2) * H * (layer.layer_norm and not kernel.normalises)  # n̂ before its gain, and gradients at products
     return int(numbers)

@@ -1,10 +1,11 @@
 """Emit what the pass of a layer does beside its steps: the input map before a chunk of them, gradients behind it.
 
-A chunk is so many steps that they have `ROWS` rows. Of what only products read there is one chunk at a time: x and the
+A chunk is so many steps that they have `DEPTH` rows. Of what only products read there is one chunk at a time: x and the
 pre-activations, and backward their gradients, row after row as the steps ran. So all of it stays in a near cache, and
 the products are as large as those of all steps.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -55,16 +56,30 @@ def _map_input(of: Pass, first: ir.Value, last: ir.Value) -> None:
     if not of.kind.mapped or "a" not in of.program.arrays:
         return
     b, I, G = of.builder, of.entry("I"), of.width("a")
-    x = of.pointers["x_rows"]
+    x, a = of.pointers["x_rows"], of.pointers["a"]
+
+    def add_noise(row: Any) -> None:
+        of.products.add_to(b, of.base("shift", row), of.base("a", row), G)
+
+    rows = _each_row(
+        of, first, last, lambda row: of.products.copy(b, of.base("x", row), b.gep(x, [b.mul(row.local, I)]), I)
+    )
+    bias = of.pointers["p_b_ih"] if of.kind.biased else ir.Constant(x.type, None)
+    packed, numbers = of.pointers["packed_input"], of.pointers["numbers"]
+    b.call(of.functions["affine"], [x, I, packed, bias, a, of.padded(G), rows, I, G, numbers])
+    if of.kind.noisy:
+        _each_row(of, first, last, add_noise)
+
+
+def _each_row(of: Pass, first: ir.Value, last: ir.Value, emit: Callable[[Any], None]) -> ir.Value:
+    """Emit something for all rows of a chunk; return how many they are."""
+    b = of.builder
     with turns(b, first, last, 1, [integer(0)]) as turn:
         start, R = turn.values[0], of.rows_at(turn.index)
         with loop(b, integer(0), R) as q:
-            row = of.row(turn.index, q, start, of_all=True)
-            of.products.copy(b, of.base("x", row), b.gep(x, [b.mul(row.local, I)]), I)
+            emit(of.row(turn.index, q, start, of_all=True))
         turn.hand_on([b.add(start, R)])
-    bias = of.pointers["p_b_ih"] if of.kind.biased else ir.Constant(x.type, None)
-    packed, a, numbers = (of.pointers[name] for name in ("packed_input", "a", "numbers"))
-    b.call(of.functions["affine"], [x, I, packed, bias, a, of.padded(G), turn.values[0], I, G, numbers])
+    return turn.values[0]
 
 
 def collect(of: Pass, row: Any) -> None:

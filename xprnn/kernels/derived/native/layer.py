@@ -71,14 +71,22 @@ class FusedLayer:
     # -- the two passes -----------------------------------------------------------------------------------------------
 
     def forward(
-        self, x: Any, state0: States | None, p: Params, around: Around = NOTHING, *, keep: bool = True
+        self,
+        x: Any,
+        state0: States | None,
+        p: Params,
+        around: Around = NOTHING,
+        noise: Any | None = None,
+        *,
+        keep: bool = True,
     ) -> tuple[States, States, Cache | None]:
-        """Run the scan of a = W_ih x + b_ih."""
+        """Run the scan of a = W_ih x + b_ih + noise."""
         inputs, packing = dict[str, Any](), around.packing
         key: tuple[Any, ...] = (tuple(p), keep)
-        if around is not NOTHING:
-            key += (effects_of(around), around.mask is not None, packing is not None)
-            inputs = inputs_of(around, self.sizes, self.extents[1], self.H)
+        if around is not NOTHING or noise is not None:
+            key += (effects_of(around), around.mask is not None, packing is not None, noise is not None)
+            inputs = {"shift": ready(noise)} if noise is not None else {}
+            inputs |= inputs_of(around, self.sizes, self.extents[1], self.H)
         frame = self._frames.get(key) or self._forward_frame(*key)
         table, written, alive = frame.fill(x, p, inputs)
         shape, track = Shape.of(x, packing, lasting=keep), []
@@ -205,11 +213,12 @@ class FusedLayer:
         effects: Effects = NO_EFFECTS,
         masked: bool = False,
         packed: bool = False,
+        noisy: bool = False,
     ) -> Frame:
         of_cell = tuple(name for name in self.cell.parameters(8, bias=True) if name in keys)
         question = Question(self.cell, of_cell, self.dtype, effects, masked, packed)
-        code = forward_code(question, InputMap(self.mapped, self.mapped and "b_ih" in keys), keep)
-        key = (keys, keep) if effects is NO_EFFECTS else (keys, keep, effects, masked, packed)
+        code = forward_code(question, InputMap(self.mapped, self.mapped and "b_ih" in keys, noisy), keep)
+        key = (keys, keep) if effects is NO_EFFECTS else (keys, keep, effects, masked, packed, noisy)
         return self._frames.setdefault(key, Frame.of(code, self.extents, self.dtype, self.rows))
 
     def _backward_frame(self, forward: Frame, dstates: tuple[bool, ...], want: tuple[str, ...]) -> Frame:

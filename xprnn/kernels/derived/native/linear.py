@@ -2,7 +2,7 @@
 
 import ctypes
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,21 +19,12 @@ from xprnn.kernels.threads import SMALL
 
 LINE = 64
 
-BLOCK = 1024
-"""Rows at a time where only some rows count."""
-
 NARROW = 64
 """Columns of a right operand below which its panels would be mostly empty: the operands then change places."""
 
 
-class Products(NamedTuple):
-    """The products of all steps, or of some."""
-
-    steps: Any | None = None  # where among the leading axes of all arrays; the others count as 0
-
-    def at(self, mask: Any) -> "Products":
-        """Return the products of the steps at which a mask (T, B, 1) is True."""
-        return Products(np.flatnonzero(mask))
+class Products:
+    """The products of all steps."""
 
     def affine_time(self, x: Any, W: Any, b: Any | None, xp: Any) -> Any:
         """Return x Wᵀ + b for x (…, I), W (N, I), b (N,)."""
@@ -65,10 +56,8 @@ class Products(NamedTuple):
         def run(columns: Any) -> None:
             n, count, size = int(columns[0]), len(columns), x.itemsize
             memory = _aligned(sizes.outer_scratch(count, I), x.dtype)
-            for rows in self._blocks(len(da)):
-                of_da, of_x = da[rows], x[rows]
-                at = of_da.ctypes.data + n * size, N, of_x.ctypes.data, I, dW.ctypes.data + n * I * size, I
-                function(*at, len(of_da), count, I, memory.ctypes.data)
+            at = da.ctypes.data + n * size, N, x.ctypes.data, I, dW.ctypes.data + n * I * size, I
+            function(*at, len(da), count, I, memory.ctypes.data)
 
         threads.run(run, threads.tiles(N, threads.count(N, len(da) * N * I)))
         return dW
@@ -77,11 +66,6 @@ class Products(NamedTuple):
         """Return the sum of da (…, N) over its leading axes."""
         rows = da.reshape(-1, da.shape[-1])
         R, N = rows.shape
-        if self.steps is not None:
-            total = np.zeros(N)
-            for some in self._blocks(R):
-                total += np.add.reduce(rows[some], axis=0, dtype=np.float64)
-            return total.astype(da.dtype)
         if rows.size <= SMALL:
             return sum_time(rows, xpx.NUMPY)
         rows, starts, function = ready(rows), range(0, R, GROUP * ROWS), _functions(da.dtype)["sum_rows"]
@@ -97,18 +81,13 @@ class Products(NamedTuple):
         threads.run(run, threads.tiles(N, threads.count(N, rows.size)))
         return np.add.reduce(sums, axis=0, dtype=np.float64).astype(da.dtype)
 
-    def _blocks(self, R: int) -> list[Any]:
-        """Return the rows that count: all, or so few at a time that their copies take no memory to speak of."""
-        steps = self.steps
-        return [slice(0, R)] if steps is None else [steps[k : k + BLOCK] for k in range(0, len(steps), BLOCK)]
-
     def _affine(self, x: Any, W: Any, b: Any | None, *, transposed: bool) -> Any:
         """Return x W + b, or x Wᵀ + b."""
         rows, W = ready(x).reshape(-1, x.shape[-1]), ready(W)
         b = None if b is None else ready(b)
         N, (R, K), dtype = W.shape[0 if transposed else 1], rows.shape, x.dtype
         functions, sizes = _functions(dtype), sizes_of(dtype)
-        y = (pool.empty if self.steps is None else pool.zeros)((R, N), dtype)
+        y = pool.empty((R, N), dtype)
         strides = (1, W.shape[1]) if transposed else (W.shape[1], 1)
 
         def affine(x: Any, packed: Any, scratch: Any, out: Any) -> None:
@@ -120,18 +99,10 @@ class Products(NamedTuple):
             packed, scratch = _aligned(K * sizes.padded(N), dtype), _aligned(sizes.affine_scratch(N), dtype)
             functions["pack"](W.ctypes.data, *strides, K, N, packed.ctypes.data)
             first, last = int(tile[0]), int(tile[-1]) + 1
-            if self.steps is None:
-                affine(rows[first:last], packed, scratch, y[first:last])
-                return
-            for start in range(first, last, BLOCK):
-                some = self.steps[start : min(start + BLOCK, last)]
-                out = np.empty((len(some), N), dtype)
-                affine(rows[some], packed, scratch, out)
-                y[some] = out
+            affine(rows[first:last], packed, scratch, y[first:last])
 
-        count = R if self.steps is None else len(self.steps)
-        if count:
-            threads.run(run, threads.tiles(count, threads.count(count, count * K * N)))
+        if R:
+            threads.run(run, threads.tiles(R, threads.count(R, R * K * N)))
         return y.reshape(*x.shape[:-1], N)
 
 

@@ -1,9 +1,9 @@
-"""The memory of a scan in machine code beside its arrays: what every thread has of its own."""
+"""The memory of a pass in machine code beside its arrays: what every thread and every tile has of its own."""
 
 from xprnn.kernels import threads
-from xprnn.kernels.derived.native.linear import BLOCK
-from xprnn.kernels.derived.native.products import DEPTH
-from xprnn.kernels.derived.native.sums import COLUMNS
+from xprnn.kernels.derived.native.frame import SMALL
+from xprnn.kernels.derived.native.layer import ROWS, TILES
+from xprnn.kernels.derived.native.sums import COLUMNS, DEPTH
 
 PANEL = 32
 """The most columns of a panel."""
@@ -11,9 +11,18 @@ PANEL = 32
 __all__ = ["of_threads"]
 
 
-def of_threads(G: int, H: int, rows: int) -> int:
-    """Return the most numbers that the threads need for products of rows of G = G*H numbers with rows of H."""
-    n = threads.get_num_threads() if 2 * rows * G * H >= threads.WORTH else 1
-    width, columns = -(-H // PANEL) * PANEL, -(-max(G, H) // PANEL) * PANEL
-    outer = (DEPTH + columns) * width + DEPTH * min(columns, COLUMNS)
-    return n * (outer + 2 * H * columns) + min(rows, BLOCK) * (G + H)
+def of_threads(G: int, H: int, T: int, B: int, I: int, weights: int) -> int:
+    """Return the most numbers that threads need for chunks of rows of G = G*H, H and I numbers, and tiles for sums."""
+    work = 2 * T * B * G * max(H, I)
+    n = threads.count(B, work)
+    rows, columns = min(T * B, max(DEPTH, -(-B // n))), DEPTH * (_panels(H + I) + min(_panels(G), COLUMNS))
+    own = weights + rows * (2 * _panels(G) + 2 * _panels(H) + 2 * _panels(I)) + columns
+    tiles = max(1, min(TILES, B // ROWS, work // threads.WORTH))
+    if tiles == n == 1:
+        return own if own > SMALL // 8 else 0  # else in a memory that is there
+    return n * own + tiles * weights
+
+
+def _panels(n: int) -> int:
+    """Return the columns of whole panels that hold n."""
+    return -(-n // PANEL) * PANEL

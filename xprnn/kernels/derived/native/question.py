@@ -30,10 +30,11 @@ class Question(NamedTuple):
 
 
 class InputMap(NamedTuple):
-    """Whether a pass maps its input, and with a bias."""
+    """Whether a pass maps its input, with a bias, and with noise on the pre-activations."""
 
     mapped: bool
     biased: bool = False
+    noisy: bool = False
 
 
 class Code(NamedTuple):

@@ -8,11 +8,14 @@ from functools import cached_property
 
 from llvmlite import ir
 
-from xprnn.kernels.derived.native.products import DEPTH, Operands, Products, at, minimum, multiple
+from xprnn.kernels.derived.native.products import Operands, Products, at, minimum, multiple
 from xprnn.kernels.derived.native.vectors import Lanes, integer, loop, turns
 
 GROUP = 64
 """Blocks of rows that are added up before their sum is added to the result."""
+
+DEPTH = 128
+"""Rows of a block in an outer product."""
 
 ROWS = 64
 """Rows of a block in a sum over rows."""

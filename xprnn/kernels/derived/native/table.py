@@ -40,8 +40,8 @@ class Kind(NamedTuple):
         Of the states.
     mapped : bool
         Whether the input map is of the pass: x comes in, and not the pre-activations a.
-    biased : bool
-        Whether it has a bias.
+    biased, noisy : bool
+        Whether it has a bias, and whether noise is added to the pre-activations, forward.
     dstates : tuple of bool
         Backward: which states have a gradient of their own at every step.
     of_cell : tuple
@@ -59,6 +59,7 @@ class Kind(NamedTuple):
     widths: tuple[str, ...]
     mapped: bool
     biased: bool = False
+    noisy: bool = False
     dstates: tuple[bool, ...] = ()
     of_cell: Terms = ()
     lasting: bool = False
@@ -170,6 +171,8 @@ def arrays_of(program: Program, kind: Kind) -> list[str]:
         names |= {"mask", *[f"dstates{k}" for k in states if kind.backward and kind.dstates[k]]}
     if kind.mapped:
         names |= {"x", "p_W_ih", *(("p_b_ih",) if kind.biased and not kind.backward else ())}
+    if kind.noisy and not kind.backward:
+        names.add("shift")
     if kind.backward:
         names |= {*(("dx",) if kind.mapped else ()), *(("lasting",) if kind.lasting else ())}
         for key, terms in kind.terms:
