@@ -13,8 +13,8 @@ from tests.support.native_scans import arguments, assert_equals_the_reference
 from xprnn import GRU, LSTM, tree
 from xprnn.cells import LSTM as LSTMCell
 from xprnn.kernels import explain
-from xprnn.kernels.derived.native import chunks, frame, layer, loops, vectors
 from xprnn.kernels.derived.native import compile as native_compile
+from xprnn.kernels.derived.native import frame, layer, loops, vectors
 from xprnn.kernels.derived.native.loops import Rows
 from xprnn.kernels.derived.native.passes import Pass
 from xprnn.kernels.derived.native.table import ROW
@@ -63,9 +63,9 @@ def carry_forgotten(right, graph, stores, *args, **options):
     return right(graph, [s for s in stores if s.array != "next1"], *args, **options)
 
 
-def same_turn(right, self, t, carries, start):
+def same_turn(right, self, t, carries, *more):
     """Write the carried gradients where they are read."""
-    return right(self, t, {name: carries[name.replace("next", "carry")] for name in carries}, start)
+    return right(self, t, {name: carries[name.replace("next", "carry")] for name in carries}, *more)
 
 
 def one_row_missing(right, of, rows):
@@ -114,8 +114,8 @@ OF_ROWS = {
 OF_SUMS = {"numbers behind a row's end": changed(loops._Body, "run", garbage_in_the_rest)}
 
 OF_LAYERS = {
-    "the products of a chunk": changed(chunks, "_add_products", one_row_missing),
-    "the gradient of x": changed(chunks, "_map_back", one_row_missing),
+    "the products of a chunk": changed(Pass, "_add_products", one_row_missing),
+    "the gradient of x": changed(Pass, "_map_back", one_row_missing),
     "the gradient of the second state": changed(layer, "schedule", carry_forgotten),
 }
 

@@ -1,59 +1,26 @@
 """Emit a pass over time: a function of one argument, a table of integers that holds sizes and addresses.
 
-The function runs some rows of a batch from the first step to the last, or back. It packs the matrices first; then, per
-step, it lists the rows that take it, runs the stages of the program for these, and carries the states of the others.
+The function runs some rows of a batch from the first step to the last, or back. It packs the matrices first. Then it
+takes the steps in chunks, so many that they have `DEPTH` rows: the input map stands before a chunk's steps, and behind
+them its shares of all gradients. Of what only products read there is one chunk at a time: x and the pre-activations,
+and backward their gradients, row after row as the steps ran. So all of it stays in a near cache, and the products are
+as large as those of all steps.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 from llvmlite import ir
 
-from xprnn.kernels.derived.native.chunks import collect, pack_input, run_chunks
-from xprnn.kernels.derived.native.loops import Rows
-from xprnn.kernels.derived.native.sums import Sums
-from xprnn.kernels.derived.native.table import (
-    DATA,
-    FUNCTIONS,
-    OFFSET,
-    PACKED,
-    ROW,
-    SCRATCH,
-    STEP,
-    Kind,
-    arrays_of,
-    lengths_of,
-    matrices_of,
-    memory_of,
-    table_of,
-)
-from xprnn.kernels.derived.native.vectors import FLOAT64, I8, I64, Lanes, integer, loop, turns
+from xprnn.kernels.derived.native.addresses import Row
+from xprnn.kernels.derived.native.products import minimum, multiple
+from xprnn.kernels.derived.native.steps import Steps
+from xprnn.kernels.derived.native.sums import GROUP, Sums
+from xprnn.kernels.derived.native.table import NOT_WANTED, ROW, Kind
+from xprnn.kernels.derived.native.vectors import integer, loop, turns
 from xprnn.kernels.derived.program import Program
 
-AHEAD = 2
-"""How many rows ahead of its turn a row is asked for."""
 
-
-class Row(NamedTuple):
-    """A row of a batch at a step.
-
-    Attributes
-    ----------
-    t, r : ir.Value
-        The step, and the row in the batch.
-    q : ir.Value
-        Which of the rows that take the step it is.
-    local : ir.Value
-        Where it is among the rows of a chunk of steps.
-    """
-
-    t: ir.Value
-    r: ir.Value
-    q: ir.Value
-    local: ir.Value
-
-
-class Pass:
+class Pass(Steps):
     """Emits the function of a pass into a module.
 
     Parameters
@@ -70,100 +37,15 @@ class Pass:
     def __init__(
         self, module: ir.Module, name: str, program: Program, kind: Kind, products: Sums, what: str = "pass"
     ) -> None:
-        self.program, self.kind, self.products, self.what = program, kind, products, what
-        self.number_type = products.number_type
-        self.table = table_of(program, kind)
-        self.local = set(memory_of(kind, program))
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64.as_pointer()]), name)
-        self.builder = ir.IRBuilder(function.append_basic_block("entry"))
-        entry = function.args[0]
-        self._entries = [self.builder.load(self.builder.gep(entry, [integer(k)])) for k in range(self.table[""])]
-        lengths = {name: self.entry(name) for name in lengths_of(program)}
-        self.rows = Rows(self.builder, self.number_type, products.lanes, program, lengths)
-        self.widths = {name: self.rows.total(name) for name in program.arrays}
-        self.pointers = self._find_arrays()
-        self.functions = {name: self._function(name, kinds) for name, kinds in FUNCTIONS.items()}
-        self._emit()
-        self.builder.ret_void()
-
-    # -- the table ----------------------------------------------------------------------------------------------------
-
-    def entry(self, name: str, field: int = 0) -> ir.Value:
-        """Return an entry of the table."""
-        return self._entries[self.table[name] + field]
-
-    def _function(self, name: str, kinds: str) -> ir.Value:
-        """Return a function of `products.py` by its address: it is compiled once for all passes."""
-        types = [self.number_type.as_pointer() if kind == "p" else I64 for kind in kinds]
-        return self.builder.inttoptr(self.entry(name), ir.FunctionType(ir.VoidType(), types).as_pointer())
-
-    def _find_arrays(self) -> dict[str, ir.Value]:
-        """Return where every array begins: what is of a step alone in `memory`, at multiples of 64 bytes."""
-        b, found = self.builder, {}
-        line = b.and_(b.add(self._address("memory"), integer(63)), integer(-64))
-        for name in self.table:
-            if name in self.local or name.startswith((*SCRATCH, "active", "packed")):
-                at = b.add(line, self.entry(name))
-                number_type = I64 if name in ("active", "places") else self.number_type
-                found[name] = b.inttoptr(at, number_type.as_pointer())
-        for name in [*matrices_of(self.program), *arrays_of(self.program, self.kind)]:
-            if not name.startswith(SCRATCH) and name not in found:
-                start = b.inttoptr(self._address(name), self._element(name).as_pointer())
-                found[name] = b.gep(start, [self.entry(name, OFFSET)])
-        for name in ("rows", *(PACKED if self.kind.packed else ())):
-            found[name] = b.inttoptr(self._address(name), I64.as_pointer())
-        return found
-
-    def _address(self, name: str) -> ir.Value:
-        """Return the address of the numbers of an array object."""
-        b = self.builder
-        return b.load(b.inttoptr(b.add(self.entry(name), integer(DATA)), I64.as_pointer()))
-
-    def _element(self, name: str) -> ir.Type:
-        """Return the type of an array's elements: flags are bytes, running sums over time float64."""
-        if name in ("mask", "reset"):
-            return I8
-        return FLOAT64 if name.startswith("dfresh") else self.number_type
-
-    # -- the pass --------------------------------------------------------------------------------------------------
-
-    def _emit(self) -> None:
-        if self.what != "step":
+        super().__init__(module, name, program, kind, products)
+        if what != "step":
             self._pack_all()
-            pack_input(self)
-        if self.what == "prepare":
-            return
-        run_chunks(self)
-        if self.kind.packed and not self.kind.backward:
-            self._clear_gaps()
-
-    @property
-    def ends(self) -> list[ir.Value]:
-        """The gradients at the states behind the last step and before it: the two change places with every step."""
-        states = range(len(self.kind.widths)) if self.kind.backward else ()
-        return [self.pointers[f"{name}{k}"] for k in states for name in ("carry", "next")]
-
-    def run_steps(self, first: ir.Value, last: ir.Value, ends: list[ir.Value]) -> list[ir.Value]:
-        """Emit steps, which count from the end of a backward pass; return how many rows took them, and the ends."""
-        b = self.builder
-        with turns(b, first, last, 1, [integer(0), *ends]) as turn:
-            t = b.sub(b.sub(self.entry("T"), integer(1)), turn.index) if self.kind.backward else turn.index
-            start, *pairs = turn.values
-            names = [f"{name}{k}" for k in range(len(pairs) // 2) for name in ("carry", "next")]
-            rows = self._step(t, dict(zip(names, pairs, strict=True)), start)
-            swapped = [pairs[k + 1 - 2 * (k % 2)] for k in range(len(pairs))]
-            turn.hand_on([b.add(start, rows), *swapped])
-        return turn.values
-
-    def _clear_gaps(self) -> None:
-        """Set h to 0 at invalid steps."""
-        b, n = self.builder, self.entry("h", ROW)
-        step = b.mul(self.entry("B"), n)
-        with loop(b, integer(0), self.entry("R")) as q:
-            r = self._integer("rows", q)
-            first = b.gep(self.pointers["h"], [b.mul(self._integer("gaps", r), n)])
-            with loop(b, integer(0), self._integer("holes", r)) as k:
-                self.products.copy(b, None, b.gep(first, [b.mul(k, step)]), n)
+            self._pack_input()
+        if what != "prepare":
+            self._run_chunks()
+            if kind.packed and not kind.backward:
+                self._clear_gaps()
+        self.builder.ret_void()
 
     def _pack_all(self) -> None:
         """Pack every matrix into panels."""
@@ -179,175 +61,155 @@ class Pass:
                 b.call(self.functions["pack"], [W, *strides, K, N, self.pointers[f"packed{m}"]])
                 m += 1
 
-    def rows_at(self, t: ir.Value) -> ir.Value:
-        """Return how many rows there are at a step."""
-        return self._integer("counts", t) if self.kind.packed else self.entry("R")
+    def _pack_input(self) -> None:
+        """Pack the matrix of the input map."""
+        name = "da" if self.kind.backward else "a"
+        if not self.kind.mapped or name not in self.program.arrays:
+            return
+        I, G = self.entry("I"), self.width(name)
+        strides = [I, integer(1), G, I] if self.kind.backward else [integer(1), I, I, G]
+        self.builder.call(self.functions["pack"], [self.pointers["p_W_ih"], *strides, self.pointers["packed_input"]])
 
-    def row(self, t: ir.Value, q: ir.Value, start: ir.Value, *, of_all: bool = False) -> Row:
-        """Return a row of a step, of those that take it or of all; in a chunk they begin at `start`."""
-        at = self._integer("active", q) if self.kind.masked and not of_all else q
-        local = q if self.kind.backward else at  # forward the input map is of all rows
-        return Row(t, self._integer("rows", at), q, self.builder.add(start, local))
+    @property
+    def ends(self) -> list[ir.Value]:
+        """The gradients at the states behind the last step and before it: the two change places with every step."""
+        states = range(len(self.kind.widths)) if self.kind.backward else ()
+        return [self.pointers[f"{name}{k}"] for k in states for name in ("carry", "next")]
 
-    def _step(self, t: ir.Value, carries: dict[str, ir.Value], start: ir.Value) -> ir.Value:
-        """Emit a step; return how many rows of a chunk it is."""
-        b, of_all = self.builder, self.rows_at(t)
-        R = of_all
-        if self.kind.masked:
-            with turns(b, integer(0), R, 1, [integer(0)]) as turn:
-                turn.hand_on([self._sort(t, turn.index, turn.values[0], carries)])
-            R = turn.values[0]
-        m = 0
-        for stage in self.program.stages:
-            if stage.loops:
-                with loop(b, integer(0), R) as q:
-                    row, arrays = self.row(t, q, start), loop_arrays(stage.loops)
-                    base = self._bases(arrays, row, carries)
-                    ahead = {name: self._ahead(name, base(name)) for name in sorted(arrays) if self._is_far(name)}
-                    for each in stage.loops:
-                        self.rows.emit(each, base, ahead)
-            for product in stage.products:
-                K, N = self.widths[product.operand], self._padded(product.result)
-                operand, lda, result = self.pointers[product.operand], K, self.pointers[product.result]
-                if not product.operand.startswith(SCRATCH):
-                    operand = self.base(product.operand, self.row(t, integer(0), start), carries)
-                    lda = K if product.operand in self.local else self.entry(product.operand, ROW)
-                arguments = [operand, lda, self.pointers[f"packed{m}"], result, N, R, K, N, integer(int(product.adds))]
-                b.call(self.functions["product"], arguments)
-                m += 1
-        if self.kind.backward:
+    def _run_chunks(self) -> None:
+        """Emit all steps, in chunks."""
+        b, T, C = self.builder, self.entry("T"), self.entry("C")
+        backward = self.kind.backward
+        if backward:
+            self._clear_sums()
+        with turns(b, integer(0), T, C, self.ends) as turn:
+            first, last = turn.index, minimum(b, b.add(turn.index, C), T)
+            if not backward:
+                self._map_input(first, last)
+            rows, *ends = self.run_steps(first, last, turn.values, self._collect if backward else None)
+            if backward:
+                self._add_products(rows)
+                is_due = b.icmp_signed("==", b.srem(b.sdiv(first, C), integer(GROUP)), integer(GROUP - 1))
+                with b.if_then(is_due):
+                    self._hand_over()
+                    self._clear_sums()
+            turn.hand_on(ends)
+        if backward:
+            self._hand_over()
+
+    def _map_input(self, first: ir.Value, last: ir.Value) -> None:
+        """Emit a = W_ih x + b_ih of a chunk, if the scan reads it."""
+        if not self.kind.mapped or "a" not in self.program.arrays:
+            return
+        b, I, G = self.builder, self.entry("I"), self.width("a")
+        x, a = self.pointers["x_rows"], self.pointers["a"]
+
+        def add_noise(row: Row) -> None:
+            self.products.add_to(b, self.base("shift", row), self.base("a", row), G)
+
+        rows = self._each_row(first, last, lambda row: self._copy("x", row, b.gep(x, [b.mul(row.local, I)])))
+        bias = self.pointers["p_b_ih"] if self.kind.biased else ir.Constant(x.type, None)
+        packed, numbers = self.pointers["packed_input"], self.pointers["numbers"]
+        b.call(self.functions["affine"], [x, I, packed, bias, a, self.padded(G), rows, I, G, numbers])
+        if self.kind.noisy:
+            self._each_row(first, last, add_noise)
+
+    def _each_row(self, first: ir.Value, last: ir.Value, emit: Callable[[Row], None]) -> ir.Value:
+        """Emit something for all rows of a chunk; return how many they are."""
+        b = self.builder
+        with turns(b, first, last, 1, [integer(0)]) as turn:
+            start, R = turn.values[0], self.rows_at(turn.index)
             with loop(b, integer(0), R) as q:
-                collect(self, self.row(t, q, start))
-            return R
-        return of_all
+                emit(self.row(turn.index, q, start, of_all=True))
+            turn.hand_on([b.add(start, R)])
+        return turn.values[0]
 
-    def _is_far(self, name: str) -> bool:
-        """Return whether an array of all steps may be in no near cache."""
-        near = (*SCRATCH, "p_", "mask", "reset", "dfresh", "carry", "next")
-        return name not in self.local and not name.startswith(near)
+    def _copy(self, name: str, row: Row, into: ir.Value) -> None:
+        """Emit a copy of a row of an array."""
+        self.products.copy(self.builder, self.base(name, row), into, self.width(name))
 
-    def _ahead(self, name: str, base: ir.Value) -> ir.Value:
-        """Return the row that comes so much later that it is there by then."""
-        return self.builder.gep(base, [self.builder.mul(self.entry(name, ROW), integer(AHEAD))])
+    def _collect(self, row: Row) -> None:
+        """Emit copies of what the products behind a chunk read of a row, and where it stands among all steps."""
+        b, place = self.builder, self.place(row)
+        b.store(place, b.gep(self.pointers["places"], [row.local]))
+        for x, ys in self.kind.outers.items():
+            into = b.gep(self.pointers[f"right_{x}"], [b.mul(row.local, self._width_of(ys))])
+            for y in ys:
+                self._copy(y, row, into)
+                into = b.gep(into, [self.width(y)])
+        for x in self.kind.copied:
+            self._copy(x, row, b.gep(self.pointers[f"rows_{x}"], [b.mul(row.local, self.width(x))]))
+        if self.kind.lasting:
+            self._copy("da", row, b.gep(self.pointers["lasting"], [b.mul(place, self.width("da"))]))
 
-    def _padded(self, name: str) -> ir.Value:
-        """Return the elements from row to row of a product's result: whole panels."""
-        return self.padded(self.widths[name])
+    def _add_products(self, rows: ir.Value) -> None:
+        """Emit the share of a chunk in the sums, and its dx."""
+        b, numbers = self.builder, self.pointers["numbers"]
+        for x, ys in self.kind.outers.items():
+            right, n, sums = self.pointers[f"right_{x}"], self._width_of(ys), self.pointers[f"sums_{x}"]
+            b.call(self.functions["add_outer"], [*self._left(x), right, n, sums, rows, self.width(x), n, numbers])
+        for x in self.kind.sums:
+            total = self.pointers[f"sum_{x}"]
+            b.call(self.functions["sum_rows"], [*self._left(x), total, rows, self.width(x), numbers])
+        if self.kind.mapped:
+            self._map_back(rows)
 
-    def padded(self, n: ir.Value) -> ir.Value:
-        """Return the columns of whole panels that hold n."""
-        b, panel = self.builder, integer(self.products.width)
-        return b.mul(b.sdiv(b.add(n, integer(self.products.width - 1)), panel), panel)
+    def _map_back(self, rows: ir.Value) -> None:
+        """Emit dx of a chunk, unless nobody asks for it."""
+        b, I, G = self.builder, self.entry("I"), self.width("da")
+        with b.if_then(b.icmp_signed("==", self.entry("dx", NOT_WANTED), integer(0))):
+            dx, ld = self.pointers["dx_rows"], self.padded(I)
+            arguments = [self.pointers["da"], G, self.pointers["packed_input"], dx, ld, rows, G, I, integer(0)]
+            b.call(self.functions["product"], arguments)
+            with loop(b, integer(0), rows) as q:
+                place = b.load(b.gep(self.pointers["places"], [q]))
+                into = b.gep(self.pointers["dx"], [b.mul(place, I)])
+                self.products.copy(b, b.gep(dx, [b.mul(q, ld)]), into, I)
 
-    def width(self, name: str) -> ir.Value:
-        """Return the length of a row of an array."""
-        if name == "x":
-            return self.entry("I")
-        if name in self.widths:
-            return self.widths[name]
-        states = {f"{state}{k}": width for k, width in enumerate(self.kind.widths) for state in ("prev", "state")}
-        return self.rows.length(states[name])
+    def _left(self, x: str) -> tuple[ir.Value, ir.Value]:
+        """Return the first array of a product, a chunk of it, and the length of its rows."""
+        return self.pointers.get(f"rows_{x}", self.pointers[x]), self.width(x)
 
-    def _bases(self, names: Iterable[str], row: Row, carries: dict[str, ir.Value]) -> Callable[[str], ir.Value]:
-        """Return where the arrays of a row begin."""
-        return {name: self.base(name, row, carries) for name in sorted(names)}.__getitem__
+    def _width_of(self, names: tuple[str, ...]) -> ir.Value:
+        """Return the length of the rows of several arrays side by side."""
+        total = integer(0)
+        for name in names:
+            total = self.builder.add(total, self.width(name))
+        return total
 
-    def base(self, name: str, row: Row, carries: dict[str, ir.Value] | None = None) -> ir.Value:
-        """Return where an array of a row begins."""
+    def _clear_sums(self) -> None:
+        """Set the sums to 0."""
         b = self.builder
-        t, r, q, local = row
-        start = (carries or {}).get(name, self.pointers[name])
-        if name.startswith("p_"):
-            return start
-        if name in self.local:
-            return b.gep(start, [b.mul(local, self.padded(self.widths[name]) if name == "a" else self.widths[name])])
-        if name.startswith(SCRATCH):
-            width = self._padded(name) if name.startswith("result") else self.widths[name]
-            return b.gep(start, [b.mul(q, width)])
-        if name == "x":
-            return b.gep(start, [b.mul(self.place(row), self.entry("I"))])
-        of_row = b.mul(r, self.entry(name, ROW))
-        if carries and name in carries:
-            return b.gep(start, [of_row])
-        step = self._first(name, t) if self.kind.packed else t
-        if self.kind.packed and (name == "h" or name.startswith("dstates")):  # as they stand in the batch
-            return b.gep(start, [b.mul(self._integer("steps", b.add(step, r)), self.entry(name, ROW))])
-        return b.gep(start, [b.add(b.mul(step, self.entry(name, STEP)), of_row)])
+        for x, ys in self.kind.outers.items():
+            rows = multiple(b, self.width(x), self.products.rows)
+            self.products.copy(b, None, self.pointers[f"sums_{x}"], b.mul(rows, self.padded(self._width_of(ys))))
+        for x in self.kind.sums:
+            self.products.copy(b, None, self.pointers[f"sum_{x}"], self.width(x))
 
-    def place(self, row: Row) -> ir.Value:
-        """Return where a row is among those of all steps."""
+    def _hand_over(self) -> None:
+        """Add the sums to the gradients of the parameters."""
         b = self.builder
-        first = self._first("x", row.t) if self.kind.packed else b.mul(row.t, self.entry("B"))
-        return b.add(first, row.r)
+        for key, terms in self.kind.terms:
+            target = self.pointers[f"d_{key}"]
+            for x, y in terms:
+                n = self.width(x)
+                if y is None:
+                    self.products.add_to(b, self.pointers[f"sum_{x}"], target, n)
+                    target = b.gep(target, [n])
+                    continue
+                ys = self.kind.outers[x]
+                ld, width = self.padded(self._width_of(ys)), self.width(y)
+                start = b.gep(self.pointers[f"sums_{x}"], [self._width_of(ys[: ys.index(y)])])
+                with loop(b, integer(0), n) as k:
+                    self.products.add_to(b, b.gep(start, [b.mul(k, ld)]), b.gep(target, [b.mul(k, width)]), width)
+                target = b.gep(target, [b.mul(n, width)])
 
-    def _first(self, name: str, t: ir.Value) -> ir.Value:
-        """Return where the rows of a step begin in a packed array, or in a track."""
-        if name.startswith("prev"):
-            return self._integer("starts", t)
-        if name.startswith("state"):  # whose array begins behind the initial states
-            return self.builder.sub(self._integer("starts", self.builder.add(t, integer(1))), self.entry("B"))
-        return self._integer("firsts", t)
-
-    def _integer(self, name: str, k: ir.Value) -> ir.Value:
-        """Return an entry of an array of integers."""
-        return self.builder.load(self.builder.gep(self.pointers[name], [k]))
-
-    # -- rows that skip a step -------------------------------------------------------------------------------------
-
-    def _sort(self, t: ir.Value, p: ir.Value, count: ir.Value, carries: dict[str, ir.Value]) -> ir.Value:
-        """List a row that takes the step, or carry its states; return how many are listed."""
-        b = self.builder
-        r = self._integer("rows", p)
-        row = Row(t, r, r, p)
-        takes = b.icmp_unsigned("!=", b.load(self.base("mask", row, carries)), ir.Constant(I8, 0))
-        with b.if_else(takes) as (then, otherwise):
-            with then:
-                b.store(p, b.gep(self.pointers["active"], [count]))
-                there = b.block
-            with otherwise:
-                self._skip(row, carries)
-                skipping = b.block
-        phi = b.phi(I64)
-        phi.add_incoming(integer(1), there)
-        phi.add_incoming(integer(0), skipping)
-        return b.add(count, phi)
-
-    def _skip(self, row: Row, carries: dict[str, ir.Value]) -> None:
-        """Emit a step that a row skips: its states are what the step would have begun from."""
-        b, kind = self.builder, self.kind
-        begins = None
-        if kind.reset:
-            begins = b.icmp_unsigned("!=", b.load(self.base("reset", row, carries)), ir.Constant(I8, 0))
-        for k, width in enumerate(kind.widths):
-            names = [f"carry{k}", f"next{k}"] if kind.backward else [f"prev{k}", f"state{k}"]
-            names += [f"dstates{k}"] if kind.backward and kind.dstates[k] else []
-            names += [f"fresh{k}"] if kind.fresh and not kind.backward else []
-            names += [f"dfresh{k}"] if kind.backward and f"dfresh{k}" in self.program.arrays else []
-            base = self._bases(names, row, carries)
-            with loop(b, integer(0), self.rows.length(width)) as j:
-                self._skip_unit(k, j, base, begins, names)
-
-    def _skip_unit(self, k: int, j: ir.Value, base: Any, begins: ir.Value | None, names: list[str]) -> None:
-        one, double = (Lanes(self.builder, number, 1) for number in (self.number_type, FLOAT64))
-        source, target = names[0], names[1]
-        x = one.load(base(source), j)
-        if f"dstates{k}" in names:
-            x = one.add(x, one.load(base(f"dstates{k}"), j))
-        if begins is not None:
-            zero = one.constant(0.0)
-            if f"dfresh{k}" in names:
-                d = self.builder.select(begins, x, zero)
-                d = d if self.number_type == FLOAT64 else self.builder.fpext(d, FLOAT64)
-                double.store(double.add(double.load(base(f"dfresh{k}"), j), d), base(f"dfresh{k}"), j)
-            fresh = one.load(base(f"fresh{k}"), j) if f"fresh{k}" in names else zero
-            x = self.builder.select(begins, fresh, x)
-        one.store(x, base(target), j)
-
-
-def loop_arrays(loops: Iterable[Any]) -> set[str]:
-    """Return the arrays that some loops read or write."""
-    found = set()
-    for each in loops:
-        found |= {place.array for place in each.loads.values()}
-        found |= {write.place.array for write in (*each.writes, *each.sums)}
-    return found
+    def _clear_gaps(self) -> None:
+        """Set h to 0 at invalid steps."""
+        b, n = self.builder, self.entry("h", ROW)
+        step = b.mul(self.entry("B"), n)
+        with loop(b, integer(0), self.entry("R")) as q:
+            r = self._integer("rows", q)
+            first = b.gep(self.pointers["h"], [b.mul(self._integer("gaps", r), n)])
+            with loop(b, integer(0), self._integer("holes", r)) as k:
+                self.products.copy(b, None, b.gep(first, [b.mul(k, step)]), n)
