@@ -31,10 +31,13 @@ def training_step(layer, params, x, dy):
 def peak(run):
     """Return the peak bytes of a run, what it returns not counted."""
     run()  # kernels are derived and compiled once, in some megabytes that are no memory of a training step
+    limit = xprnn.kernels.get_memory_limit()
+    xprnn.kernels.set_memory_limit(0)  # memory that is used again would count as nothing
     tracemalloc.start()
     returned = run()
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    xprnn.kernels.set_memory_limit(limit)
     return most - sum(a.nbytes for a in tree.leaves(returned))
 
 
