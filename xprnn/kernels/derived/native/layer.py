@@ -31,8 +31,11 @@ __all__ = ["FusedLayer", "fused"]
 ROWS = 16
 """Rows of a tile of a backward pass at least: of fewer each is a smaller share of reading the matrices."""
 
+MOST = 1024
+"""Rows of a tile at most: a chunk, which has all rows of a step, stays in a near cache."""
+
 TILES = 32
-"""Tiles of a backward pass at most: each has sums of its own."""
+"""Tiles of a backward pass, unless its rows are more: each has sums of its own."""
 
 NO_EFFECTS = Effects()
 
@@ -101,7 +104,8 @@ class FusedLayer:
             alive += add_packing(table, frame.code.run.at, shape)
             states = (pool.empty((packing.T, shape.B, self.sizes[0]), self.dtype),)
             table[frame.code.run.at["h"]] = id(states[0])
-        frame.run_tiles(table, shape, threads.count(shape.B, shape.rows * self.work), around.mask)
+        n = max(threads.count(shape.B, shape.rows * self.work), self._least(shape))
+        frame.run_tiles(table, shape, n, around.mask)
         del alive
         return states, shape.final(tuple(track)), Cache(around, shape, frame, track, written, inputs) if keep else None
 
@@ -163,12 +167,19 @@ class FusedLayer:
             table[k] = id(d)
             of_tiles.append((k + OFFSET, math.prod(size)))
         frame.run_tiles(table, shape, n, mask, of_tiles)
-        return dp if n == 1 else {name: np.add.reduce(d, axis=0) for name, d in dp.items()}
+        if n == 1:
+            return dp
+        return {name: np.add.reduce(d, axis=0, dtype=np.float64).astype(self.dtype) for name, d in dp.items()}
 
     def _tiles(self, shape: Shape) -> int:
         """Return how many tiles a backward pass is of, on any number of threads: each is a share of the sums."""
         rows, numbers = shape.rows, self.H + self.inputs
-        return max(1, min(shape.B // ROWS, rows * self.work // threads.WORTH, rows // numbers, TILES))
+        n = min(shape.B // ROWS, rows * self.work // threads.WORTH, rows // numbers, TILES)
+        return max(n, self._least(shape))
+
+    def _least(self, shape: Shape) -> int:
+        """Return the least number of tiles."""
+        return max(1, -(-shape.B // MOST))
 
     def _add_states(
         self,

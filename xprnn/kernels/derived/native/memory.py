@@ -2,7 +2,7 @@
 
 from xprnn.kernels import threads
 from xprnn.kernels.derived.native.frame import SMALL
-from xprnn.kernels.derived.native.layer import ROWS, TILES
+from xprnn.kernels.derived.native.layer import MOST, ROWS, TILES
 from xprnn.kernels.derived.native.sums import COLUMNS, DEPTH
 
 PANEL = 32
@@ -17,7 +17,7 @@ def of_threads(G: int, H: int, T: int, B: int, I: int, weights: int) -> int:
     n = threads.count(B, work)
     rows, columns = min(T * B, max(DEPTH, -(-B // n))), DEPTH * (_panels(H + I) + min(_panels(G), COLUMNS))
     own = weights + rows * (2 * _panels(G) + 2 * _panels(H) + 2 * _panels(I)) + columns
-    tiles = max(1, min(TILES, B // ROWS, work // threads.WORTH))
+    tiles = max(1, min(TILES, B // ROWS, work // threads.WORTH), -(-B // MOST))
     if tiles == n == 1:
         return own if own > SMALL // 8 else 0  # else in a memory that is there
     return n * own + tiles * weights

@@ -14,7 +14,7 @@ from llvmlite import ir
 from xprnn.kernels.derived.native.addresses import Row
 from xprnn.kernels.derived.native.products import minimum, multiple
 from xprnn.kernels.derived.native.steps import Steps
-from xprnn.kernels.derived.native.sums import GROUP, Sums
+from xprnn.kernels.derived.native.sums import DEPTH, GROUP, Sums
 from xprnn.kernels.derived.native.table import NOT_WANTED, ROW, Kind
 from xprnn.kernels.derived.native.vectors import integer, loop, turns
 from xprnn.kernels.derived.program import Program
@@ -89,13 +89,21 @@ class Pass(Steps):
             rows, *ends = self.run_steps(first, last, turn.values, self._collect if backward else None)
             if backward:
                 self._add_products(rows)
-                is_due = b.icmp_signed("==", b.srem(b.sdiv(first, C), integer(GROUP)), integer(GROUP - 1))
-                with b.if_then(is_due):
+                period = self._period(b.mul(C, self.entry("R")))
+                done = b.add(b.sdiv(first, C), integer(1))
+                with b.if_then(b.icmp_signed("==", b.srem(done, period), integer(0))):
                     self._hand_over()
                     self._clear_sums()
             turn.hand_on(ends)
         if backward:
             self._hand_over()
+
+    def _period(self, rows: ir.Value) -> ir.Value:
+        """Return how many chunks of so many rows are a group, whose sum is added to the gradients."""
+        b = self.builder
+        blocks = b.sdiv(multiple(b, rows, DEPTH), integer(DEPTH))
+        period = b.sdiv(integer(GROUP), blocks)
+        return b.select(b.icmp_signed(">", period, integer(0)), period, integer(1))
 
     def _map_input(self, first: ir.Value, last: ir.Value) -> None:
         """Emit a = W_ih x + b_ih of a chunk, if the scan reads it."""
