@@ -158,7 +158,7 @@ def test_the_cache_holds_no_more_than_it_must(twin, name, on, per_step, rng):
     cell = KINDS[name][0] if name in KINDS else OPTIONED[name]
     given, around = draw(cell, rng), Around(**draw_around(cell, rng, on))
     _, _, cache = pair(twin).scan(cell, given["a"], given["state0"], given["p"], around)
-    arrays = (cache[1].track, cache[1].written) if twin == "native" else (cache.track, cache.arrays)
+    arrays = (tuple(cache[1].track), cache[1].written) if twin == "native" else (cache.track, cache.arrays)
     owners = {id(owner): owner for owner in map(owner_of, tree.leaves(arrays))}
     beside = 2 * (twin == "numpy" and name == "lstm-all")  # what lies between its segments, in one block
     least = ((per_step + beside) * T + len(cell.states)) * B * H
