@@ -54,31 +54,36 @@ def packed(sums, code, W, dtype):
 @every_dtype
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("vectors", [1, 2])
-def test_packed_weights_are_panels_filled_up_with_zeros(vectors, transposed, dtype, host, functions, rng):
+def test_packed_weights_are_panels_the_last_of_a_vector_if_that_holds_it_filled_up_with_zeros(
+    vectors, transposed, dtype, host, functions, rng
+):
     sums, code = functions(host, dtype, vectors)
     half = max(sums.lanes // 2, 1)  # squares of a vector and of half of one, over one another, and numbers behind them
     sizes = (
         (1, 1),
         (5, sums.width),
+        (5, sums.width + sums.lanes),
         (300, sums.width + 1),
         (half, 3 * sums.width - 1),
         (3 * half - 1, sums.width - half + 1),
     )
     for K, N in sizes:
         W = rng.standard_normal((N, K)).astype(dtype).T if transposed else rng.standard_normal((K, N)).astype(dtype)
-        expected = np.zeros((K, sums.padded(N)), dtype)
+        vectors = -(-N // sums.lanes)
+        expected = np.zeros((K, vectors * sums.lanes), dtype)
         expected[:, :N] = W
-        expected = expected.reshape(K, -1, sums.width).swapaxes(0, 1).reshape(-1)
+        panels = [expected[:, n : n + sums.width].reshape(-1) for n in range(0, vectors * sums.lanes, sums.width)]
+        expected = np.concatenate(panels)
         np.testing.assert_array_equal(packed(sums, code, W, dtype)[:-16], expected)
 
 
 @every_machine
 @every_dtype
-@pytest.mark.parametrize("M", [0, 1, 2, 3, 4, 5, 6, 7, 8, 13, 31])
+@pytest.mark.parametrize("M", [0, 1, 2, 3, 4, 5, 6, 7, 8, 13, 31, 39])
 @pytest.mark.parametrize("K", [0, 1, 7, 256, 521])
 def test_a_product_is_that_of_numpy_in_float64(K, M, dtype, host, functions, rng):
     sums, code = functions(host, dtype)
-    for N in (0, 1, 15, 64, 131, 3 * sums.width):
+    for N in (0, 1, 15, 64, 131, 3 * sums.width, sums.width + sums.lanes):
         A, W = (rng.standard_normal(shape).astype(dtype) for shape in ((M, K + 3), (K, N)))
         C0 = rng.standard_normal((M, sums.padded(N) + 1)).astype(dtype)
         C, check = guarded(C0, rng)
@@ -94,18 +99,18 @@ def test_a_product_is_that_of_numpy_in_float64(K, M, dtype, host, functions, rng
 @pytest.mark.parametrize("K", [1, 256, 521])
 def test_a_product_that_sets_its_result_reads_nothing_of_it(K, M, dtype, host, functions, rng):
     sums, code = functions(host, dtype)
-    N = 3 * sums.width
-    A, W = (rng.standard_normal(shape).astype(dtype) for shape in ((M, K), (K, N)))
-    C = np.full((M, N), np.nan, dtype)
-    called(code, "product", A, K, packed(sums, code, W, dtype), C, N, M, K, N, 0)
-    assert_a_sum(C, np.zeros((M, N), dtype), A, W)
+    for N in (3 * sums.width, sums.lanes):
+        A, W = (rng.standard_normal(shape).astype(dtype) for shape in ((M, K), (K, N)))
+        C = np.full((M, N), np.nan, dtype)
+        called(code, "product", A, K, packed(sums, code, W, dtype), C, N, M, K, N, 0)
+        assert_a_sum(C, np.zeros((M, N), dtype), A, W)
 
 
 @every_machine
 @every_dtype
 def test_a_row_is_the_same_whatever_rows_stand_beside_it(dtype, host, functions, rng):
     sums, code = functions(host, dtype)
-    K, N = 300, 5 * sums.width
+    K, N = 300, 5 * sums.width + sums.lanes
     A, W = rng.standard_normal((29, K)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
     weights, alone = packed(sums, code, W, dtype), np.zeros((29, N), dtype)
     for r in range(29):
@@ -114,6 +119,26 @@ def test_a_row_is_the_same_whatever_rows_stand_beside_it(dtype, host, functions,
         C = np.zeros((M, N), dtype)
         called(code, "product", A, K, weights, C, N, M, K, N, 1)
         np.testing.assert_array_equal(C, alone[:M])
+
+
+@every_machine
+@every_dtype
+@pytest.mark.parametrize("name", ["product", "outer"])
+def test_a_column_is_the_same_whatever_columns_stand_beside_it(name, dtype, host, functions, rng):
+    sums, code = functions(host, dtype)
+    M, K, columns = 37, 300, 3 * sums.width
+    A, W = rng.standard_normal((M, K)).astype(dtype), rng.standard_normal((K, columns)).astype(dtype)
+    found = {}
+    for N in (1, sums.lanes, sums.lanes + 1, sums.width, sums.width + 1, sums.width + sums.lanes, columns):
+        C, some = np.zeros((M, sums.padded(N)), dtype), np.ascontiguousarray(W[:, :N])
+        if name == "product":
+            called(code, name, A, K, packed(sums, code, some, dtype), C, sums.padded(N), M, K, N, 1)
+        else:
+            room = aligned(sums.outer_scratch(M, N), dtype)
+            called(code, name, np.ascontiguousarray(A.T), M, some, N, C, sums.padded(N), K, M, N, room)
+        found[N] = C[:, :N]
+    for N, C in found.items():
+        np.testing.assert_array_equal(C, found[columns][:, :N])
 
 
 @every_machine

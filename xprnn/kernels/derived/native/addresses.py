@@ -6,6 +6,7 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from xprnn.kernels.derived.native.loops import Rows
+from xprnn.kernels.derived.native.products import multiple
 from xprnn.kernels.derived.native.sums import Sums
 from xprnn.kernels.derived.native.table import (
     DATA,
@@ -124,13 +125,12 @@ class Addresses:
         return Row(t, self._integer("rows", at), q, self.builder.add(start, local))
 
     def _padded(self, name: str) -> ir.Value:
-        """Return the elements from row to row of a product's result: whole panels."""
+        """Return the elements from row to row of a product's result: whole vectors."""
         return self.padded(self.widths[name])
 
     def padded(self, n: ir.Value) -> ir.Value:
-        """Return the columns of whole panels that hold n."""
-        b, panel = self.builder, integer(self.products.width)
-        return b.mul(b.sdiv(b.add(n, integer(self.products.width - 1)), panel), panel)
+        """Return the columns of whole vectors that hold n."""
+        return multiple(self.builder, n, self.products.lanes)
 
     def width(self, name: str) -> ir.Value:
         """Return the length of a row of an array."""

@@ -27,7 +27,7 @@ class Affine(Sums):
         """
         function, b = self.function("affine", "pipppiiiip")
         x, ldx, W, bias, out, ldo, R, K, N, start = function.args
-        ld = multiple(b, N, self.width)
+        ld = multiple(b, N, self.lanes)
         scratch = at(b, start, ld)
         has_bias = b.icmp_unsigned("!=", b.ptrtoint(bias, integer(0).type), integer(0))
         with b.if_else(has_bias) as (then, otherwise):

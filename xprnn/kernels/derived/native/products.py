@@ -25,6 +25,9 @@ BLOCKS = {
 """Rows and panels whose sums fill so many registers, but for those of W; the first is for all rows but the last few."""
 
 
+NARROW_ROWS = {32: (16, 8, 4, 2, 1), 16: (8, 4, 2, 1)}
+"""Rows of a block with a panel of one vector; the first is for all rows but the last few."""
+
 MOST = 8
 """Panels of a block at most."""
 
@@ -60,7 +63,7 @@ class Products:
     number_type : ir.Type
     machine : Machine
     vectors : int
-        Vectors of a panel.
+        Vectors of a panel, 1 or 2. The last panel has one where the columns that are left fit into it.
     """
 
     def __init__(self, module: ir.Module, number_type: ir.Type, machine: Machine, vectors: int = 2) -> None:
@@ -72,8 +75,13 @@ class Products:
         self.blocks: dict[tuple[int, int], ir.Function] = {}
 
     def padded(self, N: int) -> int:
-        """Return the columns of whole panels that hold N."""
-        return -(-N // self.width) * self.width
+        """Return the columns of whole vectors that hold N."""
+        return -(-N // self.lanes) * self.lanes
+
+    def full(self, b: ir.IRBuilder, N: ir.Value) -> ir.Value:
+        """Return the columns of all panels but a last one of fewer vectors."""
+        vectors = b.sdiv(b.add(N, integer(self.lanes - 1)), integer(self.lanes))
+        return b.mul(b.sdiv(vectors, integer(self.vectors)), integer(self.width))
 
     def function(self, name: str, kinds: str) -> tuple[ir.Function, ir.IRBuilder]:
         """Begin an internal function of pointers, "p", and integers, "i"."""
@@ -101,32 +109,38 @@ class Products:
         with loop(b, integer(0), N, self.width) as n:
             source, panel = at(b, W, b.mul(n, of_column)), at(b, out, b.mul(n, K))
             left = minimum(b, b.sub(N, n), integer(self.width))
-            in_order = b.and_(
-                b.icmp_signed("==", of_column, integer(1)), b.icmp_signed("==", left, integer(self.width))
-            )
+            width = multiple(b, left, self.lanes)
+            in_order = b.and_(b.icmp_signed("==", of_column, integer(1)), b.icmp_signed("==", left, width))
             with b.if_else(in_order) as (then, otherwise):
-                with then:
-                    self._pack_rows(b, source, of_row, K, panel)
+                with then, b.if_else(b.icmp_signed("==", width, integer(self.width))) as (full, narrow):
+                    with full:
+                        self._pack_rows(b, source, of_row, K, panel, self.width)
+                    with narrow:
+                        self._pack_rows(b, source, of_row, K, panel, self.lanes)
                 with otherwise:
-                    columns = source, of_row, of_column, left
-                    self._pack_columns(b, columns, self._pack_squares(b, columns, K, panel), K, panel)
+                    columns, into = (source, of_row, of_column, left), (panel, width)
+                    self._pack_columns(b, columns, self._pack_squares(b, columns, K, into), K, into)
         b.ret_void()
         return function
 
-    def _pack_rows(self, b: ir.IRBuilder, source: ir.Value, of_row: ir.Value, K: ir.Value, panel: ir.Value) -> None:
+    def _pack_rows(
+        self, b: ir.IRBuilder, source: ir.Value, of_row: ir.Value, K: ir.Value, panel: ir.Value, width: int
+    ) -> None:
         """Copy a whole panel whose columns lie side by side."""
         vector, align = self.vector(b), self.machine.vector_bytes
         with loop(b, integer(0), K) as k:
-            row, into = at(b, source, b.mul(k, of_row)), at(b, panel, b.mul(k, integer(self.width)))
-            for v in range(0, self.width, self.lanes):
+            row, into = at(b, source, b.mul(k, of_row)), at(b, panel, b.mul(k, integer(width)))
+            for v in range(0, width, self.lanes):
                 vector.store(vector.load(row, integer(v)), into, integer(v), align)
 
-    def _pack_squares(self, b: ir.IRBuilder, source: tuple[ir.Value, ...], K: ir.Value, panel: ir.Value) -> ir.Value:
+    def _pack_squares(
+        self, b: ir.IRBuilder, source: tuple[ir.Value, ...], K: ir.Value, target: tuple[ir.Value, ir.Value]
+    ) -> ir.Value:
         """Copy columns whose numbers lie side by side, in squares that are turned in registers; return how many.
 
         The squares are of a vector, or of half of one; the last one of a column may lie over the one before.
         """
-        W, of_row, of_column, columns = source
+        (W, of_row, of_column, columns), (panel, width) = source, target
         in_order, done = b.icmp_signed("==", of_row, integer(1)), integer(0)
         for size in [size for size in (self.lanes, self.lanes // 2) if size > 1]:
             square, left = Lanes(b, self.number_type, size), b.sub(columns, done)
@@ -137,25 +151,30 @@ class Products:
                 with loop(b, integer(0), K, size) as first:
                     k = minimum(b, first, b.sub(K, integer(size)))
                     for i, row in enumerate(square.transpose([square.load(start, k) for start in starts])):
-                        into = b.add(b.mul(b.add(k, integer(i)), integer(self.width)), j)
+                        into = b.add(b.mul(b.add(k, integer(i)), width), j)
                         square.store(row, panel, into, size * size_of(self.number_type))
             done = stop
         return done
 
     def _pack_columns(
-        self, b: ir.IRBuilder, source: tuple[ir.Value, ...], first: ir.Value, K: ir.Value, panel: ir.Value
+        self,
+        b: ir.IRBuilder,
+        source: tuple[ir.Value, ...],
+        first: ir.Value,
+        K: ir.Value,
+        target: tuple[ir.Value, ir.Value],
     ) -> None:
         """Copy a panel by columns, from the first on, so many rows at a time that they stay in the first cache."""
-        W, of_row, of_column, columns = source
+        (W, of_row, of_column, columns), (panel, width) = source, target
         number = self.number(b)
         with loop(b, integer(0), K, DEPTH) as start:
             stop = minimum(b, b.add(start, integer(DEPTH)), K)
             with loop(b, first, columns) as j:
                 column, into = at(b, W, b.mul(j, of_column)), at(b, panel, j)
                 with loop(b, start, stop) as k:
-                    number.store(number.load(column, b.mul(k, of_row)), into, b.mul(k, integer(self.width)))
-            with loop(b, columns, integer(self.width)) as j, loop(b, start, stop) as k:
-                number.store(number.constant(0.0), at(b, panel, j), b.mul(k, integer(self.width)))
+                    number.store(number.load(column, b.mul(k, of_row)), into, b.mul(k, width))
+            with loop(b, columns, width) as j, loop(b, start, stop) as k:
+                number.store(number.constant(0.0), at(b, panel, j), b.mul(k, width))
 
     # -- C += A W
 
@@ -163,7 +182,7 @@ class Products:
     def product(self) -> ir.Function:
         """`product(A, lda, W_packed, C, ldc, M, K, N, adds)`: C (M, N) += A (M, K) W, or = where `adds` is 0.
 
-        C has the columns of whole panels; to be set it takes K > 0.
+        C has the columns of whole vectors; to be set it takes K > 0.
         """
         function, b = self.function("product", "pippiiiii")
         A, lda, W, C, ldc, M, K, N, adds = function.args
@@ -176,11 +195,11 @@ class Products:
         """`product_from(A, lda, W_packed, D, ldd, C, ldc, M, K, N, adds)`: C = D + A W for K > 0, with D like C."""
         function, b = self.function("product_from", "pippipiiiii")
         A, lda, W, D, ldd, C, ldc, M, K, N, adds = function.args
-        N = multiple(b, N, self.width)
-        last, of_panel = b.sub(M, b.srem(M, integer(self.rows))), b.mul(K, integer(self.width))
+        full, of_panel = self.full(b, N), b.mul(K, integer(self.width))
+        last = b.sub(M, b.srem(M, integer(self.rows)))
 
-        def begin(k: ir.Value) -> Operands:
-            depth, of_W = minimum(b, b.sub(K, k), integer(DEPTH)), at(b, W, b.mul(k, integer(self.width)))
+        def begin(k: ir.Value, width: int = self.width) -> Operands:
+            depth, of_W = minimum(b, b.sub(K, k), integer(DEPTH)), at(b, W, b.mul(k, integer(width)))
             is_first = b.icmp_signed("==", k, integer(0))
             before = b.select(is_first, D, C), b.select(is_first, ldd, ldc)
             adds_here = b.select(is_first, adds, integer(1))
@@ -188,17 +207,24 @@ class Products:
 
         left = b.sub(M, last)
         with b.if_else(b.icmp_signed(">", last, integer(0))) as (then, otherwise):
-            with then, loop(b, integer(0), N, self.width) as n, loop(b, integer(0), K, DEPTH) as k:
+            with then, loop(b, integer(0), full, self.width) as n, loop(b, integer(0), K, DEPTH) as k:
                 of = begin(k)
                 self.rows_of_blocks(b, of, lda, last, n, K)
                 self._last_rows(b, of, (last, left), (n, b.add(n, integer(self.width))), K, 1)
             with otherwise, loop(b, integer(0), K, DEPTH) as k:
-                self._last_rows(b, begin(k), (last, left), (integer(0), N), K, MOST)
+                self._last_rows(b, begin(k), (last, left), (integer(0), full), K, MOST)
+        with b.if_then(b.icmp_signed("<", full, N)), loop(b, integer(0), K, DEPTH) as k:
+            of, row = begin(k, self.lanes), integer(0)
+            for rows in NARROW_ROWS[self.machine.registers]:
+                stop = b.sub(M, b.srem(b.sub(M, row), integer(rows)))
+                with loop(b, row, stop, rows) as r:
+                    self._call(b, (rows, 0), of, lda, r, full, K)
+                row = stop
         b.ret_void()
         return function
 
     def rows_of_blocks(
-        self, b: ir.IRBuilder, begin: Operands, step: ir.Value, M: ir.Value, n: ir.Value, K: ir.Value
+        self, b: ir.IRBuilder, begin: Operands, step: ir.Value, M: ir.Value, n: ir.Value, K: ir.Value, panels: int = 1
     ) -> None:
         """Emit blocks of `rows` rows with the panel of column n; where those of row r begin A is `step` r numbers on.
 
@@ -208,7 +234,7 @@ class Products:
         of_ahead = b.sdiv(b.add(M, integer(self.rows * self.width - 1)), M)
         with turns(b, integer(0), M, self.rows, [b.mul(begin.depth, integer(self.width))]) as turn:
             of = begin._replace(ahead=turn.values[0], of_ahead=of_ahead)
-            self._call(b, (self.rows, 1), of, step, turn.index, n, K)
+            self._call(b, (self.rows, panels), of, step, turn.index, n, K)
             turn.hand_on([b.add(turn.values[0], b.mul(of_ahead, begin.depth))])
 
     def _last_rows(
@@ -251,7 +277,10 @@ class Products:
         b.call(self.block(*size), begin._replace(A=A, W=W, C=C, D=D))
 
     def block(self, rows: int, panels: int) -> ir.Function:
-        """Return the function of a block, of `Operands`: C = D + A W, with A W in registers throughout."""
+        """Return the function of a block, of `Operands`: C = D + A W, with A W in registers throughout.
+
+        Of 0 panels is a block of the last panel, where that is one vector.
+        """
         if (rows, panels) not in self.blocks:
             self.blocks[rows, panels] = self._block(rows, panels)
         return self.blocks[rows, panels]
@@ -261,13 +290,14 @@ class Products:
         of = Operands(*function.args)
         vector = self.vector(b)
         starts = [at(b, of.A, b.mul(of.of_row, integer(i))) for i in range(rows)]
-        columns = [(p, v * self.lanes) for p in range(panels) for v in range(self.vectors)]
+        width = self.width if panels else self.lanes
+        columns = [(p, v) for p in range(max(panels, 1)) for v in range(0, width, self.lanes)]
         of_W = [b.add(b.mul(of.of_panel, integer(p)), integer(v)) for p, v in columns]
         zeros = [vector.constant(0.0)] * (rows * len(columns))
-        asks = rows == self.rows
-        if asks:
+        asks = rows == self.rows and panels == 1
+        if rows >= self.rows:
             for i in range(rows):
-                for v in range(0, self.width, 64 // size_of(self.number_type)):
+                for v in range(0, width, 64 // size_of(self.number_type)):
                     prefetch(b, at(b, of.C, b.add(b.mul(of.ldc, integer(i)), integer(v))), 1, write=True)
         with turns(b, integer(0), of.depth, 1, [integer(0), integer(0), of.ahead, *zeros]) as turn:
             k, w, ahead, *sums = turn.values
@@ -276,7 +306,7 @@ class Products:
             sums = self._add_products(
                 vector, [at(b, x, k) for x in starts], [at(b, of.W, b.add(w, v)) for v in of_W], sums
             )
-            steps = of.of_depth, integer(self.width), of.of_ahead
+            steps = of.of_depth, integer(width), of.of_ahead
             turn.hand_on([*[b.add(x, step) for x, step in zip((k, w, ahead), steps, strict=True)], *sums])
         adds, zero = b.icmp_signed("!=", of.adds, integer(0)), vector.constant(0.0)
         for i in range(rows):

@@ -47,7 +47,7 @@ class Sums(Products):
         """
         function, b = self.function("outer", "pipipiiiip")
         A, lda, B, ldb, C, ldc, R, N, I, scratch = function.args
-        ld = multiple(b, I, self.width)
+        ld = multiple(b, I, self.lanes)
         numbers = b.mul(multiple(b, N, self.rows), ld)
         sums, rest = scratch, at(b, scratch, numbers)
         with loop(b, integer(0), R, DEPTH * GROUP) as group:
@@ -64,11 +64,11 @@ class Sums(Products):
     def add_outer(self) -> ir.Function:
         """`add_outer(A, lda, B, ldb, sums, R, N, I, scratch)`: sums += Aᵀ B of A (R, N), B (R, I).
 
-        `sums` has whole blocks of rows and the columns of whole panels; `scratch` is that of `outer`.
+        `sums` has whole blocks of rows and the columns of whole vectors; `scratch` is that of `outer`.
         """
         function, b = self.function("add_outer", "pipipiiip")
         A, lda, B, ldb, sums, R, N, I, of_B = function.args
-        ld = multiple(b, I, self.width)
+        ld = multiple(b, I, self.lanes)
         of_A = at(b, of_B, b.mul(ld, integer(DEPTH)))
         with loop(b, integer(0), R, DEPTH) as r:
             depth = minimum(b, b.sub(R, r), integer(DEPTH))
@@ -93,8 +93,11 @@ class Sums(Products):
             b.call(self.turn, [at(b, A, n), lda, depth, columns, room])
             of_C = at(b, C, b.mul(n, ld)), ld
             begin = Operands(room, integer(1), rows, of_B, of_panel, *of_C, *of_C, depth)
-            with loop(b, integer(0), ld, self.width) as column:
-                self.rows_of_blocks(b, begin, depth, multiple(b, columns, self.rows), column, depth)
+            blocks, full = multiple(b, columns, self.rows), self.full(b, ld)
+            with loop(b, integer(0), full, self.width) as column:
+                self.rows_of_blocks(b, begin, depth, blocks, column, depth)
+            with b.if_then(b.icmp_signed("<", full, ld)):
+                self.rows_of_blocks(b, begin, depth, blocks, full, depth, 0)
 
     @cached_property
     def turn(self) -> ir.Function:
