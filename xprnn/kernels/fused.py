@@ -1,13 +1,14 @@
 """The contract of a layer that runs in one call each way: input map, scan, and all gradients."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from xprnn._array.namespace import Array
 from xprnn.cells import Params, States
 from xprnn.scan import Around
 
-__all__ = ["BoundLayer", "CodedLayer", "Fused", "Gradients"]
+__all__ = ["BoundLayer", "CodedLayer", "Fused", "Gradients", "Inference"]
 
 
 class Gradients(NamedTuple):
@@ -54,6 +55,21 @@ class CodedLayer(Protocol):
         """Compute dx no more: nobody asks for it."""
 
 
+class Inference(Protocol):
+    """Forward pass of one level with nothing around its cell, of which nothing is stored, on small arrays.
+
+    It holds no array of a user's, and threads may run it at the same time.
+    """
+
+    @abstractmethod
+    def table(self, p: Any) -> Any | None:
+        """Check the parameters; return a table with them for `run`, and the arrays; None if they are otherwise."""
+
+    @abstractmethod
+    def run(self, table: Any, x: Array, *states: Any) -> Any:
+        """Run it, over time from the states before the first step to all states, or a step between states."""
+
+
 class Fused(Protocol):
     """Input map, scan and all gradients of one direction in one call each way, for one cell, dtype and shape of x.
 
@@ -80,3 +96,18 @@ class Fused(Protocol):
 
     def bind(self, p: Params, dp: Params) -> CodedLayer | None:
         """Bind it, with nothing around and from zeros, to parameters and arrays of gradients; None if it is large."""
+
+    def inference(
+        self, shapes: Mapping[str, tuple[str, tuple[int, ...]]], lead: tuple[int, ...], step: int | None = None
+    ) -> Inference | None:
+        """Return what runs it forward alone, with nothing around its cell and little Python; None if it is large.
+
+        Parameters
+        ----------
+        shapes : dict
+            Per key of a user's parameters its key among those of `forward`, and the shape.
+        lead : tuple of int
+            The axes of a user's arrays between T and the last one, (B,) or ().
+        step : int, optional
+            Of a stack's single step, which of its levels this one is.
+        """

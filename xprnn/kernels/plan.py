@@ -16,7 +16,7 @@ from xprnn._array.packing import Packing
 from xprnn.cells import Cell, Params, States, input_map
 from xprnn.cells.layer_norm import NormCache
 from xprnn.cells.normalised import GAIN, NAMES
-from xprnn.kernels.fused import CodedLayer, Fused, Gradients
+from xprnn.kernels.fused import CodedLayer, Fused, Gradients, Inference
 from xprnn.kernels.half import HALF, single
 from xprnn.kernels.registry import Kernel
 from xprnn.scan import NOTHING, Around
@@ -206,6 +206,15 @@ class Plan(NamedTuple):
             return None
         return self.fused.bind(*[p, dp] if self.normalised is None else [_renamed(each, NAMES) for each in (p, dp)])
 
+    def inference(
+        self, shapes: Mapping[str, tuple[int, ...]], lead: tuple[int, ...], step: int | None = None
+    ) -> Inference | None:
+        """Return what runs a small level forward alone with little Python; None for any other, as in `Fused`."""
+        if self.fused is None:
+            return None
+        names = {} if self.normalised is None else NAMES
+        return self.fused.inference({key: (names.get(key, key), shape) for key, shape in shapes.items()}, lead, step)
+
     def _gradients(self, cell: Cell, d: Direction, cache: DirectionCache, scan: tuple[Any, ...]) -> Gradients:
         """Return the gradients of a direction from those of its scan."""
         da, dstate0, dp, daround = scan
@@ -242,6 +251,9 @@ class UpcastPlan(Plan):
 
     __slots__ = ()
     is_silent = False  # NumPy may convert
+
+    def inference(self, *_: Any) -> None:
+        """Return None: what goes in and comes out is converted."""
 
     def forward(
         self, cell: Cell, directions: Sequence[Direction], *, keep: bool

@@ -5,6 +5,7 @@ parameters are a dict that the user holds, and no argument is ever modified.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from xprnn import init, kernels
@@ -18,6 +19,7 @@ from xprnn.recurrent import memory, parameters, stack, step
 from xprnn.recurrent.around import presence
 from xprnn.recurrent.call import Cache
 from xprnn.recurrent.config import Configuration
+from xprnn.recurrent.inference import Inferences
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
 from xprnn.recurrent.step import Stepper
@@ -63,6 +65,11 @@ class Recurrent(Configuration):
             params[name] = init.deliver(drawn, spec)
         return params
 
+    @cached_property
+    def _inferences(self) -> Inferences:
+        """Small calls of the layer."""
+        return Inferences()
+
     def _adjust(self, drawn: dict[str, Any]) -> None:
         """Change drawn parameters on the host, in place, where a cell has a rule of its own; most have none."""
         return
@@ -76,6 +83,8 @@ class Recurrent(Configuration):
         -------
         y, state
         """
+        if not options and (found := self._inferences.call(self, params, x, state0)) is not None:
+            return found
         call = calls.read_forward(self, params, x, state0, **options)
         y, state, _ = stack.forward(self, params, call, keep=False)
         return y, state
@@ -277,7 +286,8 @@ class Recurrent(Configuration):
         TypeError, ValueError
             As `forward`; also for a bidirectional layer, whose reverse direction begins at the end.
         """
-        return step.step(self, params, x_t, state)
+        found = self._inferences.step(self, params, x_t, state)
+        return step.step(self, params, x_t, state) if found is None else found
 
     @no_grad
     def stepper(self, params: Params, state: State = None, batch: int = 1, *, kernel: str = "auto") -> Stepper:
