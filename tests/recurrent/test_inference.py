@@ -10,7 +10,7 @@ import pytest
 
 import xprnn
 from xprnn import tree
-from xprnn.recurrent.inference import MOST
+from xprnn.kernels.small_calls import MOST
 
 pytest.importorskip("llvmlite", reason="only machine code has small calls of their own")
 
@@ -61,8 +61,9 @@ def test_a_small_call_has_the_bits_of_any_other(make, options, lead, dtype):
     for each in (None, state):
         assert_same(layer(params, x, each), layer(params, x, each, kernel="auto"))
         assert_same(layer.step(params, x_t, each), general_step(layer, params, x_t, each))
-    assert len(layer._inferences) == 2
-    assert all(layer._inferences.values())
+    for remembered in (layer._small_calls, layer._small_steps):
+        assert len(remembered) == 1
+        assert all(remembered.values())
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_nothing_of_the_callers_is_held_and_only_so_many_shapes(make):
     held = [weakref.ref(a) for a in tree.leaves((params, x, x_t, state))]
     for B in range(1, 2 * MOST):
         layer.step(params, np.zeros((B, 3)))
-        assert len(layer._inferences) <= MOST
+        assert len(layer._small_steps) <= MOST
     del params, x, x_t, state
     assert [each() for each in held if each() is not None] == []
 

@@ -7,7 +7,7 @@ tested equal to the reference in states, final state and every gradient.
 from xprnn._array.pool import get_memory_limit, set_memory_limit
 from xprnn.kernels.explain import Explanation, explain
 from xprnn.kernels.registry import KERNELS, REFERENCE, Kernel
-from xprnn.kernels.select import NAMES, check_name, select, select_products, select_words
+from xprnn.kernels.select import NAMES, check_name, select, select_affine, select_products, select_words
 from xprnn.kernels.threads import get_num_threads, set_num_threads
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "get_memory_limit",
     "get_num_threads",
     "select",
+    "select_affine",
     "select_products",
     "select_words",
     "set_memory_limit",

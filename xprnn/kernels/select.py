@@ -4,6 +4,7 @@ The choice depends on the configuration, on which options are present, on dtype,
 global or on a failed attempt. It is made once for each of these and remembered.
 """
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -213,6 +214,17 @@ def select_products(spec: ArraySpec, rows: int, work: int, kernel: str = "auto")
     if found is None:
         return array_products
     return UpcastProducts(found) if is_half else found.small_products if is_small else found.products
+
+
+def select_affine(spec: ArraySpec, shape: tuple[int, ...], N: int, *, biased: bool) -> Any | None:
+    """Choose what runs small affine maps of NumPy arrays x (…, K) with little Python, or None: ``run(p, x)``.
+
+    It computes what `affine_time` of `select_products` does, and returns None unless p holds arrays of these shapes.
+    """
+    rows = math.prod(shape[:-1])
+    products = select_products(spec, rows, rows * shape[-1] * N)
+    make = getattr(products, "inference", None)  # as those of some kernels have it
+    return make and make(shape, N, biased=biased, dtype=spec.dtype)
 
 
 def select_words(spec: ArraySpec, kernel: str = "auto") -> Words:

@@ -15,9 +15,11 @@ from xprnn._array import products as array_products
 from xprnn._array.checks import memory_sizes
 from xprnn._array.layout import select
 from xprnn._array.namespace import Array
+from xprnn.kernels.small_calls import SmallCalls
 from xprnn.layers.stateless import Stateless, Steps, steps_of
 from xprnn.random import Key
 from xprnn.recurrent.parameters import Params
+from xprnn.recurrent.state import State
 
 
 class LinearCache(NamedTuple):
@@ -90,6 +92,18 @@ class Linear(Stateless):
         drawn = {key: init.uniform(generator, shape, bound) for key, (_, shape) in self._shapes.items()}
         return init.deliver(drawn, spec)
 
+    @cached_property
+    def _small_calls(self) -> SmallCalls:
+        return SmallCalls()
+
+    def __call__(self, params: Params, x: Any, state0: State = (), **options: Any) -> tuple[Any, State]:
+        """Run forward without a cache; parameters as in `forward`."""
+        is_usual = not options and (state0 is None or (type(state0) is tuple and not state0))
+        run = self._small_calls.of(self, x, _small) if is_usual else None
+        if run is not None and (y := run(params, x)) is not None:
+            return y, ()
+        return super().__call__(params, x, state0, **options)
+
     def _forward(
         self, params: Params, x: Any, lengths: Any, mask: Any, key: Key | None, kernel: str
     ) -> tuple[Any, LinearCache]:
@@ -120,3 +134,12 @@ class Linear(Stateless):
             raise ValueError(f"`x_t` must have shape (…, I) with I = {self.in_features}, got {tuple(x_t.shape)}")
         checks.parameters("params", params, self._shapes, spec, like="x_t")
         return array_products.affine_time(x_t, params["W"], params.get("b"), spec.xp)
+
+
+def _small(layer: Linear, shape: tuple[int, ...], dtype: Any) -> Any | None:
+    """Return what runs a layer on small x of a shape and dtype, ``run(params, x)``, or None."""
+    spec = checks.HOSTS.get(dtype)
+    if spec is None or len(shape) == 0 or shape[-1] != layer.in_features:
+        return None
+    found = kernels.select_affine(spec, shape, layer.out_features, biased=layer.bias)
+    return found and found.run

@@ -257,9 +257,10 @@ class Sequential:
         self, params: Params, state0: State, options: dict[str, Any]
     ) -> Iterable[tuple[Layer, str, Any, dict[str, Any]]]:
         """Check a call's arguments; return the layers with their names, their states and their options."""
-        states = self._read(params, state0, "state0")
         if state0 is None and not options:
+            checks.keys("params", params, self._names)
             return self._without_options
+        states = self._read(params, state0, "state0")
         return zip(self.layers, self._names, states, self._options(options), strict=True)
 
     def _options(self, options: dict[str, Any]) -> list[dict[str, Any]]:

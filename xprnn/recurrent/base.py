@@ -5,7 +5,6 @@ parameters are a dict that the user holds, and no argument is ever modified.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from xprnn import init, kernels
@@ -15,11 +14,10 @@ from xprnn._array.autograd import no_grad
 from xprnn._array.namespace import Array, ArraySpec
 from xprnn.kernels.plan import Plan
 from xprnn.recurrent import call as calls
-from xprnn.recurrent import memory, parameters, stack, step
+from xprnn.recurrent import inference, memory, parameters, stack, step
 from xprnn.recurrent.around import presence
 from xprnn.recurrent.call import Cache
 from xprnn.recurrent.config import Configuration
-from xprnn.recurrent.inference import Inferences
 from xprnn.recurrent.parameters import Params
 from xprnn.recurrent.state import State
 from xprnn.recurrent.step import Stepper
@@ -65,11 +63,6 @@ class Recurrent(Configuration):
             params[name] = init.deliver(drawn, spec)
         return params
 
-    @cached_property
-    def _inferences(self) -> Inferences:
-        """Small calls of the layer."""
-        return Inferences()
-
     def _adjust(self, drawn: dict[str, Any]) -> None:
         """Change drawn parameters on the host, in place, where a cell has a rule of its own; most have none."""
         return
@@ -83,7 +76,9 @@ class Recurrent(Configuration):
         -------
         y, state
         """
-        if not options and (found := self._inferences.call(self, params, x, state0)) is not None:
+        run = None if options else self._small_calls.of(self, x, inference.sequence)
+        found: tuple[Array, State] | None = None if run is None else run(params, x, state0)
+        if found is not None:
             return found
         call = calls.read_forward(self, params, x, state0, **options)
         y, state, _ = stack.forward(self, params, call, keep=False)
@@ -286,7 +281,8 @@ class Recurrent(Configuration):
         TypeError, ValueError
             As `forward`; also for a bidirectional layer, whose reverse direction begins at the end.
         """
-        found = self._inferences.step(self, params, x_t, state)
+        run = self._small_steps.of(self, x_t, inference.step)
+        found: tuple[Array, State] | None = None if run is None else run(params, x_t, state)
         return step.step(self, params, x_t, state) if found is None else found
 
     @no_grad

@@ -15,6 +15,7 @@ import numpy as np
 from xprnn import init
 from xprnn._array import checks
 from xprnn.cells import OPTIONS, Cell, Parameter
+from xprnn.kernels.small_calls import SmallCalls
 from xprnn.recurrent.constraints import fixed_shapes
 from xprnn.recurrent.options import Options, logit
 
@@ -203,6 +204,14 @@ class Configuration(Options, ABC):
     def _no_states(self) -> tuple[None, ...]:
         """A None for each component of the state."""
         return (None,) * len(self.cell.states)
+
+    @cached_property
+    def _small_calls(self) -> SmallCalls:
+        return SmallCalls()
+
+    @cached_property
+    def _small_steps(self) -> SmallCalls:
+        return SmallCalls()
 
     @cached_property
     def _sizes(self) -> tuple[tuple[int, ...], int]:

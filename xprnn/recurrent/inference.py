@@ -1,8 +1,8 @@
 """Small calls without a backward pass, on NumPy arrays: the plans of the levels with as little Python as there can be.
 
 A call or a step of a tiny layer takes a few microseconds of machine code, and took three times as long in the Python
-that reads its arguments. Here what all calls on one shape have in common is made once, and remembered with the layer.
-An argument that is not as most are is left to `call.py`, which takes it or says what is wrong with it.
+that reads its arguments. Here what all calls on one shape have in common is made once; the layer remembers it. An
+argument that is not as most are is left to `call.py`, which takes it or says what is wrong with it.
 
 Axes: T time, B batch, H hidden units, L layers.
 """
@@ -21,55 +21,22 @@ if TYPE_CHECKING:
     from xprnn.kernels.fused import Inference
     from xprnn.recurrent.base import Recurrent
 
-__all__ = ["MOST", "Inferences"]
-
-MOST = 32
-"""Shapes of x that a layer remembers."""
+__all__ = ["sequence", "step"]
 
 
-class Inferences(dict[Any, Any]):
-    """What is remembered with a layer, by shape and dtype of x; a layer that is copied or read from a file has none."""
+def sequence(layer: "Recurrent", shape: tuple[int, ...], dtype: Any) -> Any | None:
+    """Return what runs a layer on x (T, B, I) or (T, I), or None.
 
-    def __reduce__(self) -> Any:
-        return Inferences, ()
-
-    def call(self, layer: "Recurrent", params: Any, x: Any, state0: Any) -> tuple[Any, Any] | None:
-        """Return y and the final state of a call, or None where it is not a small one of usual arguments."""
-        if type(x) is not np.ndarray:
-            return None
-        try:
-            run = self[x.shape, x.dtype]
-        except KeyError:
-            run = self._remember((x.shape, x.dtype), _sequence(layer, x.shape, x.dtype))
-        return None if run is None else run(params, x, state0)
-
-    def step(self, layer: "Recurrent", params: Any, x_t: Any, state: Any) -> tuple[Any, Any] | None:
-        """Return y_t and the state after a step, or None where it is not a small one of usual arguments."""
-        if type(x_t) is not np.ndarray:
-            return None
-        try:
-            run = self[x_t.shape, x_t.dtype, 1]
-        except KeyError:
-            run = self._remember((x_t.shape, x_t.dtype, 1), _step(layer, x_t.shape, x_t.dtype))
-        return None if run is None else run(params, x_t, state)
-
-    def _remember(self, key: Any, found: Any) -> Any:
-        if len(self) >= MOST:
-            self.clear()
-        self[key] = found
-        return found
-
-
-def _sequence(layer: "Recurrent", shape: tuple[int, ...], dtype: Any) -> Any | None:
-    """Return what runs a layer on x (T, B, I) or (T, I), or None."""
+    ``run(params, x, state0)`` returns y and the final state, or None where an argument is not as most are.
+    """
     if len(shape) not in (2, 3) or (layer.batch_first and len(shape) == 3):
         return None
     levels = _levels(layer, shape[0], shape[1:], dtype)
     return levels and _Sequence(layer, levels, shape[1:-1], checks.HOSTS[dtype]).run
 
 
-def _step(layer: "Recurrent", shape: tuple[int, ...], dtype: Any) -> Any | None:
-    """Return what runs a layer on x_t (B, I) or (I,), or None."""
+def step(layer: "Recurrent", shape: tuple[int, ...], dtype: Any) -> Any | None:
+    """Return what runs a layer on x_t (B, I) or (I,), as `sequence` does, or None."""
     levels = _levels(layer, 1, shape, dtype, single=True) if len(shape) in (1, 2) else None
     return levels and _Step(layer, levels, shape[:-1], dtype).run
 

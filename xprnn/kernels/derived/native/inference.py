@@ -1,10 +1,11 @@
-"""A layer without anything around its cell, run forward alone: with as little Python as there can be about a call.
+"""Small calls forward alone, with as little Python as there can be: layers with nothing around a cell, affine maps.
 
 All that a call has in common with the next one is made once: a table, and what the arrays of the parameters must be. No
 array of a user's is held. A call copies the table, and adds the addresses of its arrays; so any number of threads may
 make one at a time.
 """
 
+import math
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,13 @@ from xprnn.cells import States
 from xprnn.kernels import threads
 from xprnn.kernels.derived.native.code import ready
 from xprnn.kernels.derived.native.frame import Frame
+from xprnn.kernels.derived.native.small_affine import MEMORY, OF_B, OF_W, X, Y, layout_of
 from xprnn.kernels.derived.native.table import OFFSET
 
 if TYPE_CHECKING:
     from array import array
 
-__all__ = ["LayerInference", "StepInference", "inference"]
+__all__ = ["AffineInference", "LayerInference", "StepInference", "inference"]
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 """Per key of the parameters its name in the pass, and the shape."""
@@ -49,17 +51,20 @@ class _Inference:
 
     Parameters
     ----------
-    frame : Frame
-        Of the forward pass.
-    shapes : Shapes
+    dtype : numpy.dtype
+    table : array of int
+        The table without the arrays of a call.
+    parameters : dict
+        Per key the shape, and where the array stands in the table, None where the pass does not read it.
     """
 
-    def __init__(self, frame: Frame, shapes: Shapes) -> None:
-        self.dtype, at = frame.code.question.dtype, frame.code.run.at
-        self._frame, self._length, self._get = frame, len(shapes), _getter(tuple(shapes))
-        self._blank = frame.table[:]
-        self._blank.append(0)  # where what the pass does not read is put
-        self._parameters = [(shape, at.get(f"p_{name}", len(frame.table))) for name, shape in shapes.values()]
+    def __init__(
+        self, dtype: np.dtype, table: "array[int]", parameters: Mapping[str, tuple[tuple[int, ...], int | None]]
+    ) -> None:
+        self.dtype, self._length, self._get = dtype, len(parameters), _getter(tuple(parameters))
+        self._blank = table[:]
+        self._blank.append(0)  # where what is not read is put
+        self._parameters = [(shape, len(table) if k is None else k) for shape, k in parameters.values()]
 
     def table(self, p: Any) -> "tuple[array[int], tuple[Any, ...]] | None":
         """Return a table with the parameters, and these, which must stay alive.
@@ -81,6 +86,21 @@ class _Inference:
             table[k] = id(a)
         return table, arrays
 
+
+def _getter(keys: tuple[str, ...]) -> Any:
+    """Return what reads the values of a dict in the order of these keys."""
+    return itemgetter(*keys) if len(keys) > 1 else lambda p: (p[keys[0]],)
+
+
+class _FrameInference(_Inference):
+    """A pass."""
+
+    def __init__(self, frame: Frame, shapes: Shapes) -> None:
+        at = frame.code.run.at
+        parameters = {key: (shape, at.get(f"p_{name}")) for key, (name, shape) in shapes.items()}
+        super().__init__(frame.code.question.dtype, frame.table, parameters)
+        self._frame = frame
+
     def _run(self, table: "array[int]", x: Any) -> None:
         if not x.flags.carray:
             x = ready(x)
@@ -89,12 +109,7 @@ class _Inference:
         self._frame.run(table)
 
 
-def _getter(keys: tuple[str, ...]) -> Any:
-    """Return what reads the values of a dict in the order of these keys."""
-    return itemgetter(*keys) if len(keys) > 1 else lambda p: (p[keys[0]],)
-
-
-class LayerInference(_Inference):
+class LayerInference(_FrameInference):
     """A layer over T steps; `lead` are the axes between T and the last one."""
 
     def __init__(self, frame: Frame, shapes: Shapes, sizes: tuple[int, ...], lead: tuple[int, ...]) -> None:
@@ -116,7 +131,7 @@ class LayerInference(_Inference):
         return tracks
 
 
-class StepInference(_Inference):
+class StepInference(_FrameInference):
     """A layer of a stack over one step: the k-th one reads and writes the k-th rows of the states of all."""
 
     def __init__(self, frame: Frame, shapes: Shapes, sizes: tuple[int, ...], k: int) -> None:
@@ -135,3 +150,28 @@ class StepInference(_Inference):
                 table[prev] = id(s)
             table[state] = id(t)
         self._run(table, x)
+
+
+class AffineInference(_Inference):
+    """An affine map x Wᵀ + b of x (…, K): ``y = run(p, x)``, or None where an array is not as most are."""
+
+    def __init__(self, shape: tuple[int, ...], N: int, *, biased: bool, dtype: np.dtype) -> None:
+        *lead, K = shape
+        parameters = {"W": ((N, K), OF_W)} | ({"b": ((N,), OF_B)} if biased else {})
+        self._layout = layout_of(dtype, biased, math.prod(lead), K, N)
+        super().__init__(dtype, self._layout.table, parameters)
+        self._shape = (*lead, N)
+
+    def run(self, p: Any, x: Any) -> Any | None:
+        """Return y."""
+        found = self.table(p)
+        if found is None:
+            return None
+        table, arrays = found
+        if not x.flags.carray:
+            x = ready(x)
+        y, memory = np.empty(self._shape, self.dtype), np.empty(self._layout.bytes, np.uint8)
+        table[X], table[Y], table[MEMORY] = id(x), id(y), id(memory)
+        self._layout.forward(table.buffer_info()[0])
+        del arrays
+        return y

@@ -38,7 +38,7 @@ class Layout(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _layout(dtype: np.dtype, biased: bool, R: int, K: int, N: int) -> Layout:
+def layout_of(dtype: np.dtype, biased: bool, R: int, K: int, N: int) -> Layout:
     """Lay out the maps of x (R, K) to y (R, N)."""
     sizes, table = sizes_of(dtype), array("q", bytes(8 * len(FIELDS)))
     functions = shared_functions(dtype)
@@ -112,7 +112,7 @@ class SmallProducts:
     def affine_time(self, x: Any, W: Any, b: Any | None, xp: Any) -> Any:
         """Return x Wᵀ + b for x (…, K), W (N, K), b (N,)."""
         (N, K), x, W = W.shape, ready(x), ready(W)
-        layout = _layout(x.dtype, b is not None, x.size // K, K, N)
+        layout = layout_of(x.dtype, b is not None, x.size // K, K, N)
         y, memory, table = np.empty((*x.shape[:-1], N), x.dtype), np.empty(layout.bytes, np.uint8), layout.table[:]
         table[X], table[OF_W], table[Y], table[MEMORY] = id(x), id(W), id(y), id(memory)
         if b is not None:
@@ -121,10 +121,16 @@ class SmallProducts:
         layout.forward(table.buffer_info()[0])
         return y
 
+    def inference(self, shape: tuple[int, ...], N: int, *, biased: bool, dtype: np.dtype) -> Any:
+        """Return `affine_time` to N numbers of all x of this shape and dtype: ``run(p, x)``, with W and b in p."""
+        from xprnn.kernels.derived.native import inference  # which is made of what stands here
+
+        return inference.AffineInference(shape, N, biased=biased, dtype=dtype)
+
     def affine_gradients(self, da: Any, x: Any, W: Any, xp: Any, *, biased: bool) -> tuple[Any, Any | None, Any]:
         """Return the gradients of `affine_time`, of W, of b and of x, from da (…, N)."""
         (N, K), x, W, da = W.shape, ready(x), ready(W), ready(da)
-        layout = _layout(x.dtype, biased, x.size // K, K, N)
+        layout = layout_of(x.dtype, biased, x.size // K, K, N)
         dW, db, dx = np.zeros((N, K), x.dtype), np.zeros(N, x.dtype) if biased else None, np.empty(x.shape, x.dtype)
         memory = np.empty(layout.bytes, np.uint8)
         table = _filled(layout, {"x": x, "W": W, "b": db, "y": da, "dx": dx, "dW": dW, "memory": memory})
@@ -140,7 +146,7 @@ class BoundAffine:
 
     def __init__(self, p: dict[str, Any], dp: dict[str, Any], shape: tuple[int, ...], dtype: np.dtype) -> None:
         (N, K), b, self.zeros = p["W"].shape, p.get("b"), list[Any]()
-        layout = _layout(dtype, b is not None, int(np.prod(shape)) // K, K, N)
+        layout = layout_of(dtype, b is not None, int(np.prod(shape)) // K, K, N)
         self.y, self.dx = np.empty((*shape[:-1], N), dtype), np.empty(shape, dtype)
         memory = np.empty(layout.bytes, np.uint8)
         forward = {"W": p["W"], "b": b, "y": self.y, "memory": memory}
