@@ -1,6 +1,7 @@
 """Small calls without a backward pass: the same bits as every other call's, from any arrays, at any time."""
 
 import copy
+import gc
 import pickle
 import threading
 import weakref
@@ -10,6 +11,7 @@ import pytest
 
 import xprnn
 from xprnn import tree
+from xprnn.kernels.select import remembered
 from xprnn.kernels.small_calls import MOST
 
 pytest.importorskip("llvmlite", reason="only machine code has small calls of their own")
@@ -227,3 +229,14 @@ def test_a_layer_that_was_called_is_copied_and_pickled(make):
     for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), copy.copy(layer)):
         assert other == layer
         assert_same(other(params, x), expected)
+
+
+def test_what_a_layer_remembers_outlives_its_plan(rng):
+    layer, x = xprnn.LSTM(3, 5), rng.standard_normal((7, 2, 3))
+    params = layer.init(0)
+    expected, _ = layer(params, x)
+    remembered.cache_clear()
+    gc.collect()
+    taken = [np.full(2, 10**6) for _ in range(10_000)]  # the memory of the plan's own arrays is used anew
+    np.testing.assert_array_equal(layer(params, x)[0], expected)
+    del taken

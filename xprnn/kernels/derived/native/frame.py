@@ -34,6 +34,8 @@ class Frame(NamedTuple):
     code : Code
     sizes : tuple
         (T, B, I, H).
+    rows : array of int64
+        The rows of the batch.
     table : array of int64
         The table without the addresses of a call's arrays.
     x, memory : int
@@ -55,6 +57,7 @@ class Frame(NamedTuple):
 
     code: Code
     sizes: tuple[int, int, int, int]
+    rows: Any
     table: "array[int]"
     x: int | None
     memory: int
@@ -89,7 +92,7 @@ class Frame(NamedTuple):
         )
         written = tuple(at[name] for name in places)
         x = at.get("x" if code.run.kind.mapped else "a")
-        return cls(code, sizes, table, x, at["memory"], size, places, used, written, (), states, {})
+        return cls(code, sizes, rows, table, x, at["memory"], size, places, used, written, (), states, {})
 
     def fill(self, x: Any, p: Mapping[str, Any], inputs: dict[str, Any]) -> tuple["array[int]", Any, list[Any]]:
         """Return a table with x, the parameters and the effects, what the pass writes, and what must stay alive."""
