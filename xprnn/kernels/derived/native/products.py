@@ -25,7 +25,7 @@ BLOCKS = {
 """Rows and panels whose sums fill so many registers, but for those of W; the first is for all rows but the last few."""
 
 
-NARROW_ROWS = {32: (16, 8, 4, 2, 1), 16: (8, 4, 2, 1)}
+NARROW_ROWS = (8, 4, 2, 1)
 """Rows of a block with a panel of one vector; the first is for all rows but the last few."""
 
 MOST = 8
@@ -215,7 +215,7 @@ class Products:
                 self._last_rows(b, begin(k), (last, left), (integer(0), full), K, MOST)
         with b.if_then(b.icmp_signed("<", full, N)), loop(b, integer(0), K, DEPTH) as k:
             of, row = begin(k, self.lanes), integer(0)
-            for rows in NARROW_ROWS[self.machine.registers]:
+            for rows in NARROW_ROWS:
                 stop = b.sub(M, b.srem(b.sub(M, row), integer(rows)))
                 with loop(b, row, stop, rows) as r:
                     self._call(b, (rows, 0), of, lda, r, full, K)
