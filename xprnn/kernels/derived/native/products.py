@@ -1,7 +1,8 @@
 """Matrix products with packed weights, as LLVM functions: C += A W, and what goes with it.
 
 A scan has the same W in all its steps. Packed once, in panels of as many columns as two vectors hold, row after row, it
-is read in order, and each vector of it serves several rows of A from registers. Every number of C is the same sum in
+is read in order, and each vector of it serves several rows of A from registers. The last panel is one vector where that
+holds the columns left: an output of few columns is not filled up with zeros. Every number of C is the same sum in
 the same order whatever rows and columns stand beside it: blocks of `DEPTH` products each, the blocks one by one.
 
 Strides count numbers, not bytes. Packed weights lie at multiples of 64 bytes; everything else may lie anywhere.
@@ -112,11 +113,8 @@ class Products:
             width = multiple(b, left, self.lanes)
             in_order = b.and_(b.icmp_signed("==", of_column, integer(1)), b.icmp_signed("==", left, width))
             with b.if_else(in_order) as (then, otherwise):
-                with then, b.if_else(b.icmp_signed("==", width, integer(self.width))) as (full, narrow):
-                    with full:
-                        self._pack_rows(b, source, of_row, K, panel, self.width)
-                    with narrow:
-                        self._pack_rows(b, source, of_row, K, panel, self.lanes)
+                with then:
+                    self._pack_rows(b, source, of_row, K, (panel, width))
                 with otherwise:
                     columns, into = (source, of_row, of_column, left), (panel, width)
                     self._pack_columns(b, columns, self._pack_squares(b, columns, K, into), K, into)
@@ -124,14 +122,14 @@ class Products:
         return function
 
     def _pack_rows(
-        self, b: ir.IRBuilder, source: ir.Value, of_row: ir.Value, K: ir.Value, panel: ir.Value, width: int
+        self, b: ir.IRBuilder, source: ir.Value, of_row: ir.Value, K: ir.Value, target: tuple[ir.Value, ir.Value]
     ) -> None:
-        """Copy a whole panel whose columns lie side by side."""
-        vector, align = self.vector(b), self.machine.vector_bytes
+        """Copy a panel of whole vectors whose columns lie side by side."""
+        vector, (panel, width) = self.vector(b), target
         with loop(b, integer(0), K) as k:
-            row, into = at(b, source, b.mul(k, of_row)), at(b, panel, b.mul(k, integer(width)))
-            for v in range(0, width, self.lanes):
-                vector.store(vector.load(row, integer(v)), into, integer(v), align)
+            row, into = at(b, source, b.mul(k, of_row)), at(b, panel, b.mul(k, width))
+            with loop(b, integer(0), width, self.lanes) as v:
+                vector.store(vector.load(row, v), into, v, self.machine.vector_bytes)
 
     def _pack_squares(
         self, b: ir.IRBuilder, source: tuple[ir.Value, ...], K: ir.Value, target: tuple[ir.Value, ir.Value]
