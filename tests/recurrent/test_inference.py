@@ -63,9 +63,9 @@ def test_a_small_call_has_the_bits_of_any_other(make, options, lead, dtype):
     for each in (None, state):
         assert_same(layer(params, x, each), layer(params, x, each, kernel="auto"))
         assert_same(layer.step(params, x_t, each), general_step(layer, params, x_t, each))
-    for remembered in (layer._small_calls, layer._small_steps):
-        assert len(remembered) == 1
-        assert all(remembered.values())
+    for of_layer in (layer._small_calls, layer._small_steps):
+        assert len(of_layer) == 1
+        assert all(of_layer.values())
 
 
 @pytest.mark.parametrize(
