@@ -156,6 +156,8 @@ WRONG = {
     "another shape": (lambda p: p.update(b_ih=p["b_ih"][:-1]), ValueError),
     "another dtype": (lambda p: p.update(b_ih=p["b_ih"].astype(np.float32)), TypeError),
     "another byte order": (lambda p: p.update(b_ih=p["b_ih"].astype(">f8")), TypeError),
+    "an axis too many": (lambda p: p.update(b_ih=p["b_ih"][:, None]), ValueError),
+    "a masked array": (lambda p: p.update(b_ih=np.ma.array(p["b_ih"])), TypeError),
     "a list": (lambda p: p.update(b_ih=p["b_ih"].tolist()), TypeError),
 }
 

@@ -8,7 +8,10 @@ from xprnn._array.namespace import Array
 from xprnn.cells import Params, States
 from xprnn.scan import Around
 
-__all__ = ["BoundLayer", "CodedLayer", "Fused", "Gradients", "Inference"]
+__all__ = ["BoundLayer", "CodedLayer", "Fused", "Gradients", "Inference", "Parameters"]
+
+Parameters = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Per key of a user's parameters the key among those of a pass, and the shape."""
 
 
 class Gradients(NamedTuple):
@@ -62,12 +65,12 @@ class Inference(Protocol):
     """
 
     @abstractmethod
-    def table(self, p: Any) -> Any | None:
-        """Check the parameters; return a table with them for `run`, and the arrays; None if they are otherwise."""
+    def run(self, p: Any, x: Array, *states: Any) -> Any:
+        """Run it on x, which is checked, unless other arrays are not as most are.
 
-    @abstractmethod
-    def run(self, table: Any, x: Array, *states: Any) -> Any:
-        """Run it, over time from the states before the first step to all states, or a step between states."""
+        Over time it takes the states before the first step, and returns all of them, or None. A step takes the states
+        before and after it of all levels, and returns whether it ran.
+        """
 
 
 class Fused(Protocol):
@@ -98,16 +101,15 @@ class Fused(Protocol):
         """Bind it, with nothing around and from zeros, to parameters and arrays of gradients; None if it is large."""
 
     def inference(
-        self, shapes: Mapping[str, tuple[str, tuple[int, ...]]], lead: tuple[int, ...], step: int | None = None
+        self, parameters: Parameters, lead: tuple[int, ...], step: tuple[int, int] | None = None
     ) -> Inference | None:
         """Return what runs it forward alone, with nothing around its cell and little Python; None if it is large.
 
         Parameters
         ----------
-        shapes : dict
-            Per key of a user's parameters its key among those of `forward`, and the shape.
+        parameters : Parameters
         lead : tuple of int
             The axes of a user's arrays between T and the last one, (B,) or ().
-        step : int, optional
-            Of a stack's single step, which of its levels this one is.
+        step : (int, int), optional
+            Of a stack's single step, which of its levels this one is, and how many there are.
         """

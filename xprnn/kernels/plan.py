@@ -207,7 +207,7 @@ class Plan(NamedTuple):
         return self.fused.bind(*[p, dp] if self.normalised is None else [_renamed(each, NAMES) for each in (p, dp)])
 
     def inference(
-        self, shapes: Mapping[str, tuple[int, ...]], lead: tuple[int, ...], step: int | None = None
+        self, shapes: Mapping[str, tuple[int, ...]], lead: tuple[int, ...], step: tuple[int, int] | None = None
     ) -> Inference | None:
         """Return what runs a small level forward alone with little Python; None for any other, as in `Fused`."""
         if self.fused is None:

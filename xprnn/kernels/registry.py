@@ -269,8 +269,9 @@ def _why_no_machine_code() -> str | None:
     except (ImportError, OSError) as error:  # as of a library of LLVM that is not there
         return f"llvmlite cannot be imported: {error}"
     sample = np.empty(1)
-    data = ctypes.c_void_p.from_address(id(sample) + object.__basicsize__).value
-    if data != sample.ctypes.data:
+    first = id(sample) + object.__basicsize__
+    found = [ctypes.c_void_p.from_address(first + k).value for k in (-8, 0, 40)]
+    if found != [id(np.ndarray), sample.ctypes.data, id(sample.dtype)]:
         return f"arrays of NumPy are other objects on {sys.implementation.name}"
     return None
 

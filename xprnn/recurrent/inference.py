@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from xprnn.kernels.fused import Inference
     from xprnn.recurrent.base import Recurrent
 
+    Levels = list[tuple[str, Inference]]
+
 __all__ = ["sequence", "step"]
 
 
@@ -31,19 +33,17 @@ def sequence(layer: "Recurrent", shape: tuple[int, ...], dtype: Any) -> Any | No
     """
     if len(shape) not in (2, 3) or (layer.batch_first and len(shape) == 3):
         return None
-    levels = _levels(layer, shape[0], shape[1:], dtype)
+    levels = _levels(layer, shape[0], shape[1:], dtype, steps=False)
     return levels and _Sequence(layer, levels, shape[1:-1], checks.HOSTS[dtype]).run
 
 
 def step(layer: "Recurrent", shape: tuple[int, ...], dtype: Any) -> Any | None:
     """Return what runs a layer on x_t (B, I) or (I,), as `sequence` does, or None."""
-    levels = _levels(layer, 1, shape, dtype, single=True) if len(shape) in (1, 2) else None
+    levels = _levels(layer, 1, shape, dtype, steps=True) if len(shape) in (1, 2) else None
     return levels and _Step(layer, levels, shape[:-1], dtype).run
 
 
-def _levels(
-    layer: "Recurrent", T: int, shape: tuple[int, ...], dtype: Any, *, single: bool = False
-) -> "list[tuple[str, Inference]] | None":
+def _levels(layer: "Recurrent", T: int, shape: tuple[int, ...], dtype: Any, *, steps: bool) -> "Levels | None":
     """Return the inference of every level under its name, if nothing is beside them or around their cells."""
     (*lead, I), spec = shape, checks.HOSTS.get(dtype)
     beside = layer.bidirectional or layer.residual or layer.learn_state or "fixed" in layer._shapes[0]
@@ -52,56 +52,32 @@ def _levels(
         return None
     if not layer.cell.is_hashable:  # of which nothing is remembered
         return None
-    levels = []
+    levels, L = [], layer.num_layers
     plans = layer.plans(spec, T, lead[0] if lead else 1, training=False)
     for k, (name, plan, shapes) in enumerate(zip(layer._names, plans, layer._shapes, strict=True)):
-        of_level = plan.inference({key: s for key, (_, s) in shapes.items()}, tuple(lead), k if single else None)
+        of_level = plan.inference({key: s for key, (_, s) in shapes.items()}, tuple(lead), (k, L) if steps else None)
         if of_level is None:
             return None
         levels.append((name, of_level))
     return levels
 
 
-class _Small:
-    """A small call of a layer.
-
-    Parameters
-    ----------
-    layer : Recurrent
-    levels : list of (str, Inference)
-    """
-
-    def __init__(self, layer: "Recurrent", levels: "list[tuple[str, Inference]]") -> None:
-        self._levels, self._sizes, self._n = levels, layer._sizes, len(layer.state_sizes)
-
-    def _tables(self, params: Any) -> list[Any] | None:
-        """Return the table of every level with its parameters, and these, which must stay alive; or None."""
-        levels, tables = self._levels, []
-        if type(params) is not dict or len(params) != len(levels):
-            return None
-        for name, level in levels:
-            table = level.table(params.get(name))
-            if table is None:
-                return None
-            tables.append(table)
-        return tables
-
-
-class _Sequence(_Small):
+class _Sequence:
     """A small call on x (T, B, I) or (T, I)."""
 
-    def __init__(self, layer: "Recurrent", levels: Any, lead: tuple[int, ...], spec: ArraySpec) -> None:
-        super().__init__(layer, levels)
-        self._spec, self._B = spec, lead[0] if lead else None
+    def __init__(self, layer: "Recurrent", levels: "Levels", lead: tuple[int, ...], spec: ArraySpec) -> None:
+        self._levels, self._sizes, self._spec, self._B = levels, layer._sizes, spec, lead[0] if lead else None
 
     def run(self, params: Any, x: Any, state0: Any) -> tuple[Any, Any] | None:
-        tables = self._tables(params)
-        if tables is None:
+        levels = self._levels
+        if type(params) is not dict or len(params) != len(levels):
             return None
         states = None if state0 is None else states_of.read("state0", state0, self._sizes, self._spec, self._B)
         y, ends = x, []
-        for k, (_, level) in enumerate(self._levels):
-            tracks = level.run(tables[k][0], y, states and states[k])
+        for k, (name, level) in enumerate(levels):
+            tracks = level.run(params.get(name), y, states and states[k])
+            if tracks is None:
+                return None
             y = tracks[0][1:]
             ends.append([s[-1:] for s in tracks])
         if len(ends) == 1:
@@ -111,33 +87,24 @@ class _Sequence(_Small):
         return y, found[0] if len(found) == 1 else tuple(found)
 
 
-class _Step(_Small):
+class _Step:
     """A small step on x_t (B, I) or (I,)."""
 
-    def __init__(self, layer: "Recurrent", levels: Any, lead: tuple[int, ...], dtype: Any) -> None:
-        super().__init__(layer, levels)
+    def __init__(self, layer: "Recurrent", levels: "Levels", lead: tuple[int, ...], dtype: Any) -> None:
+        self._levels, self._n, self._dtype = levels, len(layer.state_sizes), dtype
         self._shapes = [(len(levels), *lead, n) for n in layer.state_sizes]
-        self._dtype, self._zeros = dtype, tuple([np.zeros(shape, dtype) for shape in self._shapes])
+        self._zeros = tuple([np.zeros(shape, dtype) for shape in self._shapes])
 
     def run(self, params: Any, x_t: Any, state: Any) -> tuple[Any, Any] | None:
-        tables = self._tables(params)
-        before = self._zeros if state is None else self._read(state)
-        if tables is None or before is None:
+        levels, dtype = self._levels, self._dtype
+        before: tuple[Any, ...] = self._zeros if state is None else (state,) if self._n == 1 else state
+        if type(params) is not dict or len(params) != len(levels):
             return None
-        dtype = self._dtype
-        after = [np.empty(shape, dtype) for shape in self._shapes]
-        h = x_t
-        for k, (_, level) in enumerate(self._levels):
-            level.run(tables[k][0], h, before, after)
+        if type(before) is not tuple or len(before) != self._n:
+            return None
+        h, after = x_t, [np.empty(shape, dtype) for shape in self._shapes]
+        for k, (name, level) in enumerate(levels):
+            if not level.run(params.get(name), h, before, after):
+                return None
             h = after[0][k]
         return h.copy(), after[0] if self._n == 1 else tuple(after)
-
-    def _read(self, state: Any) -> tuple[Any, ...] | None:
-        """Return the components of a state, or None where it is not as most are."""
-        found: tuple[Any, ...] = (state,) if self._n == 1 else state
-        if type(found) is not tuple or len(found) != self._n:
-            return None
-        for s, shape in zip(found, self._shapes, strict=True):
-            if type(s) is not np.ndarray or s.shape != shape or s.dtype != self._dtype or not s.flags.carray:
-                return None
-        return found

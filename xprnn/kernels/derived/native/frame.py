@@ -124,14 +124,17 @@ class Frame(NamedTuple):
                 found[name] = written[start : start + rows * n].reshape(*leading, n)
         return found
 
-    def run(self, table: "array[int]") -> None:
-        """Run the pass on all rows, in a memory that no other call is using."""
+    def run(self, table: "array[int]", function: Any = None, start: int = 0) -> None:
+        """Run the pass on all rows, in a memory that no other call is using.
+
+        A function may be in its place that is called with an address so many bytes behind that of the table.
+        """
         try:
             memory = IDLE.pop() if self.bytes <= SMALL else pool.empty((self.bytes,), BYTE)
         except IndexError:
             memory = np.empty(SMALL, BYTE)
         table[self.memory] = id(memory)
-        self.code.run.function(table.buffer_info()[0])
+        (function or self.code.run.function)(table.buffer_info()[0] + start)
         if self.bytes <= SMALL:
             IDLE.append(memory)
 

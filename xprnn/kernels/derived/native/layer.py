@@ -6,7 +6,7 @@ addresses of its arrays.
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from xprnn.kernels.derived.native.table import OFFSET
 from xprnn.kernels.derived.schedule import schedule
 from xprnn.kernels.derived.shape import Shape
 from xprnn.kernels.derived.step_trace import Effects, effects_of, trace_step
-from xprnn.kernels.fused import CodedLayer, Gradients, Inference
+from xprnn.kernels.fused import CodedLayer, Gradients, Inference, Parameters
 from xprnn.scan import NOTHING, Around
 
 __all__ = ["FusedLayer", "fused"]
@@ -154,12 +154,12 @@ class FusedLayer:
         return bound_passes.BoundLayer(self, p, dp)
 
     def inference(
-        self, shapes: Mapping[str, tuple[str, tuple[int, ...]]], lead: tuple[int, ...], step: int | None = None
+        self, parameters: Parameters, lead: tuple[int, ...], step: tuple[int, int] | None = None
     ) -> Inference | None:
         """Return what runs it forward alone, with nothing around its cell and little Python; None if it is large."""
         from xprnn.kernels.derived.native import inference  # which is made of what stands here
 
-        return inference.inference(self, shapes, lead, step)
+        return inference.inference(self, parameters, lead, step)
 
     def forward_frame(self, keys: tuple[str, ...]) -> Frame:
         """Return the frame of a forward pass with nothing around the cell, of which nothing is stored."""
