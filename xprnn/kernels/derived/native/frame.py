@@ -104,7 +104,8 @@ class Frame(NamedTuple):
         for key, k in run.parameters:
             a = p[key]
             if not a.flags.carray:
-                alive.append(a := ready(a))
+                a = ready(a)
+            alive.append(a)  # another thread may replace it in its dict meanwhile
             table[k] = id(a)
         for name, a in inputs.items():
             if (k := run.at.get(name, -1)) >= 0:
