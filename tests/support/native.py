@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from xprnn.kernels.derived.native import chain, code, layer, linear, machine, scan, small_affine, stepper
+from xprnn.kernels.derived.native import chain, checked, code, layer, linear, machine, scan, small_affine, stepper
 from xprnn.kernels.derived.native import compile as native_compile
 from xprnn.kernels.derived.native.vectors import FLOAT32, FLOAT64, I64, Lanes, integer, loop
 from xprnn.kernels.select import remembered
@@ -24,7 +24,7 @@ def forget():
     for cached in (
         layer.forward_code, layer.backward_code, scan._layer, stepper._code,
         code.shared_functions, code.sizes_of, linear._functions, remembered,
-        small_affine._layout, small_affine._compiled, chain._chain,
+        small_affine.layout_of, small_affine._compiled, chain._chain, checked.checked,
     ):  # fmt: skip
         cached.cache_clear()
 
