@@ -19,7 +19,7 @@ def programs(cell, *, reset=False, masked=False):
     trace = trace_step(cell, keys, np.float32, Effects(reset=reset))
     forward = schedule(trace.graph, trace.forward, arrays=trace.arrays)
     backward = schedule(trace.graph, trace.backward, trace.available, trace.arrays)
-    kinds = [Kind(is_backward, masked, reset, False, trace.widths) for is_backward in (False, True)]
+    kinds = [Kind(is_backward, masked, reset, False, False, trace.widths, mapped=True) for is_backward in (False, True)]
     return [shortened(program, kind) for program, kind in zip((forward, backward), kinds, strict=True)]
 
 
