@@ -51,7 +51,8 @@ def ours(job, kernel="auto"):
             found[f"{name}, Step"] = Candidate(bound_step(model, params, x, target, kernel=kernel))
         return found
     if job.kind == "inference":
-        return {name: Candidate(lambda: layer(params["0"], x, kernel=kernel))}
+        options = {} if kernel == "auto" else {"kernel": kernel}  # as users call it
+        return {name: Candidate(lambda: layer(params["0"], x, **options))}
     bound = layer.stepper(params["0"], batch=x.shape[0], kernel=kernel)
     return {name: Candidate(lambda: bound(x))}
 
