@@ -12,7 +12,7 @@ from tests.support.own_cells import MGU, Memory
 from tests.support.tiles import in_tiles
 from xprnn import tree
 from xprnn._array import pool
-from xprnn.kernels.derived.native.sums import DEPTH, GROUP
+from xprnn.kernels.derived.native.sums import CHUNK, GROUP
 
 T, B, I, H = 300, 33, 3, 5
 """100 chunks of 3 steps of all rows, and 28 of a third of these."""
@@ -41,7 +41,7 @@ def nothing_cleared(monkeypatch):
 
 
 def test_the_sums_are_handed_over_between_chunks_and_at_the_end():
-    chunks = -(-T // (DEPTH // B))
+    chunks = -(-T // (CHUNK // B))
     assert chunks > GROUP
     assert chunks % GROUP > 0
 

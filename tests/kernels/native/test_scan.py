@@ -19,7 +19,7 @@ from tests.support.native_scans import (
 )
 from tests.support.scans import KINDS, WITHOUT_NOISE, run
 from xprnn import GRU, LSTM, RNN, testing, tree
-from xprnn.kernels.derived.native.products import DEPTH
+from xprnn.kernels.derived.native.panels import DEPTH
 
 
 @every_cell

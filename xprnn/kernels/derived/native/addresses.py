@@ -6,7 +6,7 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from xprnn.kernels.derived.native.loops import Rows
-from xprnn.kernels.derived.native.products import multiple
+from xprnn.kernels.derived.native.panels import multiple
 from xprnn.kernels.derived.native.sums import Sums
 from xprnn.kernels.derived.native.table import (
     DATA,

@@ -4,7 +4,7 @@ from functools import cached_property
 
 from llvmlite import ir
 
-from xprnn.kernels.derived.native.products import at, minimum, multiple
+from xprnn.kernels.derived.native.panels import at, minimum, multiple
 from xprnn.kernels.derived.native.sums import Sums
 from xprnn.kernels.derived.native.vectors import integer, loop
 

@@ -13,7 +13,7 @@ from xprnn.kernels.derived.native.compile import compiled
 from xprnn.kernels.derived.native.machine import host
 from xprnn.kernels.derived.native.passes import Pass
 from xprnn.kernels.derived.native.shortcuts import shortened
-from xprnn.kernels.derived.native.sums import DEPTH
+from xprnn.kernels.derived.native.sums import CHUNK
 from xprnn.kernels.derived.native.table import FUNCTIONS, OFFSET, PACKED, ROW, STEP, Kind, memory_of, table_of
 from xprnn.kernels.derived.native.vectors import FLOAT32, FLOAT64
 from xprnn.kernels.derived.program import Program, described
@@ -65,7 +65,7 @@ class PassCode:
     def _layout(self, T: int, B: int, R: int, H: int, I: int = 0) -> tuple["array[int]", int]:
         """Return a table for some sizes, without the array objects, and the bytes of its memory."""
         table, at = array("q", bytes(8 * self.at[""])), self.at
-        C = max(1, min(T, DEPTH // max(R, 1)))
+        C = max(1, min(T, CHUNK // max(R, 1)))
         for name, size in {"T": T, "B": B, "R": R, "H": H, "I": I, "C": C}.items():
             if name in at:
                 table[at[name]] = size

@@ -3,7 +3,7 @@
 from xprnn.kernels import threads
 from xprnn.kernels.derived.native.frame import SMALL
 from xprnn.kernels.derived.native.layer import MOST, ROWS, TILES
-from xprnn.kernels.derived.native.sums import COLUMNS, DEPTH
+from xprnn.kernels.derived.native.sums import CHUNK, COLUMNS
 
 PANEL = 32
 """The most columns of a panel."""
@@ -15,7 +15,7 @@ def of_threads(G: int, H: int, T: int, B: int, I: int, weights: int) -> int:
     """Return the most numbers that threads need for chunks of rows of G = G*H, H and I numbers, and tiles for sums."""
     work = 2 * T * B * G * max(H, I)
     n = threads.count(B, work)
-    rows, columns = min(T * B, max(DEPTH, -(-B // n))), DEPTH * (_panels(H + I) + min(_panels(G), COLUMNS))
+    rows, columns = min(T * B, max(CHUNK, -(-B // n))), CHUNK * (_panels(H + I) + min(_panels(G), COLUMNS))
     own = weights + rows * (2 * _panels(G) + 2 * _panels(H) + 2 * _panels(I)) + columns
     tiles = max(1, min(TILES, B // ROWS, work // threads.WORTH), -(-B // MOST))
     if tiles == n == 1:

@@ -1,7 +1,7 @@
 """Emit a pass over time: a function of one argument, a table of integers that holds sizes and addresses.
 
 The function runs some rows of a batch from the first step to the last, or back. It packs the matrices first. Then it
-takes the steps in chunks, so many that they have `DEPTH` rows: the input map stands before a chunk's steps, and behind
+takes the steps in chunks, so many that they have `CHUNK` rows: the input map stands before a chunk's steps, and behind
 them its shares of all gradients. Of what only products read there is one chunk at a time: x and the pre-activations,
 and backward their gradients, row after row as the steps ran. So all of it stays in a near cache, and the products are
 as large as those of all steps.
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from xprnn.kernels.derived.native.addresses import Row
-from xprnn.kernels.derived.native.products import minimum, multiple
+from xprnn.kernels.derived.native.panels import minimum, multiple
 from xprnn.kernels.derived.native.steps import Steps
-from xprnn.kernels.derived.native.sums import DEPTH, GROUP, Sums
+from xprnn.kernels.derived.native.sums import CHUNK, GROUP, Sums
 from xprnn.kernels.derived.native.table import NOT_WANTED, ROW, Kind
 from xprnn.kernels.derived.native.vectors import integer, loop, turns
 from xprnn.kernels.derived.program import Program
@@ -101,7 +101,7 @@ class Pass(Steps):
     def _period(self, rows: ir.Value) -> ir.Value:
         """Return how many chunks of so many rows are a group, whose sum is added to the gradients."""
         b = self.builder
-        blocks = b.sdiv(multiple(b, rows, DEPTH), integer(DEPTH))
+        blocks = b.sdiv(multiple(b, rows, CHUNK), integer(CHUNK))
         period = b.sdiv(integer(GROUP), blocks)
         return b.select(b.icmp_signed(">", period, integer(0)), period, integer(1))
 

@@ -8,14 +8,15 @@ from functools import cached_property
 
 from llvmlite import ir
 
-from xprnn.kernels.derived.native.products import Operands, Products, at, minimum, multiple
+from xprnn.kernels.derived.native.panels import at, minimum, multiple
+from xprnn.kernels.derived.native.products import Operands, Products
 from xprnn.kernels.derived.native.vectors import Lanes, integer, loop, turns
 
 GROUP = 64
 """Blocks of rows that are added up before their sum is added to the result."""
 
-DEPTH = 128
-"""Rows of a block in an outer product."""
+CHUNK = 128
+"""Rows of a block in an outer product, and of a chunk of steps whose gradients are such products."""
 
 ROWS = 64
 """Rows of a block in a sum over rows."""
@@ -33,7 +34,7 @@ class Sums(Products):
     def outer_scratch(self, N: int, I: int) -> int:
         """Return the numbers of `scratch` that `outer` needs for C (N, I)."""
         rows = self.sums(N)
-        return (DEPTH + rows) * self.padded(I) + DEPTH * min(rows, COLUMNS)
+        return (CHUNK + rows) * self.padded(I) + CHUNK * min(rows, COLUMNS)
 
     def sums(self, N: int) -> int:
         """Return the rows of whole blocks that hold the sums of N rows."""
@@ -50,9 +51,9 @@ class Sums(Products):
         ld = multiple(b, I, self.lanes)
         numbers = b.mul(multiple(b, N, self.rows), ld)
         sums, rest = scratch, at(b, scratch, numbers)
-        with loop(b, integer(0), R, DEPTH * GROUP) as group:
+        with loop(b, integer(0), R, CHUNK * GROUP) as group:
             self.copy(b, None, sums, numbers)
-            rows = minimum(b, b.sub(R, group), integer(DEPTH * GROUP))
+            rows = minimum(b, b.sub(R, group), integer(CHUNK * GROUP))
             of_rows = at(b, A, b.mul(group, lda)), lda, at(b, B, b.mul(group, ldb)), ldb
             b.call(self.add_outer, [*of_rows, sums, rows, N, I, rest])
             with loop(b, integer(0), N) as n:
@@ -69,9 +70,9 @@ class Sums(Products):
         function, b = self.function("add_outer", "pipipiiip")
         A, lda, B, ldb, sums, R, N, I, of_B = function.args
         ld = multiple(b, I, self.lanes)
-        of_A = at(b, of_B, b.mul(ld, integer(DEPTH)))
-        with loop(b, integer(0), R, DEPTH) as r:
-            depth = minimum(b, b.sub(R, r), integer(DEPTH))
+        of_A = at(b, of_B, b.mul(ld, integer(CHUNK)))
+        with loop(b, integer(0), R, CHUNK) as r:
+            depth = minimum(b, b.sub(R, r), integer(CHUNK))
             b.call(self.pack, [at(b, B, b.mul(r, ldb)), ldb, integer(1), depth, I, of_B])
             self._add_block(b, (at(b, A, b.mul(r, lda)), lda, of_A), of_B, (sums, ld), depth, N)
         b.ret_void()
