@@ -158,12 +158,17 @@ def test_the_cache_holds_no_more_than_it_must(twin, name, on, per_step, rng):
     cell = KINDS[name][0] if name in KINDS else OPTIONED[name]
     given, around = draw(cell, rng), Around(**draw_around(cell, rng, on))
     _, _, cache = pair(twin).scan(cell, given["a"], given["state0"], given["p"], around)
-    arrays = (tuple(cache[1].track), cache[1].written) if twin == "native" else (cache.track, cache.arrays)
-    owners = {id(owner): owner for owner in map(owner_of, tree.leaves(arrays))}
-    beside = 2 * (twin == "numpy" and name == "lstm-all")  # what lies between its segments, in one block
-    least = ((per_step + beside) * T + len(cell.states)) * B * H
-    lines = 64 if twin == "native" else 0  # where each of some arrays in one block begins
-    assert least <= sum(owner.size for owner in owners.values()) <= least + lines
+    least = (per_step * T + len(cell.states)) * B * H
+    if twin == "native":  # several arrays in one, each from a multiple of 64 bytes on
+        _, inner = cache
+        numbers = sum(n for _, n in inner.frame.places.values())
+        assert sum(s.size for s in inner.track) + T * B * numbers == least
+        assert inner.frame.numbers <= T * B * numbers + 8 * len(inner.frame.places)
+        assert inner.written is None or inner.written.size == inner.frame.numbers
+        return
+    owners = {id(owner): owner for owner in map(owner_of, (*cache.track, *cache.arrays.values()))}
+    beside = 2 * (name == "lstm-all")  # what lies between its segments, in one block
+    assert sum(owner.size for owner in owners.values()) == least + beside * T * B * H
 
 
 def owner_of(a):
