@@ -28,9 +28,7 @@ class Memory(NamedTuple):
     transient: int  # numbers per step and row
     block: int  # numbers per row and step of a block of `xprnn.scan.BLOCK` steps
     objects: int  # bytes of Python's objects per step
-    beside: Callable[[int, int, int, int], int] = lambda T, B, I, weights: (
-        0
-    )  # numbers beside, for so many of parameters
+    beside: Callable[[int, int, int, int], int] = lambda T, B, I, weights: 0  # numbers beside; `weights` is a number
 
 
 def reference_memory(cell: Cell, H: int) -> Memory:

@@ -78,7 +78,6 @@ def _transient(layer: Configuration, kernel: Kernel) -> int:
     numbers += (G * H + layer.widths[0]) * layer.bidirectional  # of the other direction, where both run side by side
     if h != H:  # what goes into a projection, and its gradients
         numbers += 4 * h + 2 * H
-    numbers += (
-        (3 * G + 2) * H * (layer.layer_norm and not kernel.normalises)
-    )  # n̂ before its gain, and gradients at products
+    if layer.layer_norm and not kernel.normalises:  # n̂ before its gain, and gradients at products
+        numbers += (3 * G + 2) * H
     return int(numbers)

@@ -35,31 +35,24 @@ class BoundLayer:
         track = [np.zeros((T + 1, B, n), dtype) for n in layer.sizes]
         carries = [np.zeros((2, B, n), dtype) for n in layer.sizes]
         self.y, self.zeros = track[0][1:], [carry[0] for carry in carries]
-        self.dx, self.da = np.empty((T, B, I), dtype), None
-        tables, alive = [], [layer, p, dp, track, carries]
-        stored: Any = None
+        self.dx, alive = np.empty((T, B, I), dtype), [layer, p, dp, track, carries]
+        tables, written = [], list[Any]()
         for frame in (forward, backward):
-            table, written, more = frame.fill(self.y, p, {})
+            table, arrays, more = frame.fill(self.y, p, {})
             memory, at = np.empty(frame.bytes, np.uint8), frame.code.run.at
-            table[frame.memory] = id(memory)
-            for (of_states, of_carry, of_d), s, carry in zip(frame.states, track, carries, strict=True):
-                for k in of_states:
-                    table[k] = id(s)
-                for k in of_carry:
-                    table[k] = id(carry)
-                if of_d is not None:
-                    table[of_d] = id(self.y)  # dh is like h
-            for k in frame.cached:
-                table[k] = id(stored)
-            for key, k in frame.code.run.gradients:
-                table[k] = id(dp[key])
+            for k, (s, carry) in enumerate(zip(track, carries, strict=True)):
+                frame.set_states(table, k, s, carry, self.y)  # dh is like h
+            places = {frame.memory: memory, **{k: dp[key] for key, k in frame.code.run.gradients}}
             if "dx" in at:
-                table[at["dx"]] = id(self.dx)
-            if "lasting" in at:
-                (self.da,) = frame.views(written, (T, B), "lasting").values()
-            stored = written if frame is forward else stored
-            alive += [memory, written, *more]
+                places[at["dx"]] = self.dx
+            if frame is backward:
+                places |= dict.fromkeys(frame.cached, written[0])
+            for k, x in places.items():
+                table[k] = id(x)
+            alive += [memory, arrays, *more]
             tables.append(table)
+            written.append(arrays)
+        self.da = backward.views(written[1], (T, B), "lasting").get("lasting")
         self.codes = _bound(forward, tables[0], alive), _bound(backward, tables[1], alive)
 
     def omit_dx(self) -> None:

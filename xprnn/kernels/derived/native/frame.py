@@ -1,4 +1,4 @@
-"""What all calls of a pass have in common: its table without the arrays of a call, and how it is run, in tiles."""
+"""Table of a pass without the arrays of a call, and its run on all rows or in tiles."""
 
 import math
 from array import array
@@ -27,7 +27,7 @@ BYTE = np.dtype(np.uint8)
 
 
 class Frame(NamedTuple):
-    """What all calls of a pass have in common.
+    """Table of a pass for one shape, without the arrays of a call.
 
     Attributes
     ----------
@@ -116,6 +116,16 @@ class Frame(NamedTuple):
         for k in self.written:
             table[k] = id(written)
         return table, written, alive
+
+    def set_states(self, table: "array[int]", k: int, s: Any, carry: Any = None, d: Any = None) -> None:
+        """Set a state's track in a table, and backward its gradients on their way, (2, B, n), and at every step."""
+        of_track, of_carry, of_d = self.states[k]
+        for at in of_track:
+            table[at] = id(s)
+        for at in of_carry:
+            table[at] = id(carry)
+        if of_d is not None and d is not None:
+            table[of_d] = id(d)
 
     def views(self, written: Any, leading: tuple[int, ...], *names: str) -> dict[str, Any]:
         """Return arrays that the pass has written, with these axes but for the last."""

@@ -41,7 +41,7 @@ NO_EFFECTS = Effects()
 
 
 def fused(cell: Cell, shape: tuple[int, ...], H: int, dtype: Any, around: Around = NOTHING) -> "FusedLayer | None":
-    """Return what runs a layer of H units in one call for x (T, B, I), or None if the input map is no affine one."""
+    """Make the fused layer of H units for x (T, B, I), or return None if the input map is no affine one."""
     return FusedLayer(cell, shape, H, np.dtype(dtype)) if cell.input_norm(H) is None and shape[2] > 0 else None
 
 
@@ -96,8 +96,7 @@ class FusedLayer:
         for k, n in enumerate(self.sizes):
             s = shape.track(n, self.dtype)
             shape.first(s)[...] = 0.0 if state0 is None else state0[k]
-            for at in frame.states[k][0]:
-                table[at] = id(s)
+            frame.set_states(table, k, s)
             track.append(s)
         states = shape.states(tuple(track))
         if packing is not None:
@@ -156,10 +155,17 @@ class FusedLayer:
     def inference(
         self, parameters: Parameters, lead: tuple[int, ...], step: tuple[int, int] | None = None
     ) -> Inference | None:
-        """Return what runs it forward alone, with nothing around its cell and little Python; None if it is large."""
+        """Make its inference with nothing around the cell, or return None if it is large."""
         from xprnn.kernels.derived.native import inference  # which is made of what stands here
 
         return inference.inference(self, parameters, lead, step)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether Python about a call takes as long as the call: no thread is of use, and no array is the pool's."""
+        T, B, _, _ = self.extents
+        numbers = (T + 1) * B * max(self.sizes)
+        return 0 < T * B * self.work < threads.WORTH and numbers * self.dtype.itemsize < pool.LEAST
 
     def forward_frame(self, keys: tuple[str, ...]) -> Frame:
         """Return the frame of a forward pass with nothing around the cell, of which nothing is stored."""
@@ -205,17 +211,13 @@ class FusedLayer:
     ) -> list[Any]:
         """Add the states and their gradients; return these on their way, (2, B, n)."""
         carries, turns = [], 1 if shape.packing is None else 2  # a packed row begins in the step that is its last
-        for i, (at, of_carry, of_d) in enumerate(frame.states):
-            d, carry = dstates[i], np.zeros((2, shape.B, self.sizes[i]), self.dtype)
-            if dfinal[i] is not None:
-                carry[:turns] = dfinal[i]
-            for k in at:
-                table[k] = id(track[i])
-            for k in of_carry:
-                table[k] = id(carry)
-            if d is not None and of_d is not None:
+        for k, (s, n) in enumerate(zip(track, self.sizes, strict=True)):
+            d, carry = dstates[k], np.zeros((2, shape.B, n), self.dtype)
+            if dfinal[k] is not None:
+                carry[:turns] = dfinal[k]
+            if d is not None:
                 alive.append(d := ready(d))
-                table[of_d] = id(d)
+            frame.set_states(table, k, s, carry, d)
             carries.append(carry)
         return carries
 

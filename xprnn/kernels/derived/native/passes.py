@@ -21,17 +21,9 @@ from xprnn.kernels.derived.program import Program
 
 
 class Pass(Steps):
-    """Emits the function of a pass into a module.
+    """Emits the function of a pass into a module: `Addresses`, of which `what` is emitted.
 
-    Parameters
-    ----------
-    module : ir.Module
-    name : str
-    program : Program
-    kind : Kind
-    products : Sums
-    what : str
-        "pass"; of a stream "prepare", which packs the matrices, and "step", which finds them packed.
+    That is "pass"; of a stream "prepare", which packs the matrices, or "step", which finds them packed.
     """
 
     def __init__(

@@ -7,10 +7,9 @@ import numpy as np
 from xprnn.cells import Cell
 from xprnn.kernels.derived.native.code import PassCode
 from xprnn.kernels.derived.native.table import Kind
-from xprnn.kernels.derived.step_trace import Effects, StepTrace, Store, effects_of
-from xprnn.scan import Around
+from xprnn.kernels.derived.step_trace import Effects, StepTrace, Store
 
-__all__ = ["Code", "InputMap", "Question", "code_of", "kind_of", "question_of", "stores_of"]
+__all__ = ["Code", "InputMap", "Question", "code_of", "kind_of", "stores_of"]
 
 
 class Question(NamedTuple):
@@ -44,11 +43,6 @@ class Code(NamedTuple):
     run: PassCode
     trace: StepTrace
     outputs: tuple[tuple[str, tuple[str, ...]], ...]  # the arrays (T, B, ·) that it makes
-
-
-def question_of(cell: Cell, keys: tuple[str, ...], dtype: np.dtype, around: Around) -> Question:
-    """Return what the code of a scan depends on."""
-    return Question(cell, keys, dtype, effects_of(around), around.mask is not None, around.packing is not None)
 
 
 def kind_of(question: Question, trace: StepTrace, input_map: InputMap, **of_backward: Any) -> Kind:
