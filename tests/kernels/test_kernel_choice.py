@@ -39,10 +39,13 @@ def test_explain_and_select_say_which_kernel_and_why(fastest):
     x = np.zeros((2, 1, 3))
     layer = xprnn.LSTM(3, 4)
     why = "; ".join(["the arrays are numpy arrays", *BEFORE[fastest]])
-    how = (
-        "input map, scan and gradients in one call" if fastest == "native" else f"a scan between products of {LIBRARY}"
-    )
+    one_call = "input map, scan and gradients in one call"
+    small = "; inference with nothing around the cell checks its arrays there, too"
+    how = f"{one_call}{small}" if fastest == "native" else f"a scan between products of {LIBRARY}"
     assert str(xprnn.kernels.explain(layer, x)) == f"{fastest}: {how} ({why})"
+    if fastest == "native":
+        assert xprnn.kernels.explain(xprnn.LSTM(3, 400), np.zeros((100, 2, 3))).how == one_call
+        assert xprnn.kernels.explain(layer, x.astype(np.float16)).how == one_call
     named = xprnn.kernels.explain(layer, x, kernel="reference")
     assert named == ("reference", "asked for by name", f"a scan between products of {LIBRARY}")
     tokens = xprnn.Sequential(xprnn.Embedding(5, 3), xprnn.Residual(xprnn.RNN(3, 3)))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import xprnn
+from tests.support.ordinary import ordinary, ordinary_step
 from xprnn import tree
 from xprnn.kernels.select import remembered
 from xprnn.kernels.small_calls import MOST
@@ -48,12 +49,6 @@ def assert_same(found, expected):
         assert a.tobytes() == expected[path].tobytes(), path
 
 
-def general_step(layer, params, x_t, state=None):
-    """Return a step by the way of any call, of one step."""
-    y, state = layer(params, x_t[None], state, kernel="auto")
-    return y[0], state
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("lead", LEAD.values(), ids=LEAD)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -61,30 +56,41 @@ def test_a_small_call_has_the_bits_of_any_other(make, options, lead, dtype):
     layer = make(**options)
     params, x, x_t, state = arguments(layer, lead, dtype)
     for each in (None, state):
-        assert_same(layer(params, x, each), layer(params, x, each, kernel="auto"))
-        assert_same(layer.step(params, x_t, each), general_step(layer, params, x_t, each))
-    for of_layer in (layer._small_calls, layer._small_steps):
-        assert len(of_layer) == 1
+        for named in ({}, {"kernel": "auto"}, {"kernel": "native"}):
+            assert_same(layer(params, x, each, **named), ordinary(layer, params, x, each))
+        assert_same(layer.step(params, x_t, each), ordinary_step(layer, params, x_t, each))
+    for of_layer, n in ((layer._small_calls, 2), (layer._small_steps, 1)):  # one per name of a kernel
+        assert len(of_layer) == n
         assert all(of_layer.values())
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"bidirectional": True}, {"learn_state": True}, {"num_layers": 2, "residual": True}, {"batch_first": True},
-        {"layer_norm": True}, {"sparsity": 0.5}, {"tau": 2.0}, {"zoneout": 0.1}, {"autapses": False},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_what_stands_beside_or_around_a_level_has_its_effect(make, options):
-    try:
-        layer = make(**options)
-    except ValueError:
-        pytest.skip("a cell without this option")
+AROUND = [
+    {"bidirectional": True}, {"learn_state": True}, {"num_layers": 2, "residual": True}, {"batch_first": True},
+    {"layer_norm": True}, {"sparsity": 0.5}, {"tau": 2.0}, {"zoneout": 0.1}, {"autapses": False},
+]  # fmt: skip
+REFUSED = [("LSTM, projected", option) for option in ("sparsity", "autapses")]
+WITH = [(name, each) for name in LAYERS for each in AROUND if (name, next(iter(each))) not in REFUSED]
+
+
+@pytest.mark.parametrize(("name", "options"), WITH, ids=str)
+def test_what_stands_beside_or_around_a_level_has_its_effect(name, options):
+    layer = LAYERS[name](**options)
     params, x, x_t, _ = arguments(layer, (2,))
-    assert_same(layer(params, x), layer(params, x, kernel="auto"))
+    assert_same(layer(params, x), ordinary(layer, params, x))
     if not (layer.bidirectional or layer.batch_first):
-        assert_same(layer.step(params, x_t), general_step(layer, params, x_t))
+        assert_same(layer.step(params, x_t), ordinary_step(layer, params, x_t))
+
+
+def test_a_kernel_asked_for_by_name_runs_a_small_call_or_is_refused(make):
+    layer = make()
+    params, x, *_ = arguments(layer, (2,))
+    expected, _ = layer(params, x, kernel="reference")
+    assert list(layer._small_calls.values()) == [None]
+    np.testing.assert_allclose(layer(params, x, kernel="native")[0], expected, rtol=0, atol=1e-14)
+    with pytest.raises(ValueError, match="`kernel` must be one of"):
+        layer(params, x, kernel="fast")
+    with pytest.raises((TypeError, ValueError), match="`kernel`"):
+        layer(params, x, kernel=["native"])
 
 
 @pytest.mark.parametrize("run", ["call", "step"])
@@ -92,7 +98,7 @@ def test_parameters_that_are_replaced_or_written_into_are_seen(make, run):
     layer = make()
     params, x, x_t, _ = arguments(layer, (1,))
     small = (lambda: layer(params, x)) if run == "call" else (lambda: layer.step(params, x_t))
-    other = (lambda: layer(params, x, kernel="auto")) if run == "call" else (lambda: general_step(layer, params, x_t))
+    other = (lambda: ordinary(layer, params, x)) if run == "call" else (lambda: ordinary_step(layer, params, x_t))
     before = small()
     for key in params["l0"]:
         params["l0"][key] = params["l0"][key] + 0.5
@@ -193,7 +199,7 @@ def test_threads_that_call_one_layer_at_once_have_outputs_of_their_own(make):
     layer = make()
     params, *_ = arguments(layer, (1,))
     xs = [np.full((200, 1, 3), float(k)) for k in range(4)]
-    expected = [(layer(params, x, kernel="auto"), general_step(layer, params, x[0])) for x in xs]
+    expected = [(ordinary(layer, params, x), ordinary_step(layer, params, x[0])) for x in xs]
     faults, together = [], threading.Barrier(len(xs))
 
     def run(k):

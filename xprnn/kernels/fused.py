@@ -76,9 +76,20 @@ class Inference(Protocol):
 class Fused(Protocol):
     """Input map, scan and all gradients of one direction in one call each way, for one cell, dtype and shape of x.
 
+    Attributes
+    ----------
+    is_small : bool
+        Whether Python about a call takes as long as the call, so that inference has a way with little of it.
+
+    Notes
+    -----
     `forward` and `backward` are the scan pair with two differences. `x` stands in the place of a, and behind the cache;
     `p` holds the input map's parameters too, and the gradients are returned as `Gradients`.
     """
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is small."""
 
     def forward(
         self, x: Array, state0: States | None, p: Params, around: Around, noise: Array | None = None, *, keep: bool
@@ -103,7 +114,7 @@ class Fused(Protocol):
     def inference(
         self, parameters: Parameters, lead: tuple[int, ...], step: tuple[int, int] | None = None
     ) -> Inference | None:
-        """Return what runs it forward alone, with nothing around its cell and little Python; None if it is large.
+        """Make its inference with nothing around the cell, or return None if it is large.
 
         Parameters
         ----------

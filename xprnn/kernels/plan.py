@@ -93,11 +93,17 @@ class Plan(NamedTuple):
         return self.fused is not None
 
     @property
+    def is_small(self) -> bool:
+        """Whether Python about a call takes as long as the call, so that `inference` is a way with little of it."""
+        return self.fused is not None and self.fused.is_small
+
+    @property
     def how(self) -> str:
         """One phrase for `explain`: which calls a direction is."""
         rows = "; where rows have lengths, of their valid steps alone" if self.packs else ""
         if self.fused is not None:
-            return f"input map, scan and gradients in one call{rows}"
+            small = "; inference with nothing around the cell checks its arrays there, too" if self.is_small else ""
+            return f"input map, scan and gradients in one call{rows}{small}"
         scan = "a scan" if self.normalised is None else "a scan, which normalises its input,"
         owner = "the array library" if self.kernel.products is array_products else self.kernel.name
         return f"{scan} between products of {owner}{rows}"
@@ -209,8 +215,8 @@ class Plan(NamedTuple):
     def inference(
         self, shapes: Mapping[str, tuple[int, ...]], lead: tuple[int, ...], step: tuple[int, int] | None = None
     ) -> Inference | None:
-        """Return what runs a small level forward alone with little Python; None for any other, as in `Fused`."""
-        if self.fused is None:
+        """Make the inference of a small level with nothing around its cell; None for any other, as in `Fused`."""
+        if self.fused is None or not self.is_small:
             return None
         names = {} if self.normalised is None else NAMES
         return self.fused.inference({key: (names.get(key, key), shape) for key, shape in shapes.items()}, lead, step)
@@ -251,9 +257,7 @@ class UpcastPlan(Plan):
 
     __slots__ = ()
     is_silent = False  # NumPy may convert
-
-    def inference(self, *_: Any) -> None:
-        """Return None: what goes in and comes out is converted."""
+    is_small = False  # arrays are converted
 
     def forward(
         self, cell: Cell, directions: Sequence[Direction], *, keep: bool

@@ -216,15 +216,15 @@ def select_products(spec: ArraySpec, rows: int, work: int, kernel: str = "auto")
     return UpcastProducts(found) if is_half else found.small_products if is_small else found.products
 
 
-def select_affine(spec: ArraySpec, shape: tuple[int, ...], N: int, *, biased: bool) -> Any | None:
-    """Choose what runs small affine maps of NumPy arrays x (…, K) with little Python, or None: ``run(p, x)``.
+def select_affine(spec: ArraySpec, shape: tuple[int, ...], N: int, kernel: str = "auto", *, biased: bool) -> Any | None:
+    """Choose the runner of small affine maps of NumPy arrays x (…, K) with little Python, or None: ``run(p, x)``.
 
     It computes what `affine_time` of `select_products` does, and returns None unless p holds arrays of these shapes.
     """
-    rows = math.prod(shape[:-1])
-    products = select_products(spec, rows, rows * shape[-1] * N)
-    make = getattr(products, "inference", None)  # as those of some kernels have it
-    return make and make(shape, N, biased=biased, dtype=spec.dtype)
+    rows, found = math.prod(shape[:-1]), _with_products(spec.xp, kernel)
+    if found is None or select_products(spec, rows, rows * shape[-1] * N, kernel) is not found.small_products:
+        return None
+    return found.small_products.inference(shape, N, biased=biased, dtype=spec.dtype)
 
 
 def select_words(spec: ArraySpec, kernel: str = "auto") -> Words:

@@ -98,8 +98,8 @@ class Linear(Stateless):
 
     def __call__(self, params: Params, x: Any, state0: State = (), **options: Any) -> tuple[Any, State]:
         """Run forward without a cache; parameters as in `forward`."""
-        is_usual = not options and (state0 is None or (type(state0) is tuple and not state0))
-        run = self._small_calls.of(self, x, _small) if is_usual else None
+        is_usual = state0 is None or (type(state0) is tuple and not state0)
+        run = self._small_calls.of(self, x, options, _small) if is_usual else None
         if run is not None and (y := run(params, x)) is not None:
             return y, ()
         return super().__call__(params, x, state0, **options)
@@ -136,10 +136,10 @@ class Linear(Stateless):
         return array_products.affine_time(x_t, params["W"], params.get("b"), spec.xp)
 
 
-def _small(layer: Linear, shape: tuple[int, ...], dtype: Any) -> Any | None:
-    """Return what runs a layer on small x of a shape and dtype, ``run(params, x)``, or None."""
+def _small(layer: Linear, shape: tuple[int, ...], dtype: Any, kernel: str) -> Any | None:
+    """Make the runner of small calls, ``run(params, x)``, or return None if they are not small."""
     spec = checks.HOSTS.get(dtype)
     if spec is None or len(shape) == 0 or shape[-1] != layer.in_features:
         return None
-    found = kernels.select_affine(spec, shape, layer.out_features, biased=layer.bias)
+    found = kernels.select_affine(spec, shape, layer.out_features, kernel, biased=layer.bias)
     return found and found.run

@@ -76,7 +76,7 @@ class Recurrent(Configuration):
         -------
         y, state
         """
-        run = None if options else self._small_calls.of(self, x, inference.sequence)
+        run = self._small_calls.of(self, x, options, inference.sequence)
         found: tuple[Array, State] | None = None if run is None else run(params, x, state0)
         if found is not None:
             return found
@@ -281,7 +281,7 @@ class Recurrent(Configuration):
         TypeError, ValueError
             As `forward`; also for a bidirectional layer, whose reverse direction begins at the end.
         """
-        run = self._small_steps.of(self, x_t, inference.step)
+        run = self._small_steps.of(self, x_t, {}, inference.step)
         found: tuple[Array, State] | None = None if run is None else run(params, x_t, state)
         return step.step(self, params, x_t, state) if found is None else found
 

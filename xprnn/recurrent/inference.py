@@ -26,24 +26,26 @@ if TYPE_CHECKING:
 __all__ = ["sequence", "step"]
 
 
-def sequence(layer: "Recurrent", shape: tuple[int, ...], dtype: Any) -> Any | None:
-    """Return what runs a layer on x (T, B, I) or (T, I), or None.
+def sequence(layer: "Recurrent", shape: tuple[int, ...], dtype: Any, kernel: str) -> Any | None:
+    """Make the runner of small calls on x (T, B, I) or (T, I), or return None if they are not small.
 
     ``run(params, x, state0)`` returns y and the final state, or None where an argument is not as most are.
     """
     if len(shape) not in (2, 3) or (layer.batch_first and len(shape) == 3):
         return None
-    levels = _levels(layer, shape[0], shape[1:], dtype, steps=False)
+    levels = _levels(layer, shape[0], shape[1:], dtype, kernel, steps=False)
     return levels and _Sequence(layer, levels, shape[1:-1], checks.HOSTS[dtype]).run
 
 
-def step(layer: "Recurrent", shape: tuple[int, ...], dtype: Any) -> Any | None:
-    """Return what runs a layer on x_t (B, I) or (I,), as `sequence` does, or None."""
-    levels = _levels(layer, 1, shape, dtype, steps=True) if len(shape) in (1, 2) else None
+def step(layer: "Recurrent", shape: tuple[int, ...], dtype: Any, kernel: str) -> Any | None:
+    """Make the runner of steps on x_t (B, I) or (I,), as `sequence` does, or return None."""
+    levels = _levels(layer, 1, shape, dtype, kernel, steps=True) if len(shape) in (1, 2) else None
     return levels and _Step(layer, levels, shape[:-1], dtype).run
 
 
-def _levels(layer: "Recurrent", T: int, shape: tuple[int, ...], dtype: Any, *, steps: bool) -> "Levels | None":
+def _levels(
+    layer: "Recurrent", T: int, shape: tuple[int, ...], dtype: Any, kernel: str, *, steps: bool
+) -> "Levels | None":
     """Return the inference of every level under its name, if nothing is beside them or around their cells."""
     (*lead, I), spec = shape, checks.HOSTS.get(dtype)
     beside = layer.bidirectional or layer.residual or layer.learn_state or "fixed" in layer._shapes[0]
@@ -53,7 +55,7 @@ def _levels(layer: "Recurrent", T: int, shape: tuple[int, ...], dtype: Any, *, s
     if not layer.cell.is_hashable:  # of which nothing is remembered
         return None
     levels, L = [], layer.num_layers
-    plans = layer.plans(spec, T, lead[0] if lead else 1, training=False)
+    plans = layer.plans(spec, T, lead[0] if lead else 1, training=False, kernel=kernel)
     for k, (name, plan, shapes) in enumerate(zip(layer._names, plans, layer._shapes, strict=True)):
         of_level = plan.inference({key: s for key, (_, s) in shapes.items()}, tuple(lead), (k, L) if steps else None)
         if of_level is None:

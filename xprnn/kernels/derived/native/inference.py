@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from xprnn._array import pool
 from xprnn.cells import States
-from xprnn.kernels import threads
 from xprnn.kernels.derived.native.checked import AXES, RESULT, Shape, checked, checks
 from xprnn.kernels.derived.native.code import address_of, ready
 from xprnn.kernels.derived.native.frame import Frame
@@ -27,14 +25,7 @@ __all__ = ["AffineInference", "LayerInference", "StepInference", "inference"]
 
 
 def inference(layer: Any, parameters: Parameters, lead: Shape, step: tuple[int, int] | None) -> Any | None:
-    """Return an inference of a `FusedLayer`, or None where Python about a call is too little of it.
-
-    Then threads are of use, or its arrays are those of the pool.
-    """
-    T, B, _, _ = layer.extents
-    numbers = (T + 1) * B * max(layer.sizes)
-    if T * B == 0 or T * B * layer.work >= threads.WORTH or numbers * layer.dtype.itemsize >= pool.LEAST:
-        return None
+    """Make the inference of a small `FusedLayer`, or return None unless it stores nothing but states."""
     if max(len(shape) for _, shape in parameters.values()) > AXES:
         return None
     frame = layer.forward_frame(tuple([name for name, _ in parameters.values()]))
@@ -46,7 +37,7 @@ def inference(layer: Any, parameters: Parameters, lead: Shape, step: tuple[int, 
 
 
 class _Inference:
-    """What all calls have in common.
+    """Table of a function, and the checks of its arrays.
 
     Parameters
     ----------
@@ -118,8 +109,7 @@ class LayerInference(_FrameInference):
 
     def __init__(self, frame: Frame, parameters: Parameters, sizes: tuple[int, ...], lead: Shape) -> None:
         super().__init__(frame, parameters, {})
-        each = zip(frame.states, sizes, strict=True)
-        self._tracks = [((frame.sizes[0] + 1, *lead, n), places) for (places, _, _), n in each]
+        self._tracks = [(frame.sizes[0] + 1, *lead, n) for n in sizes]
 
     def run(self, p: Any, x: Any, state0: States | None) -> list[Any] | None:
         """Return per state an array (T+1, *lead, n): what it is before the first step, and after each."""
@@ -127,12 +117,11 @@ class LayerInference(_FrameInference):
         if found is None:
             return None
         (table, arrays), tracks = found, []
-        for k, (shape, places) in enumerate(self._tracks):
+        for k, shape in enumerate(self._tracks):
             s = np.zeros(shape, self.dtype)
             if state0 is not None:
                 s[0] = state0[k]
-            for at in places:
-                table[at] = id(s)
+            self._frame.set_states(table, k, s)
             tracks.append(s)
         runs = self._run(table, x)
         del arrays
