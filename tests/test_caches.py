@@ -18,7 +18,7 @@ ROOT = Path(xprnn.__file__).parent
 
 BY_THE_CODE = {
     "kernels.derived.native.chain._chain": "one",
-    "kernels.derived.native.checked.checked": "one",
+    "kernels.derived.native.checked._definition": "one",
     "kernels.derived.native.code.shared_functions": "two dtypes",
     "kernels.derived.native.code.sizes_of": "two dtypes",
     "kernels.derived.native.small_affine._compiled": "two dtypes, with a bias and without",

@@ -24,7 +24,7 @@ def forget():
     for cached in (
         layer.forward_code, layer.backward_code, scan._layer, stepper._code,
         code.shared_functions, code.sizes_of, linear._functions, remembered,
-        small_affine.layout_of, small_affine._compiled, chain._chain, checked.checked,
+        small_affine.layout_of, small_affine._compiled, chain._chain, checked._definition,
     ):  # fmt: skip
         cached.cache_clear()
 

@@ -1,26 +1,25 @@
-"""Check the arrays of a call in machine code, and run it: Python takes 30 times as long to look at an array.
+"""Small calls of machine code as builtin functions of Python, which check the arrays that they are called with.
 
-Read are the fields of NumPy's array objects that are part of its binary interface.
+Python takes 30 times as long to look at an array, and ctypes ten times as long to make a call. Read are the fields of
+NumPy's array objects that are part of its binary interface.
 """
 
 import ctypes
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
+from xprnn.kernels.derived.native.code import address_of
 from xprnn.kernels.derived.native.compile import compiled
 from xprnn.kernels.derived.native.machine import host
 from xprnn.kernels.derived.native.table import DATA
 from xprnn.kernels.derived.native.vectors import I32, I64, integer, loop
 
-__all__ = ["AXES", "Shape", "checked", "checks"]
-
-AXES = 3
-"""The most axes of an array that is checked."""
+__all__ = ["Argument", "Shape", "checked_call"]
 
 TYPE, NDIM, SHAPE, DTYPE, FLAGS = (DATA + bytes for bytes in (-8, 8, 16, 40, 48))
 """Where fields stand in an array object."""
@@ -31,65 +30,141 @@ NUMBERS = DATA + 8
 ALIGNED_IN_ORDER = 0x101
 """The flags of an array that is aligned, its numbers in the order of rows."""
 
-LENGTH, FUNCTION, KIND, WORD, COUNT, RESULT, RECORDS = range(7)
-"""What stands behind a table: its length, the function, what type and dtype its arrays must be, how many arrays are
-checked, whether all were so and the function ran, and of each where it stands in the table, and its shape."""
+COUNT, RECORDS, WIDTH, LENGTH, FUNCTION, KIND, WORD, BOOL, SAVE, RESTORE, FIRST = range(11)
+"""What stands in front of the records of a call: how many arrays it takes, how many integers the records are and one of
+them is, the length of the table behind them, the function, type and dtype of the arrays, and functions of Python."""
+
+ARGUMENT, PLACE, AXES, SIZES = range(4)
+"""What stands in a record: which array, where it goes in the table, and unless it needs no check how many axes it has,
+and how long they are."""
+
+UNCHECKED = -1
+
+METH_FASTCALL = 0x80
+"""CPython's flag of a function of an object, an array of arguments and their number."""
 
 Shape = tuple[int, ...]
 
 
-def checks(length: int, function: int, dtype: np.dtype, arrays: Iterable[tuple[int, Shape]]) -> "array[int]":
-    """Return what stands behind a table of a length whose arrays, at these places, are to be of a dtype and shapes."""
+class Argument(NamedTuple):
+    """An array that a call takes: where it goes in the table, and its shape; without one it is not checked."""
+
+    places: tuple[int, ...]
+    shape: Shape | None = None
+
+
+class _Definition(ctypes.Structure):
+    """CPython's `PyMethodDef`."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_builtin = ctypes.pythonapi["PyCFunction_NewEx"]
+_builtin.argtypes, _builtin.restype = (
+    [ctypes.POINTER(_Definition), ctypes.py_object, ctypes.py_object],
+    ctypes.py_object,
+)
+
+
+def checked_call(
+    function: Any, table: "array[int]", dtype: np.dtype, arguments: Sequence[Argument], *, releases: bool = False
+) -> Callable[..., bool]:
+    """Make a builtin function of arrays, which runs a function of a table, and returns whether it did.
+
+    It does not where an array is none, or of another dtype or shape, or not in one piece. Threads may call it at the
+    same time: each call has a table of its own on its stack. What `table` refers to must stay alive meanwhile.
+
+    Parameters
+    ----------
+    function
+        As `xprnn.kernels.derived.native.compile` returns it.
+    table : array of int
+        Its table without these arrays.
+    dtype : numpy.dtype
+    arguments : sequence of Argument
+    releases : bool
+        Whether other threads run meanwhile; to let them takes longer than a step of a small net.
+    """
+    records = []
+    for k, (places, shape) in enumerate(arguments):
+        axes = (UNCHECKED,) if shape is None else (len(shape), *shape)
+        records.append((k, places[0] if places else len(table), *axes))  # behind the table nothing is read
+        records += [(k, place, UNCHECKED) for place in places[1:]]
+    python = [_python("PyBool_FromLong"), *[_python(f"PyEval_{name}Thread") * releases for name in ("Save", "Restore")]]
     word = ctypes.c_int64.from_address(id(dtype) + NUMBERS).value
-    records = [(k, len(shape), *shape, *[0] * (AXES - len(shape))) for k, shape in arrays]
-    return array("q", [length, function, id(np.ndarray), word, len(records), 0, *sum(records, ())])
+    width = max(map(len, records))
+    each = [x for record in records for x in (*record, *[0] * (width - len(record)))]
+    head = [len(arguments), len(each), width, len(table) + 1, address_of(function), id(np.ndarray), word, *python]
+    definition, code = _definition()
+    alive = definition, code, function
+    return _builtin(definition, np.array([*head, *each, *table, 0]), alive)  # type: ignore[no-any-return]
+
+
+def _python(name: str) -> int:
+    """Return where a function of Python begins."""
+    return address_of(ctypes.pythonapi[name])
 
 
 @cache
-def checked() -> Any:
-    """Compile the function that is called with the address of what stands behind a table."""
+def _definition() -> tuple[_Definition, Any]:
+    """Compile what all checked calls run; what a call is stands in an array of integers that it is bound to."""
 
     def text() -> str:
         module = ir.Module("xprnn")
         module.triple = host().triple
-        kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer()])
-        function = ir.Function(module, kind, "run")
-        b, behind = ir.IRBuilder(function.append_basic_block("entry")), function.args[0]
-        entries = [b.load(b.gep(behind, [integer(k)])) for k in range(RECORDS)]
-        table, fits = b.gep(behind, [b.neg(entries[LENGTH])]), b.gep(behind, [integer(RESULT)])
-        b.store(integer(1), fits)
-        with loop(b, integer(0), entries[COUNT]) as k:
-            record = b.gep(behind, [b.add(integer(RECORDS), b.mul(k, integer(2 + AXES)))])
-            _emit(b, table, record, entries, fits)
-        with b.if_then(b.icmp_signed("!=", b.load(fits), integer(0))):
-            b.call(b.inttoptr(entries[FUNCTION], kind.as_pointer()), [table])
-        b.ret_void()
+        function = ir.Function(module, ir.FunctionType(I64, [I64, I64.as_pointer(), I64]), "run")
+        _emit(ir.IRBuilder(function.append_basic_block("entry")), *function.args)
         return str(module)
 
-    return compiled(text, host(), "checked").function("run")
+    code = compiled(text, host(), "checked call").function("run")
+    return _Definition(b"checked_call", address_of(code), METH_FASTCALL, None), code
 
 
-def _emit(b: ir.IRBuilder, table: ir.Value, record: ir.Value, entries: list[ir.Value], fits: ir.Value) -> None:
-    """Emit the check of one array: of another object no field but its type is read."""
+def _emit(b: ir.IRBuilder, bound: ir.Value, arguments: ir.Value, n: ir.Value) -> None:
+    """Emit a call of `n` arguments, bound to an array of integers."""
 
     def field(x: ir.Value, offset: int, kind: ir.Type = I64) -> ir.Value:
         return b.load(b.inttoptr(b.add(x, integer(offset)), kind.as_pointer()))
 
-    k, n = (b.load(b.gep(record, [integer(j)])) for j in (0, 1))
-    x = b.load(b.gep(table, [k]))
-    with b.if_else(b.icmp_signed("==", field(x, TYPE), entries[KIND])) as (is_array, is_none):
-        with is_array:
-            flags, mask = field(x, FLAGS, I32), ir.Constant(I32, ALIGNED_IN_ORDER)
-            agrees = b.icmp_signed("==", b.and_(flags, mask), mask)
-            agrees = b.and_(agrees, b.icmp_signed("==", b.sext(field(x, NDIM, I32), I64), n))
-            agrees = b.and_(agrees, b.icmp_signed("==", field(field(x, DTYPE), NUMBERS), entries[WORD]))
-            with b.if_else(agrees) as (like, unlike):
-                with like, loop(b, integer(0), n) as j:
-                    size = field(b.add(field(x, SHAPE), b.mul(j, integer(8))), 0)
-                    expected = b.load(b.gep(record, [b.add(j, integer(2))]))
-                    with b.if_then(b.icmp_signed("!=", size, expected)):
-                        b.store(integer(0), fits)
-                with unlike:
-                    b.store(integer(0), fits)
-        with is_none:
-            b.store(integer(0), fits)
+    def call(address: ir.Value, *values: ir.Value, result: ir.Type = I64) -> ir.Value:
+        kind = ir.FunctionType(result, [value.type for value in values])
+        return b.call(b.inttoptr(address, kind.as_pointer()), values)
+
+    def require(x: ir.Value, y: ir.Value) -> None:
+        with b.if_then(b.icmp_signed("!=", x, y), likely=False):
+            b.ret(call(entries[BOOL], integer(0)))
+
+    text = b.inttoptr(field(bound, DATA), I64.as_pointer())
+    entries = [b.load(b.gep(text, [integer(k)])) for k in range(FIRST)]
+    require(n, entries[COUNT])
+    end = b.add(integer(FIRST), entries[RECORDS])
+    table = b.alloca(I64, entries[LENGTH])
+    with loop(b, integer(0), entries[LENGTH]) as k:
+        b.store(b.load(b.gep(text, [b.add(end, k)])), b.gep(table, [k]))
+    with loop(b, integer(FIRST), end, entries[WIDTH]) as at:
+        argument, place, axes = (b.load(b.gep(text, [b.add(at, integer(k))])) for k in range(SIZES))
+        x = b.load(b.gep(arguments, [argument]))
+        with b.if_then(b.icmp_signed(">=", axes, integer(0))):
+            require(field(x, TYPE), entries[KIND])  # of another object no other field is read
+            mask = integer(ALIGNED_IN_ORDER)
+            require(b.and_(b.zext(field(x, FLAGS, I32), I64), mask), mask)
+            require(b.sext(field(x, NDIM, I32), I64), axes)
+            require(field(field(x, DTYPE), NUMBERS), entries[WORD])
+            with loop(b, integer(0), axes) as j:
+                size = field(b.add(field(x, SHAPE), b.mul(j, integer(8))), 0)
+                require(size, b.load(b.gep(text, [b.add(b.add(at, integer(SIZES)), j)])))
+        b.store(x, b.gep(table, [place]))
+    releases = b.icmp_signed("!=", entries[SAVE], integer(0))
+    with b.if_else(releases) as (then, otherwise):
+        with then:
+            state = call(entries[SAVE])
+            call(entries[FUNCTION], table, result=ir.VoidType())
+            call(entries[RESTORE], state, result=ir.VoidType())
+        with otherwise:
+            call(entries[FUNCTION], table, result=ir.VoidType())
+    b.ret(call(entries[BOOL], integer(1)))

@@ -135,19 +135,12 @@ class Frame(NamedTuple):
                 found[name] = written[start : start + rows * n].reshape(*leading, n)
         return found
 
-    def run(self, table: "array[int]", function: Any = None, start: int = 0) -> None:
-        """Run the pass on all rows, in a memory that no other call is using.
-
-        A function may be in its place that is called with an address so many bytes behind that of the table.
-        """
-        try:
-            memory = IDLE.pop() if self.bytes <= SMALL else pool.empty((self.bytes,), BYTE)
-        except IndexError:
-            memory = np.empty(SMALL, BYTE)
+    def run(self, table: "array[int]") -> None:
+        """Run the pass on all rows."""
+        memory = take(self.bytes)
         table[self.memory] = id(memory)
-        (function or self.code.run.function)(table.buffer_info()[0] + start)
-        if self.bytes <= SMALL:
-            IDLE.append(memory)
+        self.code.run.run(table)
+        give(memory)
 
     def run_tiles(
         self, table: "array[int]", shape: Shape, n: int, mask: Any, of_tiles: Sequence[tuple[int, int]] = ()
@@ -176,6 +169,20 @@ class Frame(NamedTuple):
             run.run(own)
 
         threads.run(run_tile, list(enumerate(threads.tiles(B, n, lengths))))
+
+
+def take(n: int) -> Any:
+    """Return a memory of at least n bytes that no other call is using."""
+    try:
+        return IDLE.pop() if n <= SMALL else pool.empty((n,), BYTE)
+    except IndexError:
+        return np.empty(SMALL, BYTE)
+
+
+def give(memory: Any) -> None:
+    """Let other calls use a memory that was taken."""
+    if memory.size == SMALL:
+        IDLE.append(memory)
 
 
 def inputs_of(around: Around, widths: Sequence[int], B: int, H: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The step of a stack of layers bound to parameters and states, in machine code.
 
-Each layer's matrices are packed once. Its table is filled once, too, for either of two sets of states that are read and
-written in turn; a step sets the address of x_t in it, and calls.
+Each layer's matrices are packed once. A checked call of x_t is made for either of two sets of states that are read and
+written in turn.
 """
 
 from array import array
@@ -14,6 +14,7 @@ from xprnn._array import namespace as xpx
 from xprnn.cells import Cell, States, input_map
 from xprnn.kernels import threads
 from xprnn.kernels.derived.bound import BoundLayers
+from xprnn.kernels.derived.native.checked import Argument, checked_call
 from xprnn.kernels.derived.native.code import PassCode, ready
 from xprnn.kernels.derived.native.table import OFFSET, ROW, STEP, Kind
 from xprnn.kernels.derived.schedule import schedule
@@ -32,7 +33,7 @@ class Bound(BoundLayers):
 
 
 class _BoundLayer:
-    """One layer: its code, and two tables, each with the states that it reads and those that it writes."""
+    """One layer, and two calls, each with the states that it reads and those that it writes."""
 
     def __init__(self, cell: Cell, binding: LayerBinding, B: int, dtype: Any) -> None:
         p = {key: np.array(x, order="C") for key, x in binding.p.items()}
@@ -53,18 +54,21 @@ class _BoundLayer:
         both = [tuple(np.empty((B, n), dtype) for n in sizes) for _ in range(2)]
         for s, s0 in zip(both[0], binding.state or self.fresh, strict=True):
             s[...] = s0
-        self._now, self._next = [self._table(table, *pair) for pair in (both[::-1], both)]
-        self._x = code.at["x" if self._a is None else "a"]
+        tables = [self._table(table, *pair) for pair in (both[::-1], both)]
         assert code.prepare is not None
-        code.prepare(self._next[1])
+        code.prepare(tables[0].buffer_info()[0])
+        name, shape = ("x", (B, I)) if self._a is None else ("a", self._a.shape)
+        x, is_long = Argument((code.at[name],), shape), B * (I + sum(sizes)) * G >= threads.WORTH
+        calls = [checked_call(code.function, each, np.dtype(dtype), [x], releases=is_long) for each in tables]
+        self._now, self._next = zip(calls, both, strict=True)
 
     @property
     def now(self) -> States:
         """The states after the last step."""
-        return self._now[2]
+        return self._now[1]
 
-    def _table(self, table: "array[int]", before: States, after: States) -> "tuple[array[int], int, States]":
-        """Return a table, its address, and the states that its call writes."""
+    def _table(self, table: "array[int]", before: States, after: States) -> "array[int]":
+        """Return a table of a step from some states to others."""
         at, filled = self._code.at, table[:]
         for name, x in self._objects.items():
             if name in at:
@@ -74,21 +78,18 @@ class _BoundLayer:
         for k, (s, t) in enumerate(zip(before, after, strict=True)):
             filled[at[f"prev{k}"]], filled[at[f"state{k}"]] = id(s), id(t)
             filled[at[f"state{k}"] + OFFSET] = 0
-        return filled, filled.buffer_info()[0], after
+        return filled
 
     def run(self, x: Any) -> Any:
         """Run a step on x (B, I); return the layer's own h, or h + x."""
-        if not x.flags.carray:  # in one piece, aligned and writeable: most are
-            x = ready(x)
         run = self._next
         self._now, self._next = run, self._now
-        table, address, states = run
-        if self._a is None:
-            table[self._x] = id(x)
-        else:  # a normalised input map
+        call, states = run
+        if self._a is not None:  # a normalised input map
             self._a[0] = input_map.forward(self._cell, self._p, x, xpx.NUMPY)[0]
-            table[self._x] = id(self._a)
-        self._code.function(address)
+            call(self._a)
+        elif not call(x):
+            call(ready(x))
         return np.add(states[0], x) if self._residual else states[0]
 
 
